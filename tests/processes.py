@@ -1,6 +1,7 @@
 """Scripts and modules that tests run in separate processes."""
 
 import contextlib
+import importlib.util
 import io
 import os
 import runpy
@@ -37,9 +38,16 @@ def run_group(*command, cwd=ROOT, timeout=480, **environment):
     )
 
 
-def run_example(script, *arguments, cwd=None, **environment):
-    """Run a script of the examples in the folder `cwd`. Return the completed process."""
-    return run_group(EXAMPLES / script, *arguments, cwd=cwd, **environment)
+def run_to_end(*command, **options):
+    """Run a Python command, which must succeed. Return its output."""
+    result = run_group(*command, **options)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def run_example(script, *arguments, **options):
+    """Run a script of the examples. Return its output."""
+    return run_to_end(EXAMPLES / script, *arguments, **options)
 
 
 def run_example_here(script, *arguments, cwd):
@@ -51,6 +59,14 @@ def run_example_here(script, *arguments, cwd):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.chdir(cwd), command:
         runpy.run_path(EXAMPLES / script, run_name="__main__")
     return out.getvalue()
+
+
+def load_module(path):
+    """Return the module in a file."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def fail_or_wait(is_first):

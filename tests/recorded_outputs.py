@@ -1,14 +1,11 @@
 """The outputs of the examples that docs/run_examples.py recorded, compared with new ones."""
 
-import importlib.util
 import re
 from pathlib import PurePath
 
-from tests.processes import ROOT
+from tests.processes import ROOT, load_module
 
-_spec = importlib.util.spec_from_file_location("run_examples", ROOT / "docs" / "run_examples.py")
-run_examples = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(run_examples)
+run_examples = load_module(ROOT / "docs" / "run_examples.py")
 OUTPUTS = run_examples.OUTPUTS
 # Numbers, with units of time, or "-" instead; names of files and of backends.
 VARYING = re.compile(

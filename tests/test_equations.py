@@ -1,17 +1,13 @@
 """The equations of docstrings on the site."""
 
-import importlib.util
-
 import pytest
 
 from tests.helpers import once
-from tests.processes import ROOT
+from tests.processes import ROOT, load_module
 
 pytestmark = once
 
-_spec = importlib.util.spec_from_file_location("equations", ROOT / "docs" / "equations.py")
-equations = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(equations)
+equations = load_module(ROOT / "docs" / "equations.py")
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,12 @@
 """Public names and import cost of the package, and Keras's plots of its models."""
 
-import os
-import subprocess
-import sys
-
 import keras
 import pytest
 
 import ple_keras as pk
 from tests.helpers import once
 from tests.models import chain
-from tests.processes import ROOT
+from tests.processes import run_group, run_to_end
 
 IMPORT = """
 import sys, threading
@@ -41,20 +37,13 @@ def test_all_lists_the_public_names():
 @once
 def test_importing_the_package_and_creating_a_model_import_nothing_else():
     """Keras's serialization imports TensorFlow if it is installed."""
-    result = subprocess.run(
-        [sys.executable, "-c", IMPORT], check=True, capture_output=True, text=True, cwd=ROOT
-    )
-    assert result.stdout.split("\n") == ["['ple_keras'] 0", "False", ""]
+    assert run_to_end("-c", IMPORT).split("\n") == ["['ple_keras'] 0", "False", ""]
 
 
 @once
 def test_the_import_without_a_backend_says_how_to_install_one():
     code = "import sys; sys.modules['jax'] = None; import ple_keras"
-    environment = {**os.environ, "KERAS_BACKEND": "jax"}
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment
-    )
-    message = result.stderr.strip().splitlines()[-1]
+    message = run_group("-c", code, KERAS_BACKEND="jax").stderr.strip().splitlines()[-1]
     assert "Install torch, jax or tensorflow, and set" in message
     assert message.endswith("Received: KERAS_BACKEND='jax'; no module 'jax'")
 

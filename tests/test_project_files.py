@@ -1,7 +1,6 @@
 """Files of the project that must be kept in step with the package."""
 
 import ast
-import importlib.util
 import inspect
 import re
 import sys
@@ -13,7 +12,7 @@ import pytest
 import ple_keras as pk
 from ple_keras._keras import internals
 from tests.helpers import once
-from tests.processes import EXAMPLES, ROOT
+from tests.processes import EXAMPLES, ROOT, load_module
 
 pytestmark = once
 
@@ -47,9 +46,7 @@ def test_no_text_tells_users_to_install_a_package_that_is_not_published():
 
 def test_the_description_on_an_index_has_absolute_links():
     pytest.importorskip("hatchling")
-    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
-    hook = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hook)
+    hook = load_module(ROOT / "hatch_build.py")
     text = "![a](docs/a.png) [b](docs/b.md#c) [d](#d) [e](https://e.org)"
     assert hook.absolute(text, "https://x.org/r") == (
         "![a](https://x.org/r/raw/main/docs/a.png) [b](https://x.org/r/blob/main/docs/b.md#c) "

@@ -2,8 +2,6 @@
 
 import ast
 import json
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import ple_keras as pk
 from ple_keras._keras import internals
 from tests.helpers import once
 from tests.models import chain
+from tests.processes import run_to_end
 
 PACKAGE = Path(pk.__file__).parent
 IS_JAX = keras.backend.backend() == "jax"
@@ -306,9 +305,7 @@ print("tensorflow" in sys.modules)
 @once
 @pytest.mark.nightly
 def test_serializing_does_not_import_tensorflow():
-    command = [sys.executable, "-c", LAZY]
-    result = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert result.stdout.strip() == "False"
+    assert run_to_end("-c", LAZY) == "False\n"
 
 
 def test_optimizers_know_the_index_of_a_variable():

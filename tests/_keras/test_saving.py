@@ -1,9 +1,6 @@
 """Files are read in new processes and by other backends. A different order is refused."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from functools import partial
 
 import keras
@@ -15,7 +12,7 @@ from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, once, plai
 from tests.layers.feature_networks import network, symbols
 from tests.models import chain, compiled
 from tests.optimizers.tables import arrays, build, train
-from tests.processes import ROOT
+from tests.processes import run_to_end
 from tests.refusals import table
 
 BACKEND = keras.backend.backend()
@@ -107,12 +104,7 @@ def test_a_file_loads_in_a_new_process_with_any_backend(trained, backend):
     if not importlib.util.find_spec(backend):
         pytest.skip(f"{backend} is not installed")
     folder, expected = trained
-    subprocess.run(
-        [sys.executable, "-c", PREDICT, folder],
-        check=True,
-        env={**os.environ, "KERAS_BACKEND": backend},
-        cwd=ROOT,
-    )
+    run_to_end("-c", PREDICT, folder, KERAS_BACKEND=backend)
     is_same = backend == BACKEND
     predictions = dict(np.load(folder / "predictions.npz"))
     assert_same(predictions, expected, atol=0 if is_same else 1e-5)

@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 
-def run_to_end(*command):
+def run_ddp(*command):
     """Return the output of a command.
 
     On a busy machine, PyTorch sometimes aborts a finished process because of a gloo thread, so the
@@ -41,7 +41,7 @@ def run_to_end(*command):
 def folder(tmp_path_factory):
     """Return the folder where two processes, and then four, write their results."""
     folder = tmp_path_factory.mktemp("ddp")
-    run_to_end("-m", "tests.backends.ddp_run", folder)
+    run_ddp("-m", "tests.backends.ddp_run", folder)
     return folder
 
 
@@ -239,7 +239,7 @@ def test_the_processes_keep_the_epochs_that_are_best_on_the_rows_of_all(results)
 
 def test_the_example_prints_equal_logs_of_several_processes_and_one(tmp_path):
     file = tmp_path / "model.keras"
-    out = run_to_end(EXAMPLES / "distributed" / "torch_ddp.py", file)
+    out = run_ddp(EXAMPLES / "distributed" / "torch_ddp.py", file)
     check_form("distributed/torch_ddp.py", out)
     lines = [line.split() for line in out.splitlines()]
     pairs = [(float(line[-2]), float(line[-1])) for line in lines if line[0] == "epoch"]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.backends.distribution_run import assert_equal_logs, predictions
 from tests.helpers import assert_all_close
-from tests.processes import run_example, run_group
+from tests.processes import run_example, run_to_end
 from tests.recorded_outputs import check_form
 
 DEVICES = "--xla_force_host_platform_device_count=4"
@@ -32,8 +32,7 @@ def runs(tmp_path_factory):
         (folder / name).mkdir()
     environment = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {DEVICES}", "JAX_PLATFORMS": "cpu"}
     command = ["-m", "tests.backends.distribution_run_jax", folder]
-    result = run_group(*command, **environment, **THREADS)
-    assert result.returncode == 0, result.stderr
+    run_to_end(*command, **environment, **THREADS)
     return folder, json.loads((folder / "figures.json").read_text())
 
 
@@ -100,10 +99,9 @@ def test_rows_that_do_not_divide_by_the_devices_are_refused(runs):
 
 
 def test_the_example_trains_on_two_devices():
-    result = run_example("distributed/jax_devices.py", "--epochs", "1")
-    assert result.returncode == 0, result.stderr
-    check_form("distributed/jax_devices.py", result.stdout)
-    assert "is held as (2, 16, 64), (2, 16, 64)" in result.stdout
-    differences = re.findall(r"difference from one device (\S+)", result.stdout)
+    out = run_example("distributed/jax_devices.py", "--epochs", "1")
+    check_form("distributed/jax_devices.py", out)
+    assert "is held as (2, 16, 64), (2, 16, 64)" in out
+    differences = re.findall(r"difference from one device (\S+)", out)
     assert len(differences) == 3
     assert max(map(float, differences)) < 1e-5

@@ -8,7 +8,7 @@ import pytest
 
 from tests.backends.distribution_run import assert_equal_logs, predictions
 from tests.helpers import assert_all_close
-from tests.processes import run_example, run_group
+from tests.processes import run_example, run_to_end
 from tests.recorded_outputs import check_form
 
 pytestmark = [
@@ -25,8 +25,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for name in ("one", "two"):
         (folder / name).mkdir()
-    result = run_group("-m", "tests.backends.distribution_run_tensorflow", folder)
-    assert result.returncode == 0, result.stderr
+    run_to_end("-m", "tests.backends.distribution_run_tensorflow", folder)
     return folder, json.loads((folder / "figures.json").read_text())
 
 
@@ -100,9 +99,8 @@ def test_gate_report_observes_every_example_once_or_is_refused(runs):
 
 
 def test_the_example_trains_two_replicas():
-    result = run_example("distributed/tensorflow_mirrored.py", "--epochs", "1")
-    assert result.returncode == 0, result.stderr
-    check_form("distributed/tensorflow_mirrored.py", result.stdout)
-    losses = [line.split()[2:] for line in result.stdout.splitlines() if " loss " in line]
+    out = run_example("distributed/tensorflow_mirrored.py", "--epochs", "1")
+    check_form("distributed/tensorflow_mirrored.py", out)
+    losses = [line.split()[2:] for line in out.splitlines() if " loss " in line]
     exact = [abs(float(alone) - float(replicas)) < 1e-4 for alone, replicas in losses]
     assert exact == [True, False, True]

@@ -12,7 +12,7 @@ import pytest
 import ple_keras as pk
 from tests.backends.distribution_run import assert_equal_logs
 from tests.helpers import assert_all_close
-from tests.processes import EXAMPLES, fail_or_wait, run_group
+from tests.processes import EXAMPLES, fail_or_wait, run_to_end
 from tests.recorded_outputs import check_form
 
 pytestmark = [
@@ -28,8 +28,7 @@ pytestmark = [
 def folder(tmp_path_factory):
     """Return the folder where two processes write their results."""
     folder = tmp_path_factory.mktemp("processes")
-    result = run_group("-m", "tests.backends.processes_run_jax", folder)
-    assert result.returncode == 0, result.stderr
+    run_to_end("-m", "tests.backends.processes_run_jax", folder)
     return folder
 
 
@@ -123,10 +122,9 @@ def test_files_of_all_processes_or_one_load_in_a_single_process(folder, results,
 
 def test_the_example_equals_one_process_and_saves(tmp_path):
     file = tmp_path / "model.keras"
-    result = run_group(EXAMPLES / "distributed" / "jax_processes.py", file)
-    assert result.returncode == 0, result.stderr
-    check_form("distributed/jax_processes.py", result.stdout)
-    differences = re.findall(r"^  (.+?) +(\d\S+)$", result.stdout, flags=re.M)
+    out = run_to_end(EXAMPLES / "distributed" / "jax_processes.py", file)
+    check_form("distributed/jax_processes.py", out)
+    differences = re.findall(r"^  (.+?) +(\d\S+)$", out, flags=re.M)
     assert len(differences) == 6
     assert max(float(value) for _, value in differences) < 1e-5
     assert keras.models.load_model(file).get_layer("ple")
@@ -135,13 +133,12 @@ def test_the_example_equals_one_process_and_saves(tmp_path):
 def test_tables_across_processes_continue_after_a_kill_and_load_on_one_device(tmp_path):
     pytest.importorskip("orbax.checkpoint")
     script, file = EXAMPLES / "distributed" / "jax_tables.py", tmp_path / "model.keras"
-    result = run_group(script, tmp_path / "checkpoints", file)
-    assert result.returncode == 0, result.stderr
-    check_form("distributed/jax_tables.py", result.stdout)
-    assert "user_table/embeddings: 40000 rows, 10000 on a device" in result.stdout
-    begins = re.findall(r"2 processes begin with epoch (\d)", result.stdout)
+    out = run_to_end(script, tmp_path / "checkpoints", file)
+    check_form("distributed/jax_tables.py", out)
+    assert "user_table/embeddings: 40000 rows, 10000 on a device" in out
+    begins = re.findall(r"2 processes begin with epoch (\d)", out)
     assert begins == ["1", "3"]
-    differences = re.findall(r"^  (.+?) +(\d\S+)$", result.stdout, flags=re.M)
+    differences = re.findall(r"^  (.+?) +(\d\S+)$", out, flags=re.M)
     assert len(differences) == 3
     assert max(float(value) for _, value in differences) < 1e-6
     assert keras.models.load_model(file).get_layer("user_table")

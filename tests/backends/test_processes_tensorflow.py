@@ -7,7 +7,7 @@ import keras
 import pytest
 
 import ple_keras as pk
-from tests.processes import EXAMPLES, fail_or_wait, run_group
+from tests.processes import EXAMPLES, fail_or_wait, run_to_end
 from tests.recorded_outputs import check_form
 
 pytestmark = [
@@ -21,10 +21,9 @@ pytestmark = [
 def test_the_example_equals_one_process_and_saves(tmp_path):
     """Compares losses, metrics, gates, loss weights and predictions, including a loaded model's."""
     file = tmp_path / "model.keras"
-    result = run_group(EXAMPLES / "distributed" / "tensorflow_workers.py", file)
-    assert result.returncode == 0, result.stderr
-    check_form("distributed/tensorflow_workers.py", result.stdout)
-    differences = re.findall(r"^  (.+?) +(\d\S+)$", result.stdout, flags=re.M)
+    out = run_to_end(EXAMPLES / "distributed" / "tensorflow_workers.py", file)
+    check_form("distributed/tensorflow_workers.py", out)
+    differences = re.findall(r"^  (.+?) +(\d\S+)$", out, flags=re.M)
     assert len(differences) == 6
     assert max(float(value) for _, value in differences) < 1e-5
     assert isinstance(keras.models.load_model(file).get_layer("ple"), pk.SequentialBlock)

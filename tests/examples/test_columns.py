@@ -1,8 +1,6 @@
 """The encoder of the examples encodes requests like the training rows."""
 
 import json
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -13,7 +11,7 @@ from columns import Columns, copy_rows, count_values, drift, keras_inputs
 import ple_keras as pk
 from tests.helpers import assert_same, once
 from tests.models import loaded
-from tests.processes import EXAMPLES
+from tests.processes import EXAMPLES, run_to_end
 
 LARGE = 2**60  # no float equals LARGE + 1
 IDS, NUMBERS = ["user", "item", "adult"], ["age", "price"]
@@ -206,9 +204,7 @@ def test_the_drift_report_names_the_shares_that_changed(tmp_path):
 @once
 def test_the_encoder_needs_only_numpy():
     code = "import sys, columns; print({*sys.modules} & {'keras', 'pandas', 'ple_keras'})"
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    assert run_to_end("-c", code, cwd=EXAMPLES) == "set()\n"
 
 
 def model_of(columns, own=None):

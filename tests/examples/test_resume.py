@@ -1,7 +1,6 @@
 """resume.py continues a killed training at the step where it was."""
 
 import argparse
-import importlib.util
 import json
 import os
 import re
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import once
-from tests.processes import EXAMPLES, ROOT
+from tests.processes import EXAMPLES, ROOT, load_module
 from tests.recorded_outputs import check_form
 
 ROWS, BATCH = 40, 10
@@ -21,10 +20,7 @@ NAME = "epoch-00001-step-0000002"
 @pytest.fixture(scope="module")
 def resume():
     """Return the module of the script."""
-    spec = importlib.util.spec_from_file_location("resume", EXAMPLES / "resume.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(EXAMPLES / "resume.py")
 
 
 def arguments(**kwargs):

@@ -6,8 +6,6 @@ One process, `serve_exported.py`, runs the files of all formats.
 import contextlib
 import io
 import logging
-import subprocess
-import sys
 import warnings
 
 import keras
@@ -17,6 +15,7 @@ import pytest
 import ple_keras as pk
 from tests.helpers import assert_same, features, numpy_of, plain, randomize
 from tests.integrations import serve_exported
+from tests.processes import run_to_end
 
 BACKEND = keras.backend.backend()
 ROWS = (1, 7, 64)  # each file is exported once, for any batch size
@@ -115,8 +114,7 @@ def test_a_file_predicts_the_same_without_keras_for_any_batch_size(form, tmp_pat
         export(form, model, tmp_path)
     for rows in ROWS:
         np.savez(tmp_path / f"inputs_{rows}.npz", **{k: values[:rows] for k, values in x.items()})
-    command = [sys.executable, "-I", serve_exported.__file__, tmp_path]
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    run_to_end("-I", serve_exported.__file__, tmp_path)
     error = tmp_path / "error.txt"
     assert not error.exists(), error.read_text()
     predictions = model.predict(x, 64, 0)

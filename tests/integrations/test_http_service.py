@@ -476,8 +476,6 @@ def test_alerts_fire():
 @once
 def test_the_server_under_load_and_attacks(folder, tmp_path):
     options = ("--folder", str(folder), "--seconds", "1", "--clients", "2")
-    result = run_example("serving/load_test.py", *options, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    out = result.stdout
+    out = run_example("serving/load_test.py", *options, cwd=tmp_path)
     for attack in ("50 MB +413", "one byte +411", "half-sent bodies +408"):
         assert re.search(rf"{attack} .* none$", out, re.M)

@@ -17,7 +17,7 @@ from tests.helpers import assert_same, numpy_of, once
 from tests.integrations.migration import write_files
 from tests.integrations.migration.write_files import DEEPCTR, FOLDER, RECHUB, TASKS, X
 from tests.models import loaded
-from tests.processes import EXAMPLES, run_example
+from tests.processes import EXAMPLES, load_module, run_example
 from tests.recorded_outputs import check_form
 
 ABSENT = {
@@ -49,14 +49,6 @@ RECHUB_CASES = {
 both_forms = pytest.mark.parametrize("keep_batch_norms", [False, True], ids=["merged", "kept"])
 
 
-def load(name):
-    """Return the module of an example."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def stand_ins(columns):
     """Return objects with the attributes of the packages' columns."""
     found = []
@@ -70,13 +62,13 @@ def stand_ins(columns):
 
 @pytest.fixture(scope="module")
 def from_deepctr():
-    return load("from_deepctr")
+    return load_module(EXAMPLES / "from_deepctr.py")
 
 
 @pytest.fixture(scope="module")
 def from_rechub():
     pytest.importorskip("torch")
-    return load("from_torch_rechub")
+    return load_module(EXAMPLES / "from_torch_rechub.py")
 
 
 @pytest.fixture(scope="module")
@@ -255,10 +247,9 @@ def test_models_of_torch_rechub_predict_the_same(from_rechub, kind, settings, ke
     ],
 )
 def test_the_script_trains_and_copies_a_model(package, tmp_path):
-    result = run_example(f"from_{package}.py", "--rows", "1000", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    check_form(f"from_{package}.py", result.stdout)
-    differences = [float(line.split()[-1]) for line in result.stdout.splitlines()[-2:]]
+    out = run_example(f"from_{package}.py", "--rows", "1000", cwd=tmp_path)
+    check_form(f"from_{package}.py", out)
+    differences = [float(line.split()[-1]) for line in out.splitlines()[-2:]]
     assert max(differences) < 1e-5
     assert (tmp_path / f"from_{package}.keras").exists()
 
