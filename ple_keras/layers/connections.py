@@ -15,7 +15,8 @@ from ple_keras._keras.tensors import all_valid
 from ple_keras._typing import ByName, GateInput, Nested, Shape, Streams, StreamShapes, Tensor
 from ple_keras.labels.task_names import SHARED
 
-GATE_INPUTS = STREAM, CONTEXT, BOTH = "stream", "context", "both"  # values of `gate_reads`
+STREAM, BOTH = "stream", "both"
+GATE_INPUTS = (STREAM, "context", BOTH)  # the values of `gate_reads`
 
 
 class Connections:

@@ -197,10 +197,10 @@ class StreamFeatures(BaseLayer):
     @classmethod
     def from_config(cls, config: Config) -> Self:
         """Create a layer with the dtypes of the columns in the config."""
-        arguments = dict(config)
+        network = keras.saving.deserialize_keras_object(config["feature_block"])
+        arguments = {**config, "feature_block": network}
         dtypes = arguments.pop("input_dtypes", None)
-        network = keras.saving.deserialize_keras_object(arguments.pop("feature_block"))
-        layer = super().from_config({**arguments, "feature_block": network})
+        layer = super().from_config(arguments)
         layer._dtypes.value = dtypes
         return layer
 

@@ -20,7 +20,7 @@ Point: TypeAlias = tuple[float, float]
 TASK_COLORS = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
 SHARED_COLOR = "#009E73"
 TEXT_COLOR, FRAME_COLOR = "#222222", "#8A8A8A"
-TEXT_SIZE, LETTER_WIDTH = 8.5, 0.075
+TEXT_SIZE, LETTER_WIDTH = 8.5, 0.075  # in points, and about in inches
 SOLID, DOTTED = "-", (0, (1, 1.5))
 LIGHT_FILL, STRONG_FILL = 0.14, 0.42  # opacity of a box's color
 # In inches: around texts and the plot; between boxes; from a gate to the frame of the next level,
@@ -118,9 +118,9 @@ class _Drawing:
         middle = (len(tasks) + 1) // 2
         streams = [*tasks[:middle], SHARED, *tasks[middle:]]
         texts = [*streams, "expert_0", *(level.gate_text for level in levels)]
-        self._box_width = max(map(_text_width, texts)) + MARGIN
+        self._box_width = LETTER_WIDTH * max(map(len, texts)) + MARGIN
         self._columns: dict[str, tuple[float, float]] = {}  # the center and the width
-        x = 3 * MARGIN + max(_text_width(level.name) for level in levels)
+        x = 3 * MARGIN + LETTER_WIDTH * max(len(level.name) for level in levels)
         for stream in streams:
             boxes = max(len(level.experts(stream)) or stream in level.gates for level in levels)
             width = boxes * (self._box_width + GAP)
@@ -222,8 +222,3 @@ class Canvas:
         arrow = "-|>,head_length=0.35,head_width=0.16"
         style: dict[str, Any] = {"arrowstyle": arrow, "mutation_scale": 10, "zorder": 2}
         self.ax.add_patch(FancyArrowPatch(path=Path(points), color=color, ls=dash, **style))
-
-
-def _text_width(text: str) -> float:
-    """Return the approximate width of the longest line of a text in TEXT_SIZE."""
-    return LETTER_WIDTH * max(map(len, text.split("\n")))
