@@ -133,7 +133,8 @@ class MultiTaskTraining(Mixin):
             UserWarning: If the model has a HedgedBlock, and no FitHedge has fitted its mixtures,
                 once after `compile`.
         """
-        given = self._check_arrays(keras.Model.fit, x, y, *args, **kwargs)
+        self._check_labels(y)
+        given = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs).arguments
         callbacks = keras.tree.flatten(given.get("callbacks") or [])
         for first, later in combinations(callbacks, 2):
             if getattr(first, "keep_best", False) and getattr(later, "restore_best_weights", False):
@@ -173,13 +174,11 @@ class MultiTaskTraining(Mixin):
         Raises:
             TypeError, ValueError: As for `fit`.
         """
-        self._check_arrays(keras.Model.evaluate, x, y, *args, **kwargs)
+        self._check_labels(y)
         return super().evaluate(x, y, *args, **kwargs)
 
-    def _check_arrays(self, method: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Check labels, and return the arguments of `fit` or `evaluate`."""
-        given = inspect.signature(method).bind(self, *args, **kwargs).arguments
-        heads, y = self._task_heads(), given["y"]
+    def _check_labels(self, y: Any) -> None:
+        heads = self._task_heads()
         arrays = [*y.values()] if isinstance(y, Mapping) else [None]
         if hasattr(y, "keys") and len(heads.trained_tasks) > 1:  # Keras would join a data frame
             check_by_task(y, heads.trained_tasks, "y")
@@ -188,7 +187,6 @@ class MultiTaskTraining(Mixin):
             with warnings.catch_warnings():  # which need all rows
                 warnings.simplefilter("ignore", UserWarning)
                 heads.check_labels({task: labels[:FIRST_ROWS] for task, labels in y.items()})
-        return given
 
     def _needs_batch_logs(self, callbacks: list[Any], verbose: str | int) -> bool:
         """Return whether a callback of `fit` reads the logs of batches.

@@ -67,13 +67,9 @@ class StepState:
 
     def is_same(self) -> bool:
         """Return whether nothing has changed, by identity in most calls, since that is fast."""
-        same = map(is_, chain.from_iterable(self._views), self._values)
-        if sum(map(len, self._views)) == len(self._values) and all(same):
-            return True
-        if self.change():
-            return False
-        self._values = [*chain.from_iterable(self._views)]
-        return True
+        known, self._values = self._values, [*chain.from_iterable(self._views)]
+        is_identical = len(known) == len(self._values) and all(map(is_, known, self._values))
+        return is_identical or self.change() is None
 
     def change(self) -> str | None:
         """Return what has changed, and its owner."""
