@@ -387,7 +387,7 @@ class TaskHeads(BaseLayer):
                 f"Received: built={self.built}, trained_tasks={trained}"
             )
         check_keys(check_by_task(y, trained, "y"), trained, "y")
-        weights = check_by_task(weights, trained, "sample_weight")
+        check_by_task(weights, trained, "sample_weight")
         check_keys(weights, trained, "sample_weight", has_all=False)
         check_by_task(y_pred, trained, "y_pred")
         check_keys({task: None for task in y_pred if task in trained}, trained, "y_pred")

@@ -140,11 +140,10 @@ def gradient_function(
     if not parts:
         return lambda batch: []
     variables = list({id(v): v for part in parts for v, _ in part}.values())
+    is_torch = keras.backend.backend() == "torch"
+    by_variable = partial(_on_torch if is_torch else _on_tensorflow, losses, variables)
     if keras.backend.backend() == "jax":
         by_variable = _on_jax(losses, variables, model)
-    else:
-        is_torch = keras.backend.backend() == "torch"
-        by_variable = partial(_on_torch if is_torch else _on_tensorflow, losses, variables)
 
     def gradients_of(batch: Batch) -> list[np.ndarray]:
         found = {

@@ -131,8 +131,7 @@ def read_labels(
 ) -> dict[TaskName, LabelStatistics]:
     """Return the statistics of each task's labels (see `TaskHeads.adapt`)."""
     statistics = {task: LabelStatistics() for task in heads}
-    steps = sys.maxsize if steps is None else steps
-    for labels in label_batches(y, [*heads], steps):
+    for labels in label_batches(y, [*heads], sys.maxsize if steps is None else steps):
         for task, head in heads.items():
             present, is_labeled = head._present_labels(labels[task])
             statistics[task].add(present, is_labeled.size)

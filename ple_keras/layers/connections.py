@@ -54,10 +54,7 @@ class Connections:
         Raises:
             ValueError: If a stream has an unknown number of features, or ranks differ.
         """
-        shapes = {
-            stream: check_features(stream_shape, f"inputs[{stream!r}]")
-            for stream, stream_shape in self.by_stream(shape).items()
-        }
+        shapes = {s: check_features(x, f"inputs[{s!r}]") for s, x in self.by_stream(shape).items()}
         if len({len(stream_shape) for stream_shape in shapes.values()}) > 1:
             raise ValueError(
                 "inputs must have the same axes in every stream, except for the last one. "

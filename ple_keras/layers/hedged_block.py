@@ -203,7 +203,6 @@ def _check_branches(branches: Mapping[str, keras.Layer] | None) -> dict[str, ker
     if len(branches) < 2 or invalid or len(set(names)) < len(names):
         raise ValueError(
             f"branches must contain at least two blocks with different names, not {names}. A key "
-            f"must be {NAME_RULE}. "
-            f"Received: branches={branches!r}"
+            f"must be {NAME_RULE}. Received: branches={branches!r}"
         )
     return dict(branches)

@@ -90,9 +90,7 @@ def as_stream_templates(
         template = as_template(value, argument, dtype)
         return StreamTemplates(dict.fromkeys(streams, template), argument, is_common=True)
     check_keys(value, streams, argument)
-    by_stream = {
-        stream: as_template(value[stream], f"{argument}[{stream!r}]", dtype) for stream in streams
-    }
+    by_stream = {s: as_template(value[s], f"{argument}[{s!r}]", dtype) for s in streams}
     return StreamTemplates(by_stream, argument, is_common=False)
 
 

@@ -52,7 +52,7 @@ def plot_gate_weights(report: GateReport) -> "Figure":
     rows = [len(use.gates) for use in report.levels.values()]
     width = 1.6 + CELL_SIZE[0] * max(len(use.experts) for use in report.levels.values())
     height = sum(rows) * CELL_SIZE[1] + 1.8 * len(rows)
-    figure: Figure = pyplot.figure(figsize=(width, height), layout="constrained")
+    figure = pyplot.figure(figsize=(width, height), layout="constrained")
     panels = figure.subplots(len(rows), 1, height_ratios=rows, squeeze=False)[:, 0]
     for panel, (level, use) in zip(panels, report.levels.items()):
         _draw_heat_map(panel, use)
@@ -117,8 +117,7 @@ def plot_gate_history(history: Any) -> "Figure":
     from matplotlib import pyplot
 
     columns = max(map(len, levels.values()))
-    size = (4.6 * columns, 2.6 * len(levels))
-    figure: Figure = pyplot.figure(figsize=size, layout="constrained")
+    figure = pyplot.figure(figsize=(4.6 * columns, 2.6 * len(levels)), layout="constrained")
     grid = figure.subplots(len(levels), columns, sharey=True, squeeze=False)
     for row, (level, gates) in zip(grid, levels.items()):
         names = list(dict.fromkeys(name for lines in gates.values() for name, _ in lines))
