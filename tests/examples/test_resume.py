@@ -13,14 +13,9 @@ from tests.helpers import once
 from tests.processes import EXAMPLES, ROOT, load_module
 from tests.recorded_outputs import check_form
 
+resume = load_module(EXAMPLES / "resume.py")
 ROWS, BATCH = 40, 10
 NAME = "epoch-00001-step-0000002"
-
-
-@pytest.fixture(scope="module")
-def resume():
-    """Return the module of the script."""
-    return load_module(EXAMPLES / "resume.py")
 
 
 def arguments(**kwargs):
@@ -50,7 +45,7 @@ DAMAGE = {
 
 
 @pytest.mark.nightly
-def test_a_killed_training_equals_an_uninterrupted_one(resume, tmp_path, capsys, monkeypatch):
+def test_a_killed_training_equals_an_uninterrupted_one(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     resume.compare(tmp_path, arguments(epochs=8, kills=3))
     out = capsys.readouterr().out
@@ -76,7 +71,7 @@ def test_a_killed_training_equals_an_uninterrupted_one(resume, tmp_path, capsys,
 
 
 @pytest.mark.nightly
-def test_a_damaged_checkpoint_changes_nothing(resume, tmp_path, capsys):
+def test_a_damaged_checkpoint_changes_nothing(tmp_path, capsys):
     model, history, stop, _ = resume.train(tmp_path / "whole", arguments(epochs=8))
     assert len(history) - 1 == stop.stopped_epoch > stop.best_epoch
     resume.train(tmp_path / "half", arguments(epochs=3))
@@ -93,7 +88,7 @@ def test_a_damaged_checkpoint_changes_nothing(resume, tmp_path, capsys):
 
 
 @once
-def test_an_epoch_has_every_row_once_in_another_order(resume):
+def test_an_epoch_has_every_row_once_in_another_order():
     rows = resume.Rows(ROWS, BATCH)
     epochs = np.stack([rows.batch(number)[0] for number in range(8)]).reshape(2, ROWS, -1)
     for epoch in epochs:
@@ -102,18 +97,18 @@ def test_an_epoch_has_every_row_once_in_another_order(resume):
 
 
 @once
-def test_batches_start_at_a_number_however_often_they_are_read(resume):
+def test_batches_start_at_a_number_however_often_they_are_read():
     rows = resume.Rows(ROWS, BATCH)
     batches = resume.Batches(rows.batch, 5)
     for index in (0, 1, 0, 2):
         np.testing.assert_array_equal(batches[index][0], rows.batch(5 + index)[0])
 
 
-def backup(resume, folder, **settings):
+def backup(folder, **settings):
     return resume.StepBackup(folder, 4, 2, settings)
 
 
-def write(resume, folder, name=NAME, **kwargs):
+def write(folder, name=NAME, **kwargs):
     """Write a checkpoint, and return it."""
     unfinished = folder / f"{name}.unfinished"
     unfinished.mkdir()
@@ -127,12 +122,12 @@ def write(resume, folder, name=NAME, **kwargs):
 
 
 @once
-def test_the_newest_checkpoint_is_continued(resume, tmp_path):
-    write(resume, tmp_path, "epoch-00000-step-0000002")
-    write(resume, tmp_path)
+def test_the_newest_checkpoint_is_continued(tmp_path):
+    write(tmp_path, "epoch-00000-step-0000002")
+    write(tmp_path)
     (tmp_path / "epoch-00002-step-0000000.unfinished").mkdir()
     (tmp_path / "gates.csv.unfinished").touch()
-    continued = backup(resume, tmp_path)
+    continued = backup(tmp_path)
     assert (continued.epoch, continued.step, continued.number) == (1, 2, 6)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "epoch-00000-step-0000002",
@@ -143,29 +138,29 @@ def test_the_newest_checkpoint_is_continued(resume, tmp_path):
 
 @once
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_checkpoint_is_replaced_by_the_one_before(resume, damage, tmp_path, capsys):
-    write(resume, tmp_path, "epoch-00000-step-0000002")
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(damage, tmp_path, capsys):
+    write(tmp_path, "epoch-00000-step-0000002")
     for _ in range(2):  # the second time, a damaged one of this step exists already
-        damage(write(resume, tmp_path))
-        continued = backup(resume, tmp_path)
+        damage(write(tmp_path))
+        continued = backup(tmp_path)
         assert (continued.epoch, continued.step) == (0, 2)
         assert f"{NAME} is damaged, so an earlier one is used." in capsys.readouterr().err
     assert (tmp_path / f"{NAME}.damaged").is_dir()
 
 
 @once
-def test_training_starts_again_if_all_checkpoints_are_damaged(resume, tmp_path):
-    DAMAGE["an empty file"](write(resume, tmp_path))
-    assert backup(resume, tmp_path).number == 0
+def test_training_starts_again_if_all_checkpoints_are_damaged(tmp_path):
+    DAMAGE["an empty file"](write(tmp_path))
+    assert backup(tmp_path).number == 0
 
 
 @once
-def test_a_training_with_other_data_or_settings_is_refused(resume, tmp_path):
+def test_a_training_with_other_data_or_settings_is_refused(tmp_path):
     settings = {"batch_size": BATCH, "data": resume.Rows(ROWS, BATCH).fingerprint()}
-    write(resume, tmp_path, settings=settings)
-    assert backup(resume, tmp_path, **settings).number == 6
+    write(tmp_path, settings=settings)
+    assert backup(tmp_path, **settings).number == 6
     changed = resume.Rows(ROWS, BATCH)
     changed.y["click"][3] = 1 - changed.y["click"][3]
     for other in ({"batch_size": 5}, {"data": changed.fingerprint()}):
         with pytest.raises(SystemExit, match=r"has a run with different settings: .*'data': "):
-            backup(resume, tmp_path, **{**settings, **other})
+            backup(tmp_path, **{**settings, **other})

@@ -12,23 +12,17 @@ from tests.processes import EXAMPLES, load_module, run_example, run_example_here
 from tests.recorded_outputs import check_form
 
 ROWS, GROUP_ROWS, BATCH = 1000, 50, 100
+streaming = load_module(EXAMPLES / "streaming.py")
+streaming.GROUP_ROWS = GROUP_ROWS  # small row groups
 
 
 @pytest.fixture(scope="module")
-def streaming():
-    """Return the module of the script, with small row groups."""
-    module = load_module(EXAMPLES / "streaming.py")
-    module.GROUP_ROWS = GROUP_ROWS
-    return module
-
-
-@pytest.fixture(scope="module")
-def files(streaming, tmp_path_factory):
+def files(tmp_path_factory):
     return streaming.write_files(tmp_path_factory.mktemp("funnel"), ROWS)
 
 
 @pytest.fixture
-def stream(streaming, monkeypatch):
+def stream(monkeypatch):
     """Return the stream of the backend, without worker processes."""
     backend = keras.backend.backend()
     if backend == "jax":  # the script imports Grain only if it runs
@@ -36,25 +30,20 @@ def stream(streaming, monkeypatch):
     return lambda groups: streaming.STREAMS[backend](groups, BATCH, int(backend == "tensorflow"))
 
 
-@pytest.fixture
-def table(streaming):
-    """Return a function that joins batches or row groups to one array with all columns."""
-
-    def rows(parts):
-        columns = {name: [] for name in (*streaming.COLUMNS, *streaming.TASKS)}
-        for x, y in parts:
-            for name, values in {**x, **y}.items():
-                columns[name].append(np.asarray(values, "float64"))
-        return np.stack([np.concatenate(values) for values in columns.values()], axis=1)
-
-    return rows
+def table(parts):
+    """Join batches or row groups to one array with all columns."""
+    columns = {name: [] for name in (*streaming.COLUMNS, *streaming.TASKS)}
+    for x, y in parts:
+        for name, values in {**x, **y}.items():
+            columns[name].append(np.asarray(values, "float64"))
+    return np.stack([np.concatenate(values) for values in columns.values()], axis=1)
 
 
 def in_order(rows):
     return rows[np.lexsort(rows.T)]
 
 
-def test_a_pass_of_the_stream_has_every_row_once_in_random_order(stream, table, streaming, files):
+def test_a_pass_of_the_stream_has_every_row_once_in_random_order(stream, files):
     frames = streaming.frames(files)
     columns = streaming.Columns(streaming.IDS, streaming.NUMBERS).fit(frames, min_rows=1)
     groups = streaming.RowGroups(files, columns)
@@ -71,14 +60,14 @@ def test_a_pass_of_the_stream_has_every_row_once_in_random_order(stream, table, 
     assert len({*(equal.argmax(axis=1) // GROUP_ROWS)}) > 2  # a batch has rows of many row groups
 
 
-def test_a_missing_label_is_null_in_the_files(streaming, files):
+def test_a_missing_label_is_null_in_the_files(files):
     labels = streaming.pq.read_table(files[0]).to_pydict()
     for task, observed in {"cart": "click", "purchase": "cart", "watch_time": "click"}.items():
         assert {None} < {*labels[task]}
         assert [y is not None for y in labels[task]] == [y == 1 for y in labels[observed]]
 
 
-def test_files_that_exist_are_kept_and_others_are_written(streaming, files):
+def test_files_that_exist_are_kept_and_others_are_written(files):
     kept, lost = files[0].stat().st_mtime_ns, files[1].read_bytes()
     files[1].unlink()
     assert streaming.write_files(files[0].parents[1], ROWS) == files
@@ -86,7 +75,7 @@ def test_files_that_exist_are_kept_and_others_are_written(streaming, files):
     assert files[1].read_bytes() == lost
 
 
-def test_the_rate_of_the_pipeline_needs_many_windows(streaming):
+def test_the_rate_of_the_pipeline_needs_many_windows():
     window = streaming.WINDOW_GROUPS * GROUP_ROWS
     assert streaming.rate_of_pipeline(itertools.repeat(None), 10, window - 1) == "-"
     assert re.fullmatch(r"[,\d]+", streaming.rate_of_pipeline(itertools.repeat(None), 10, window))

@@ -20,6 +20,7 @@ from tests.models import loaded
 from tests.processes import EXAMPLES, load_module, run_example
 from tests.recorded_outputs import check_form
 
+from_deepctr = load_module(EXAMPLES / "from_deepctr.py")
 ABSENT = {
     "SparseFeat": {"dtype": "int32", "group_name": "default_group", "transform_fn": None},
     "DenseFeat": {"dtype": "float32", "transform_fn": None},
@@ -61,18 +62,13 @@ def stand_ins(columns):
 
 
 @pytest.fixture(scope="module")
-def from_deepctr():
-    return load_module(EXAMPLES / "from_deepctr.py")
-
-
-@pytest.fixture(scope="module")
 def from_rechub():
     pytest.importorskip("torch")
     return load_module(EXAMPLES / "from_torch_rechub.py")
 
 
 @pytest.fixture(scope="module")
-def deepctr_file(from_deepctr, tmp_path_factory):
+def deepctr_file(tmp_path_factory):
     """Return the weights of the file, and its predictions."""
     folder = tmp_path_factory.mktemp("deepctr")
     with zipfile.ZipFile(FOLDER / "deepctr.zip") as archive:
@@ -94,7 +90,7 @@ def by_task(predictions, tasks=TASKS):
     return {task: predictions[:, i : i + 1] for i, task in enumerate(tasks)}
 
 
-def build_deepctr(from_deepctr, **changes):
+def build_deepctr(**changes):
     """Return a model of the settings of the file of DeepCTR, with changes."""
     return from_deepctr.build(stand_ins(write_files.DEEPCTR_COLUMNS), **{**DEEPCTR, **changes})
 
@@ -110,11 +106,9 @@ def predict(model, training=False):
 
 
 @once
-def test_the_weights_of_deepctr_in_a_file_of_keras_2_predict_the_same(
-    from_deepctr, deepctr_file, tmp_path
-):
+def test_the_weights_of_deepctr_in_a_file_of_keras_2_predict_the_same(deepctr_file, tmp_path):
     weights, expected = deepctr_file
-    model = build_deepctr(from_deepctr, seed=1)
+    model = build_deepctr(seed=1)
     from_deepctr.copy_weights(weights, model, TASKS)
     assert_same(predict(model), expected)
     assert_same(predict(loaded(model, tmp_path)), expected)
@@ -178,14 +172,14 @@ DEEPCTR_MODELS = [
 @needs_deepctr
 @pytest.mark.filterwarnings("ignore:You are using a softmax over axis -1 of a tensor of shape")
 @pytest.mark.parametrize(("kind", "settings"), DEEPCTR_MODELS)
-def test_models_of_deepctr_predict_the_same(from_deepctr, kind, settings):
+def test_models_of_deepctr_predict_the_same(kind, settings):
     feature_column, models = from_deepctr.import_deepctr()
     columns = [getattr(feature_column, kind)(**c) for kind, c in write_files.DEEPCTR_COLUMNS]
     source = getattr(models, kind)(columns, **settings)
-    check_copy(from_deepctr, source, from_deepctr.build(columns, **settings), X)
+    check_copy(source, from_deepctr.build(columns, **settings), X)
 
 
-def check_copy(from_deepctr, source, model, x):
+def check_copy(source, model, x):
     """Check that a model predicts as one of DeepCTR with random weights, which are copied."""
     source(x)  # adds the batch norms
     rng = np.random.default_rng(0)
@@ -197,7 +191,7 @@ def check_copy(from_deepctr, source, model, x):
 
 
 @needs_deepctr
-def test_columns_of_deepctr_may_share_a_table_and_have_groups(from_deepctr):
+def test_columns_of_deepctr_may_share_a_table_and_have_groups():
     feature_column, models = from_deepctr.import_deepctr()
     sparse = feature_column.SparseFeat
     columns = [
@@ -207,7 +201,7 @@ def test_columns_of_deepctr_may_share_a_table_and_have_groups(from_deepctr):
     ]
     x = {name: np.arange(5) for name in ("user", "item", "age")}
     source, model = models.PLE(columns, num_levels=1), from_deepctr.build(columns, num_levels=1)
-    check_copy(from_deepctr, source, model, x)
+    check_copy(source, model, x)
 
 
 OF_ANY = without(RECHUB, "n_level", "n_expert_specific", "n_expert_shared", "expert_params")
@@ -270,10 +264,8 @@ def snapshot(model):
         ({"shared_expert_num": 3}, r"no arrays .* \['ple/cgc_block_0/experts/bias_0'"),
     ],
 )
-def test_a_model_that_differs_from_deepctrs_is_refused(
-    from_deepctr, deepctr_file, changes, message
-):
-    check_copy_refused(from_deepctr, build_deepctr, deepctr_file[0], changes, message)
+def test_a_model_that_differs_from_deepctrs_is_refused(deepctr_file, changes, message):
+    check_copy_refused(from_deepctr, build_deepctr(**changes), deepctr_file[0], message)
 
 
 @once
@@ -289,12 +281,11 @@ def test_a_model_that_differs_from_deepctrs_is_refused(
 def test_a_model_that_differs_from_torch_rechubs_is_refused(
     from_rechub, rechub_file, changes, message
 ):
-    check_copy_refused(from_rechub, build_rechub, rechub_file[0], changes, message)
+    check_copy_refused(from_rechub, build_rechub(from_rechub, **changes), rechub_file[0], message)
 
 
-def check_copy_refused(script, build, weights, changes, message):
+def check_copy_refused(script, model, weights, message):
     """Check that weights of a file are not copied to a model of changed settings."""
-    model = build(script, **changes)
     before = snapshot(model)
     with pytest.raises(ValueError, match=message):
         script.copy_weights(weights, model, TASKS)
@@ -302,7 +293,7 @@ def check_copy_refused(script, build, weights, changes, message):
 
 
 @once
-def test_names_in_a_file_of_keras_2_may_be_bytes(from_deepctr, tmp_path):
+def test_names_in_a_file_of_keras_2_may_be_bytes(tmp_path):
     with h5py.File(tmp_path / "old.h5", "w") as file:
         file.attrs["layer_names"] = np.array([b"dense"])
         file["dense/dense/kernel:0"] = np.ones((2, 3))
@@ -312,7 +303,7 @@ def test_names_in_a_file_of_keras_2_may_be_bytes(from_deepctr, tmp_path):
 
 
 @once
-def test_a_file_of_keras_3_is_refused_for_weights_of_deepctr(from_deepctr, tmp_path):
+def test_a_file_of_keras_3_is_refused_for_weights_of_deepctr(tmp_path):
     path = tmp_path / "ple.weights.h5"
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save_weights(path)
     with pytest.raises(ValueError, match=r"ple.weights.h5 must be a Keras 2 file"):
@@ -320,7 +311,7 @@ def test_a_file_of_keras_3_is_refused_for_weights_of_deepctr(from_deepctr, tmp_p
 
 
 @once
-def test_columns_and_activations_without_an_equivalent_are_refused(from_deepctr, from_rechub):
+def test_columns_and_activations_without_an_equivalent_are_refused(from_rechub):
     hashed = stand_ins([("SparseFeat", {"name": "user", "vocabulary_size": 6, "embedding_dim": 3})])
     hashed[0].use_hash = True
     with pytest.raises(ValueError, match=r"user has \['use_hash'\]"):

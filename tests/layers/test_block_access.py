@@ -1,14 +1,18 @@
 """Arguments, names, representation and layers of PLEBlock, MMoEBlock and SequentialBlock."""
 
 import inspect
+import json
 import typing
 
 import keras
+import numpy as np
 import pytest
 
 import ple_keras as pk
 from ple_keras import _typing
-from tests.helpers import once
+from tests.helpers import assert_same, built, features, numpy_of, once
+from tests.layers import reference
+from tests.models import TASKS, chain, cloned, loaded
 from tests.refusals import check_refused
 
 OF_ANCESTOR = ["gate_block", "gate_softmax_temperature", "enable_gate_weights_metrics", "name"]
@@ -104,3 +108,56 @@ def test_the_values_in_a_signature_are_accepted_and_no_others(name):
         OPTIONS[name](value)
     with pytest.raises(ValueError, match=r"Received: .*='x'"):
         OPTIONS[name]("x")
+
+
+# Counts by level.
+
+
+def test_counts_of_numpy_and_lists_of_equal_counts_are_the_same_block():
+    number = pk.PLEBlock(2, TASKS, [3], 2, [1, 2], name="ple")
+    same = pk.PLEBlock(2, TASKS, [3], [np.int64(2)] * 2, [*np.array([1, 2])], name="ple")
+    assert json.dumps(same.get_config()) == json.dumps(number.get_config())
+
+
+@pytest.mark.parametrize("copied", [loaded, cloned])
+def test_files_and_clones_keep_the_counts(copied, tmp_path):
+    ple = pk.PLEBlock(3, TASKS, [3], [1, {"click": 2, "buy": 1}, 1], [0, 2, 0], name="ple")
+    model = chain(ple)
+    copy = copied(model, tmp_path)
+    ple_copy = copy.get_layer("ple")
+    assert [block.expert_names for block in ple_copy] == [block.expert_names for block in ple]
+    assert ["shared" in block.gate_experts for block in ple_copy] == [True, False, False]
+    copy.set_weights(model.get_weights())
+    x = features(4, 3)
+    assert_same(numpy_of(copy(keras.ops.convert_to_tensor(x))), reference.ple(ple, x)[0])
+
+
+# Subclasses of CGCBlock that override `call`, and summaries.
+
+
+class HalvedInputs(pk.CGCBlock):
+    def call(self, inputs, training=None, *, gate_context=None):
+        return super().call(0.5 * inputs, training=training)
+
+
+def test_an_overridden_call_works_in_a_functional_model():
+    block, plain = HalvedInputs(TASKS, [4]), built(pk.CGCBlock(TASKS, [4]), 3)
+    model, x = chain(block), features(5, 3)
+    plain.set_weights(block.get_weights())
+    assert_same(model.predict(x, verbose=0), numpy_of(plain(0.5 * x)))
+
+
+@once
+def test_a_summary_shows_the_levels_experts_and_gates(capsys):
+    levels = [
+        pk.CGCBlock(TASKS, [4], name="stacked"),
+        pk.CGCBlock(TASKS, [4], add_shared_gate=False, stack_experts=False, name="copied"),
+    ]
+    assert [len(level.layers) for level in levels] == [0, 0]
+    model = chain(pk.SequentialBlock(levels, name="ple"))
+    model.summary(expand_nested=True)
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split("└")[1].split()[0] for line in lines if "└ " in line]
+    gates = ["gate-click", "gate-buy"]
+    experts = ["expert-click-0", "expert-buy-0", "expert-shared-0"]
+    assert rows == ["stacked", "experts", *gates, "gate-shared", "copied", *experts, *gates]

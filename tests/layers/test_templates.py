@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK, assert_same, built, features, numpy_of, once
+from tests.helpers import QUICK, assert_all_close, assert_same, built, features, numpy_of, once
 from tests.models import chain, compiled, loaded
 from tests.pairs import fewer, pairs
 from tests.templates import TEMPLATES, OwnExpert, WideningExpert
@@ -250,3 +250,40 @@ def test_a_template_is_copied_when_it_is_given():
     template.units = 5
     assert block.get_config() == config
     assert block(features(2, 3))["a"].shape == (2, 4)
+
+
+@once
+def test_every_expert_is_a_separate_layer():
+    """One expert can have LoRA or its own regularizer."""
+    cgc = built(pk.CGCBlock(["click", "buy"], [6, 4], 2, stack_experts=False))
+    experts = [cgc.get_expert(name) for name in cgc.expert_names]
+    assert {type(expert) for expert in experts} == {pk.ExpertBlock}
+    assert len({numpy_of(expert.weights[0]).tobytes() for expert in experts}) == 5
+    dense = experts[0]._dense[0]
+    dense.kernel.regularizer = keras.regularizers.L2(1.0)
+    expected = np.square(numpy_of(dense.kernel)).sum()
+    assert float(sum(cgc.losses)) == pytest.approx(expected, rel=1e-5)
+    before = len(cgc.trainable_weights)
+    dense.enable_lora(2)
+    assert len(cgc.trainable_weights) == before + 1  # two LoRA kernels replace one kernel
+
+
+@once
+def test_compiled_and_exported_levels_have_equal_outputs_and_gradients():
+    import torch
+
+    block = pk.CGCBlock(["a"], [4, 3])
+    x = torch.from_numpy(features(6, 5))
+    block(x)
+
+    def gradients(call):
+        block.zero_grad()
+        outputs = call(x)
+        sum(output.square().sum() for output in outputs.values()).backward()
+        return [outputs["a"].detach(), *(w.value.grad.clone() for w in block.trainable_weights)]
+
+    compiled = torch.compile(block, backend="eager", fullgraph=True)
+    assert_all_close(gradients(compiled), gradients(block), atol=1e-5)
+    program = torch.export.export(block, (x,))
+    found = program.module()(x)["a"].detach()
+    np.testing.assert_allclose(found, block(x)["a"].detach(), atol=1e-6)
