@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 import ple_keras as pk
@@ -113,24 +114,17 @@ class InBatches(keras.utils.PyDataset):
         return X[3 * index : 3 * index + 3], np.ones(3)
 
 
-def as_generator():
-    return ((X[start : start + 3], None) for start in (0, 3, 6))
+INPUTS = {
+    "tensor": lambda: keras.ops.convert_to_tensor(X),
+    "dataset": as_dataset,
+    "data_loader": as_data_loader,
+    "batches": InBatches,
+    "generator": lambda: ((X[start : start + 3], None) for start in (0, 3, 6)),
+    "frame": lambda: pd.DataFrame(X),
+}
 
 
-def as_frame():
-    return pytest.importorskip("pandas").DataFrame(X)
-
-
-def as_tensor():
-    return keras.ops.convert_to_tensor(X)
-
-
-INPUTS = (as_dataset, as_data_loader, InBatches, as_generator, as_frame)
-
-
-@pytest.mark.parametrize(
-    "make", fewer({make.__name__: make for make in (*INPUTS, as_tensor)}, "as_tensor")
-)
+@pytest.mark.parametrize("make", fewer(INPUTS, "tensor"))
 def test_every_input_of_predict_is_taken(make):
     model = functional(tracked_block())
     expected = pk.gate_weights(model, X)["ple/0"]
