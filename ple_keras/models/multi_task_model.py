@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from ple_keras._checks import check_by_task, short_repr, warn_user
+from ple_keras._keras.batches import is_dataset
 from ple_keras._keras.internals import functional_outputs, set_compiled_metrics, tensor_source
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.saving import register
@@ -135,6 +136,7 @@ class MultiTaskTraining(Mixin):
         """
         self._check_labels(y)
         given = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs).arguments
+        _check_batch_sizes(given)
         callbacks = keras.tree.flatten(given.get("callbacks") or [])
         for first, later in combinations(callbacks, 2):
             if getattr(first, "keep_best", False) and getattr(later, "restore_best_weights", False):
@@ -440,4 +442,24 @@ def check_adapted(model: keras.Layer) -> None:
                 f"The head of {task!r} has standardize=True and needs the mean (and a regression "
                 "the deviation) of its labels. Call adapt(y) of the TaskHeads with the training "
                 "labels, or create a RegressionHead with mean and deviation. Received: mean=None"
+            )
+
+
+def _check_batch_sizes(given: Mapping[str, Any]) -> None:
+    """Check that the devices of a distribution can share each batch of arrays.
+
+    On JAX, Keras fails only at the last batch of an epoch.
+    """
+    distribution, x = keras.distribution.distribution(), given["x"]
+    if distribution is None or x is None or is_dataset(x):
+        return
+    batch_size = given.get("batch_size") or 32
+    rows = int(len(keras.tree.flatten(x)[0]) * (1 - given.get("validation_split", 0)))
+    devices = max(1, distribution.num_model_replicas // distribution.num_processes)
+    for size in (min(rows, batch_size), rows % batch_size):
+        if size % devices:
+            raise ValueError(
+                f"Every batch, including the last, must be divisible by the {devices} devices that "
+                f"share it. Leave out {size % devices} rows of a batch with {size} rows. "
+                f"Received: {batch_size=}"
             )

@@ -1,6 +1,7 @@
 """The recommender reads MovieLens 100K in two formats, downloads it whole, and serves its model."""
 
 import hashlib
+import json
 import re
 import subprocess
 import zipfile
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from examples.benchmarks import recommender_seeds
 from tests.helpers import once
 from tests.processes import ROOT, run_example_here
 from tests.recorded_outputs import form, recorded
@@ -94,9 +96,11 @@ def test_the_recommender_is_compared_saved_and_answers(folder, tmp_path):
     }
 
 
-def test_the_readme_has_the_recorded_table():
+def test_the_readme_and_the_results_have_the_kept_tables():
     *_, table = recorded("recommender.py")[2].partition("on the test rows")
     assert table.partition("\nrecommender/")[0] in (ROOT / "README.md").read_text()
+    seeds = recommender_seeds.format_table(json.loads(recommender_seeds.KEPT.read_text()))
+    assert seeds in (ROOT / "docs" / "results.md").read_text()
 
 
 def pip_that_writes(content):
