@@ -361,13 +361,15 @@ def draw_settings(first, number, columns):
     return settings
 
 
-def search(settings, epochs, run):
+def search(settings, epochs, run, show):
     """Return the best setting, its loss, the loss of the first, and how much each change saves.
 
-    Changes of the best setting that save nothing are undone.
+    Changes of the best setting that save nothing are undone. `show` gets the number of each trial.
     """
-    seen, saved = {}, {}
-    losses = [run(setting=each, stop=[Halving(epochs, seen)])[0] for each in settings]
+    seen, saved, losses = {}, {}, []
+    for number, setting in enumerate(settings):
+        show(number)
+        losses.append(run(setting=setting, stop=[Halving(epochs, seen)])[0])
     best, lowest = settings[np.argmin(losses)], min(losses)
     for part in [part for part, value in settings[0].items() if best[part] != value]:
         without = best | {part: settings[0][part]}
@@ -490,19 +492,17 @@ def gains_of(scores, kinds, models):
     return gains
 
 
-def print_trials(trials):
-    """Print the settings that a search has found."""
-    print(f"{'relative loss':22}  first    best  changes, and the loss that each saves")
-    for name, (setting, lowest, first, saved) in trials.items():
-        changes = [f"{part} {setting[part]:g} ({loss:.4f})" for part, loss in saved.items()]
-        print(f"{name:22.22} {first:.4f}  {lowest:.4f}  {', '.join(changes)}".rstrip())
-    print()
+def print_trial(name, setting, lowest, first, saved):
+    """Print the setting that a search has found."""
+    changes = [f"{part} {setting[part]:g} ({loss:.4f})" for part, loss in saved.items()]
+    print(file=sys.stderr)  # ends the progress bar
+    print(f"{name:22.22} {first:.4f}  {lowest:.4f}  {', '.join(changes)}".rstrip(), flush=True)
 
 
-def print_table(scores, gains, kinds, parameters):
+def print_table(scores, losses, gains, kinds, parameters):
     """Print the metrics of single-task networks, and the gains of the other models."""
     heads = [f"{task}, {METRICS[kind][0]}" for task, kind in kinds.items()]
-    print(f"{'':8} {'parameters':>10}", *(f"{head:>22.22}" for head in heads))
+    print(f"{'':8} {'parameters':>10}  relative loss", *(f"{head:>22.22}" for head in heads))
     for model, results in scores.items():
         cells = []
         for task in kinds:
@@ -512,8 +512,10 @@ def print_table(scores, gains, kinds, parameters):
             text = f"{mean:+.4f}" if (model, task) in gains else f"{mean:.4f}"
             cells.append(f"{text} ± {half:.4f}{mark}" if np.isfinite(half) else text)
         line = "".join(f"{cell:>23}" for cell in cells)
-        number = f"{parameters[model]:,}" if model in parameters else "-"
-        print(f"{model:8} {number:>10}{line}".rstrip())
+        number, loss = "-", "-"
+        if model in parameters:
+            number, loss = f"{parameters[model]:,}", f"{np.mean(losses[model]):.4f}"
+        print(f"{model:8} {number:>10} {loss:>14}{line}".rstrip())
     print("\nThe first row has the metrics, the others gains over it. *: the interval excludes 0")
 
 
@@ -605,17 +607,26 @@ def main():
         for model, _ in networks.values()
         for width, size in features.items()
     }
-    trials = {}
-    for name, (model, group) in networks.items() if tries else ():
-        show(args.search * len(trials), what=f"{name}, search")
+    chosen = dict.fromkeys(networks, settings[0])
+    if tries:
+        print(f"{'relative loss':22}  first    best  changes, and the loss that each saves")
+    for place, (name, (model, group)) in enumerate(networks.items() if tries else ()):
         run = partial(train, model, group, data, widths, options, 0)
-        trials[name] = search(settings, args.epochs, run)
-    chosen = {name: trials[name][0] if trials else settings[0] for name in networks}
+        start, what = args.search * place, f"{name}, search"
+        trial = search(
+            settings, args.epochs, run, lambda n, start=start, what=what: show(start + n, what=what)
+        )
+        chosen[name] = trial[0]
+        print_trial(name, *trial)
     parameters = Counter()
     for name, (model, group) in networks.items():
         width = chosen[name]["width"]
-        parameters[model] += count(model, group, classes, features[width], widths[model, width])
+        units = widths[model, width]
+        parameters[model] += count(model, group, classes, features[width], units)
+        print(f"{name}: experts of {2 * units} and {units} units")
+    print()
 
+    losses = {model: [] for model in parameters}
     scores = {model: [{} for _ in range(args.seeds)] for model in ["single", *args.models]}
     for seed in range(args.seeds):
         parts, columns, _ = data = split(seed)
@@ -625,14 +636,13 @@ def main():
                 fit = partial(train_baseline, model, parts=parts, columns=columns, seed=seed)
                 result = {task: fit(task, kind) for task, kind in kinds.items()}
             else:
-                result = train(model, group, data, widths, options, seed, chosen[name])[1]
+                loss, result = train(model, group, data, widths, options, seed, chosen[name])
+                losses[model].append(loss)
             scores[model][seed] |= result
     print(file=sys.stderr)
 
-    if trials:
-        print_trials(trials)
     gains = gains_of(scores, kinds, args.models)
-    print_table(scores, gains, kinds, parameters)
+    print_table(scores, losses, gains, kinds, parameters)
     draw(gains, kinds, args.models)
     print(f"{PLOT} shows the gains")
 

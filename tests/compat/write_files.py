@@ -64,10 +64,10 @@ def copied():
 
 
 def counts():
-    """A hedged count and the factors of a product, own features of another width; since 0.4.0."""
+    """A hedged count, standardized since 0.5.0, a product, own features of another width."""
     heads = pk.TaskHeads(
         [
-            pk.CountHead("votes"),
+            pk.CountHead("votes", standardize=True),
             pk.BinaryHead("click"),
             pk.BinaryHead("buy"),
             pk.ProductHead("both", of=["click", "buy"]),
