@@ -155,7 +155,13 @@ class SequentialBlock(GatedBlock):
             if "return_gate_weights" in arguments:
                 inputs, added = inputs
                 is_nested = isinstance(layer, SequentialBlock)
-                weights |= added if is_nested else {f"{self.name}/{index}": added}
+                added = added if is_nested else {f"{self.name}/{index}": added}
+                if repeated := weights.keys() & added:
+                    raise ValueError(
+                        "layers must not contain blocks with the same name if they return gate "
+                        f"weights. Received: return_gate_weights=True, with two levels {repeated}"
+                    )
+                weights |= added
         # Files identify outputs by position. On PyTorch, Keras does not sort nested dicts, so in
         # any other order a model would swap gates under another backend.
         in_order = {level: dict(sorted(weights[level].items())) for level in sorted(weights)}

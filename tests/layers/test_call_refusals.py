@@ -169,6 +169,12 @@ def sequence(*layers, **kwargs):
     return pk.SequentialBlock(list(layers), **kwargs)
 
 
+def same_names():
+    """Return a block with two levels of one name."""
+    inner = sequence(sequence(level(), name="same"), level(), name="other")
+    return sequence(inner, sequence(level(), name="same"), name="outermost")
+
+
 def built_level():
     return built(level())
 
@@ -250,6 +256,11 @@ REFUSED = [
         lambda: sequence(keras.layers.Dense(3), bottom()),
         with_input(X, **WEIGHTS),
         r"must not be given, since no layer uses it\. .*Received: return_gate_weights=True, layers",
+    ),
+    (
+        same_names,
+        with_input(X, **WEIGHTS),
+        r"blocks with the same name.*Received: return_gate_weights=True, with two levels.*same/0",
     ),
     (
         lambda: of_branches(ple=levels()),
