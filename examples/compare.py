@@ -587,7 +587,6 @@ def main():
         print(f"{name}: {kind}")
     for task, kind in kinds.items():
         print(f"{task}: {kind}, {frame[task].notna().mean():.1%} of the rows have a label")
-    print(flush=True)
 
     def split(seed):
         rows = np.arange(len(frame))
@@ -611,7 +610,7 @@ def main():
     }
     chosen = dict.fromkeys(networks, settings[0])
     if tries:
-        print(f"{'relative loss':22}  first    best  changes, and the loss that each saves")
+        print(f"\n{'relative loss':22}  first    best  changes, and the loss that each saves")
     for place, (name, (model, group)) in enumerate(networks.items() if tries else ()):
         run = partial(train, model, group, data, widths, options, 0)
         start, what = args.search * place, f"{name}, search"
@@ -620,6 +619,7 @@ def main():
         )
         chosen[name] = trial[0]
         print_trial(name, *trial)
+    print()
     parameters = Counter()
     for name, (model, group) in networks.items():
         width = chosen[name]["width"]
