@@ -392,8 +392,8 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
 def trace_function(model: Any, kind: str) -> Any:
     """Replace the "train", "test" or "predict" function of a model by a traced one, on PyTorch."""
     function, step = f"{kind}_function", f"{kind}_step"
-    is_kerass = getattr(type(model), step) is getattr(keras.Model, step)
-    if is_kerass and keras.backend.backend() == "torch" and not model.run_eagerly:
+    is_inherited = getattr(type(model), step) is getattr(keras.Model, step)
+    if is_inherited and keras.backend.backend() == "torch" and not model.run_eagerly:
         from ple_keras.models.traced_step import TracedStep
 
         setattr(model, function, TracedStep(model, kind))
