@@ -115,6 +115,17 @@ def load(folder):
     return frame
 
 
+def encode(frame):
+    """Return the fitted columns, `(x, y)` for training, validation and test, and the test users."""
+    rows = [
+        frame[frame["place"].between(*limits, inclusive="left")]
+        for limits in ((0, 0.8), (0.8, 0.9), (0.9, 1))
+    ]
+    columns = Columns(IDS, NUMBERS, LISTS).fit(rows[0])
+    parts = [(columns.transform(x), {task: x[task].to_numpy() for task in METRICS}) for x in rows]
+    return columns, parts, rows[2]["user"]
+
+
 # The models
 
 
@@ -237,15 +248,7 @@ def main():
         download(args.data)
     frame = load(args.data)
 
-    training, validation, test = (
-        frame[frame["place"].between(*limits, inclusive="left")]
-        for limits in ((0, 0.8), (0.8, 0.9), (0.9, 1))
-    )
-    columns = Columns(IDS, NUMBERS, LISTS).fit(training)
-    parts = [
-        (columns.transform(rows), {task: rows[task].to_numpy() for task in METRICS})
-        for rows in (training, validation, test)
-    ]
+    columns, parts, users = encode(frame)
     options = columns, parts, args.epochs, args.seed
     model, logs, hedged = train(pk.HedgedBlock, METRICS, *options)
     print(f"\n{pk.task_report(model, *parts[0], validation=parts[1])}\n")
@@ -253,7 +256,7 @@ def main():
     alone = {}
     for task in METRICS:
         alone |= train(pk.SharedBottomBlock, [task], *options)[2]
-    results = compare(parts[2][1], test["user"], (hedged, bottom, alone))
+    results = compare(parts[2][1], users, (hedged, bottom, alone))
     headings = "".join(f"{f'gain over {name}':>26}" for name in OTHERS)
     print(f"\non the test rows  labels  hedged  bottom  alone{headings}")
     for task, (scores, gains) in results.items():

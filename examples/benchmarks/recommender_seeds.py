@@ -34,13 +34,7 @@ def measure(seed: int, data: Path) -> Scores:
 
     import ple_keras as pk
 
-    frame = example.load(data)
-    rows = [
-        frame[frame["place"].between(*limits, inclusive="left")]
-        for limits in ((0, 0.8), (0.8, 0.9), (0.9, 1))
-    ]
-    columns = example.Columns(example.IDS, example.NUMBERS, example.LISTS).fit(rows[0])
-    parts = [(columns.transform(x), {task: x[task].to_numpy() for task in METRICS}) for x in rows]
+    columns, parts, _ = example.encode(example.load(data))
 
     def scores(block: type, tasks: Sequence[str]) -> dict[str, float]:
         predictions = example.train(block, tasks, columns, parts, 30, seed)[2]
