@@ -1,7 +1,6 @@
 """Progressive Layered Extraction and related multi-task models as Keras 3 layers."""
 
 from ple_keras import _keras  # noqa: F401, first, since it explains a missing backend
-from ple_keras.callbacks.fit_hedge import FitHedge, fit_hedge
 from ple_keras.callbacks.gate_weights_logger import GateWeightsLogger
 from ple_keras.callbacks.loss_weights import LossWeightDecay, LossWeightLogger, LossWeightSchedule
 from ple_keras.callbacks.scores import GroupedAUC, MultiTaskScore
@@ -12,6 +11,7 @@ from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.ranking_head import RankingHead
 from ple_keras.heads.regression_heads import CountHead, RegressionHead
 from ple_keras.heads.task_heads import TaskHeads
+from ple_keras.hedging.fit_hedge import FitHedge, fit_hedge
 from ple_keras.inspection.check_inputs import check_inputs
 from ple_keras.inspection.gates import GateReport, gate_report, gate_weights
 from ple_keras.inspection.gradient_conflict import gradient_conflict

@@ -63,7 +63,7 @@ def _eager_steps(request, monkeypatch):
     is_traced = {"training", "callbacks"} & {*request.path.parts}
     is_nightly = request.node.get_closest_marker("nightly")
     if keras.backend.backend() == "torch" and not (is_traced or is_nightly):
-        monkeypatch.setattr("ple_keras.models.traced_step.MAX_GRAPHS", 0)
+        monkeypatch.setattr("ple_keras.steps.traced_step.MAX_GRAPHS", 0)
 
 
 @pytest.fixture

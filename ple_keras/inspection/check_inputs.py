@@ -16,7 +16,7 @@ from ple_keras.heads.task_heads import find_heads
 from ple_keras.labels.sample_space import check_dtype, format_shape, shapes_match
 from ple_keras.layers.stream_features import StreamFeatures
 from ple_keras.models.multi_task_model import check_adapted
-from ple_keras.models.observing_model import naming_input
+from ple_keras.steps.observing_model import naming_input
 
 LARGE = 100  # mean or standard deviation of a column of numbers
 FIRST_ROWS = 1000  # of the call of the model, together with rows with an extreme value

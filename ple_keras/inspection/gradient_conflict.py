@@ -21,7 +21,7 @@ from ple_keras.heads.task_losses import batch_loss
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.gate import Observer
-from ple_keras.models.observing_model import (
+from ple_keras.steps.observing_model import (
     built_levels,
     find_levels,
     naming_input,

@@ -30,7 +30,7 @@ from ple_keras.inspection.task_figures import (
 from ple_keras.labels.label_arrays import join_rows
 from ple_keras.layers.gate import Observer
 from ple_keras.losses.loss_kinds import USUAL_DEVIATION
-from ple_keras.models.observing_model import (
+from ple_keras.steps.observing_model import (
     ObservingModel,
     check_model,
     flatten_positions,

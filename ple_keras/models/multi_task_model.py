@@ -22,6 +22,7 @@ from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.losses.example_losses import BatchLoss
 from ple_keras.models.task_metrics import TaskMetrics
+from ple_keras.steps.trace_function import trace_function
 
 # Arguments of `Model.compile` that belong to the heads.
 HEAD_ARGUMENTS = ("loss", "loss_weights", "metrics", "weighted_metrics")
@@ -387,17 +388,6 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
         is_by_task = isinstance(outputs, Mapping) and set(outputs) == set(heads)
         if not is_by_task or not all(_is_prediction(heads, *pair) for pair in outputs.items()):
             raise _outputs_error(self, heads, outputs)
-
-
-def trace_function(model: Any, kind: str) -> Any:
-    """Replace the "train", "test" or "predict" function of a model by a traced one, on PyTorch."""
-    function, step = f"{kind}_function", f"{kind}_step"
-    is_inherited = getattr(type(model), step) is getattr(keras.Model, step)
-    if is_inherited and keras.backend.backend() == "torch" and not model.run_eagerly:
-        from ple_keras.models.traced_step import TracedStep
-
-        setattr(model, function, TracedStep(model, kind))
-    return getattr(model, function)
 
 
 def _only_task_heads(model: keras.Layer) -> TaskHeads:

@@ -9,7 +9,7 @@ import pytest
 
 import ple_keras as pk
 from ple_keras._keras.batches import Batches
-from ple_keras.callbacks.branched_model import BranchedModel
+from ple_keras.hedging.branched_model import BranchedModel
 from tests.backends import ddp_run
 from tests.helpers import assert_all_close
 from tests.processes import EXAMPLES, run_group

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras.heads.mixture import best_mixture
+from ple_keras.hedging.mixture import best_mixture
 from tests.helpers import QUICK, QUICK_JIT, assert_same, features, numpy_of, once, randomize
 from tests.models import branched, chain, compiled, heads_of
 from tests.refusals import all_refused, check_refused

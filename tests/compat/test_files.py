@@ -8,7 +8,7 @@ import pytest
 
 import ple_keras as pk
 from ple_keras._keras.batches import Batches
-from ple_keras.callbacks.branched_model import BranchedModel
+from ple_keras.hedging.branched_model import BranchedModel
 from tests.compat.write_files import FOLDER, of_model, step
 from tests.helpers import once
 

@@ -8,7 +8,7 @@ import pytest
 from tests.helpers import once
 
 torch = pytest.importorskip("torch")
-traced_step = pytest.importorskip("ple_keras.models.traced_step")
+traced_step = pytest.importorskip("ple_keras.steps.traced_step")
 pytestmark = once
 
 

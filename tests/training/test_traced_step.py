@@ -425,7 +425,7 @@ def test_a_step_under_autocast_or_with_unusual_tensors_is_eager(monkeypatch):
     for unusual in (x.clone().requires_grad_(), x.as_subclass(Tensor), masked):
         model.train_on_batch(unusual, y)
     assert len(calls) == 4
-    monkeypatch.setattr("ple_keras.models.traced_step.has_several_processes", lambda: True)
+    monkeypatch.setattr("ple_keras.steps.traced_step.has_several_processes", lambda: True)
     model.compile("sgd")
     for _ in range(3):  # DistributedDataParallel adds communication to gradients
         model.train_on_batch(x, y)
@@ -489,7 +489,7 @@ def test_the_logs_of_batches_are_needed_for_progress_and_callbacks():
 
 
 def test_few_graphs_are_kept(monkeypatch):
-    monkeypatch.setattr("ple_keras.models.traced_step.MAX_GRAPHS", 2)
+    monkeypatch.setattr("ple_keras.steps.traced_step.MAX_GRAPHS", 2)
     model, (x, y) = dense(optimizer="sgd"), numbers_and_labels()
     for rows in (1, 2, 3, 4, 3, 1):
         model.train_on_batch(x[:rows], {task: labels[:rows] for task, labels in y.items()})

@@ -32,7 +32,7 @@ from ple_keras._keras.internals import get_mask, has_rate_function
 from ple_keras._keras.layers import walk
 from ple_keras._keras.tensors import has_several_processes
 from ple_keras._typing import Tensor
-from ple_keras.models.step_state import StepState, is_equal
+from ple_keras.steps.step_state import StepState, is_equal
 
 MAX_GRAPHS = 16  # of batches with different shapes
 PACKAGES = (Path(torch.__file__).parent, Path(keras.__file__).parent, Path(__file__).parents[1])

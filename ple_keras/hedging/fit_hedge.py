@@ -1,0 +1,301 @@
+"""The fit of the mixtures of branches on held-out rows, and their best epochs."""
+
+import math
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from ple_keras._checks import check_bool, check_int, check_number, warn_user
+from ple_keras._keras.batches import Batches, refuse_batches
+from ple_keras._keras.tensors import sum_over_processes
+from ple_keras._typing import Logs, Nested, TaskName, WeightSlice
+from ple_keras.heads.task_heads import hedged_heads
+from ple_keras.hedging.branched_model import (
+    ALL,
+    LARGE_CHANGE,
+    BranchedModel,
+    BranchValues,
+    Unit,
+    assign_parts,
+    read_part,
+)
+
+
+class KeptWeights(NamedTuple):
+    """The weights of branches in their best epoch.
+
+    Attributes:
+        epoch: The epoch, from 0; -1 is before the first one.
+        loss: The sum of the relative validation losses of the tasks.
+        weights: An array for each weight or slice.
+    """
+
+    epoch: int
+    loss: float
+    weights: list[np.ndarray]
+
+
+class FitHedge(keras.callbacks.Callback):
+    """Callback that fits the mixtures of a HedgedBlock, and keeps the best epoch of each branch.
+
+    The mixture a of a task is fitted on its labels in the validation data, with the `prior`:
+
+        a = argmin_a sum_i l(f(x_i), y_i) - (prior / 2) sum_b log(a_b)
+
+    The weights a are non-negative and sum to 1. f is the mixture of the branches (see HedgedBlock).
+    The second term is a Dirichlet prior, which keeps the weights equal if there are few labels. l
+    is the loss of the head. For a squared error, the sum is replaced by `n / 2 log(mean of l)`, and
+    for an absolute error by `n log(mean of l)`. A task without labels has equal weights.
+
+    The fit runs at the beginning of each validation in `fit`, so that `val_` metrics use the new
+    mixture. Without validation, it runs at the end of the epoch. Metrics on the same rows are
+    slightly optimistic, by one fitted number per task. With several processes of JAX or PyTorch,
+    each fits on its own rows, and the mixtures are averaged.
+
+    No gradient passes between branches, so each can stop by itself. In every epoch, FitHedge copies
+    the weights of the branches whose validation loss is the lowest so far. It also validates the
+    weights before `fit`, as epoch `initial_epoch - 1`. At the end, it restores all branches, and
+    fits the mixtures once more. An own branch is judged by the mean loss of its task, the own
+    branches of a product and its factors together. Any other branch is judged by the sum of the
+    relative losses of all tasks:
+
+        (loss - least possible loss) / (loss of a constant - least possible loss)
+
+    The constant is the mean label, or the frequencies of classes. For custom losses of several
+    numbers, the relative loss is the loss divided by the loss of logits of 0. Tasks with a loss
+    weight of 0, or without validation labels, do not count. A branch with only such tasks keeps its
+    last epoch. NaN is never the lowest loss.
+
+    A weight belongs to a branch if the predictions of no other branch depend on it. To find out,
+    FitHedge sets weights to NaN for predictions of the first validation batch. Weights that this
+    batch does not read belong to no branch. Optimizer states do not change. The copies are NumPy
+    arrays, as large as the model. A `fit` with `initial_epoch` keeps the copies of earlier epochs,
+    if there are any, and any other one starts anew. Other callbacks, such as ModelCheckpoint and
+    EarlyStopping, see the weights and mixture of each epoch.
+
+    At the end of each epoch, FitHedge logs these keys, which History, CSVLogger and TensorBoard
+    keep:
+
+    - `hedge/{task}/{branch}`: the weight of the branch in the mixture.
+    - `hedge/{task}/{branch}_loss`: the mean validation loss of the branch, over all processes.
+    - `hedge/{task}/{branch}_epoch`: the epoch whose weights are kept, from 0, as in Keras; -1 for
+      the weights before it.
+    - `hedge/loss`: one number to tune by, lower is better: the mean over tasks of the relative loss
+      of the mixture of the best branches so far. The last one is for the model after `fit`.
+
+    Sample weights and Keras masks have no effect. Use missing labels for rows that must not count
+    and for padded positions of sequences.
+
+    Args:
+        validation_data: `(x, y)` or `(x, y, sample_weight)` of arrays, or batches of them, as for
+            `fit`. y is a dict of labels keyed by task, or an array in a model with one task.
+            Training rows would lead to a worse mixture. Batches are read to their end: of an
+            endless iterable, pass `list(itertools.islice(batches, steps))`.
+        batch_size: The number of rows per batch, only for arrays; by default 1024.
+        prior: The weight of the prior, at least 0.
+        keep_best: Whether each branch ends with the weights of its best epoch, instead of the last.
+        patience: The number of epochs in which no branch improves, after which `fit` ends; None
+            for all epochs.
+
+    Attributes:
+        kept: The weights of the best epochs so far, as numbers and arrays. To continue a killed
+            run with `initial_epoch`, pickle them at the end of each epoch, and assign them to a new
+            FitHedge.
+
+    Raises:
+        TypeError: If an argument has a type that is not listed above.
+        ValueError: If `validation_data` is empty, an iterator, or a `tf.data.Dataset` or PyDataset
+            without an end, or its numbers of rows differ, `batch_size` or `patience` is below 1,
+            `prior` is negative or not finite, or `patience` is given with `keep_best=False`. In
+            `fit`, if the model has no HedgedBlock, or `y` lacks a task. With `keep_best`, if the
+            optimizer averages weights (`use_ema`).
+
+    Warns:
+        UserWarning: With `keep_best`, if several branches read a trainable weight, such as a common
+            table. It stays as in the last epoch. After `fit`, if `hedge/loss` is not that of the
+            model, for example because of common statistics.
+
+    Example:
+
+    >>> heads = TaskHeads([BinaryHead("click"), BinaryHead("buy")])
+    >>> inputs = keras.Input((2,))
+    >>> model = MultiTaskModel(inputs, heads(HedgedBlock(heads, [4])(inputs)))
+    >>> model.compile("adam")
+    >>> x = np.eye(4)[:, :2]
+    >>> y = {"click": np.array([0, 1, 1, 0]), "buy": np.array([0, np.nan, 1, 1])}
+    >>> fitted = model.fit(x, y, validation_data=(x, y), callbacks=[FitHedge((x, y))], verbose=0)
+    >>> weights = [fitted.history[f"hedge/click/{branch}"][0] for branch in ("shared", "own")]
+    >>> round(sum(weights), 6)
+    1.0
+    """
+
+    def __init__(
+        self,
+        validation_data: Nested,
+        batch_size: int | None = None,
+        prior: float = 1.0,
+        keep_best: bool = True,
+        patience: int | None = None,
+    ) -> None:
+        super().__init__()
+        x, y = validation_data, None
+        if isinstance(validation_data, tuple) and len(validation_data) in (2, 3):
+            x, y, *_ = validation_data
+        refuse_batches(x, "validation_data")
+        self._batches = Batches(x, y, batch_size)
+        self._branched: BranchedModel | None = None
+        self._weights: dict[Unit, list[WeightSlice]] = {}
+        self.prior = check_number(prior, "prior", minimum=0)
+        self.keep_best = check_bool(keep_best, "keep_best")
+        self.patience = None if patience is None else check_int(patience, "patience", minimum=1)
+        if patience is not None and not keep_best:
+            raise ValueError(
+                "patience must be None with keep_best=False, since it counts the epochs in which "
+                f"no branch improves. Received: {patience=}, {keep_best=}"
+            )
+        self.kept: dict[Unit, KeptWeights] = {}
+        self._logged: dict[str, float] = {}
+        self._best: BranchValues = {}
+        self._due: int | None = None  # the epoch, until the mixtures are fitted
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        if self.keep_best and any(x.use_ema for x in getattr(optimizer, "optimizers", [optimizer])):
+            raise ValueError(
+                "keep_best must be False with use_ema=True of the optimizer, since Keras replaces "
+                "the weights by their averages at the end of fit. "
+                "Received: keep_best=True, use_ema=True"
+            )
+        self._logged, self._best = {}, {}
+        if self.model.built:  # raises errors before the training
+            self._find_branches()
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        self.kept = {unit: k for unit, k in self.kept.items() if epoch and k.epoch < epoch}
+        if self.keep_best and not self.kept and self.model.built:
+            self._due = epoch - 1  # before the first epoch
+            self._validate()
+        self._due = epoch
+
+    def on_test_begin(self, logs: Logs = None) -> None:
+        self._validate()
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        self._validate()  # without validation
+        logs = {} if logs is None else logs
+        for task, head in hedged_heads(self.model).items():
+            logs |= {f"hedge/{task}/{b}": weight for b, weight in head.branch_weights().items()}
+        logs |= self._logged
+        for unit in self._weights:
+            kept = self.kept[unit].epoch if unit in self.kept else epoch
+            logs |= {f"hedge/{task}/{unit.branch}_epoch": kept for task in unit.tasks}
+        best = max((kept.epoch for kept in self.kept.values()), default=-1)
+        if self.patience is not None and epoch - best >= self.patience:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs: Logs = None) -> None:
+        branched = self._find_branches()
+        self._restore()
+        loss = branched.fit_mixtures(branched.read(self._batches), self.prior)
+        best = self._logged.get("hedge/loss", loss)
+        if self.keep_best and abs(loss - best) > LARGE_CHANGE * (1 + abs(best)):
+            warn_user(
+                f"hedge/loss is {best:.4g}, but {loss:.4g} for the model after fit: branches share "
+                "weights or statistics, as in the last epoch, or validation_data has changed. Give "
+                "each branch its own features with StreamFeatures, or set keep_best=False"
+            )
+
+    def _restore(self) -> None:
+        """Assign the weights of the best epochs."""
+        pairs = [(self._weights[unit], kept.weights) for unit, kept in self.kept.items()]
+        assign_parts(pair for parts, weights in pairs for pair in zip(parts, weights, strict=True))
+
+    def _validate(self) -> None:
+        """Keep the weights of branches that have improved, and fit the mixtures."""
+        epoch, self._due = self._due, None
+        if epoch is None:  # in `evaluate`, which must not change a model
+            return
+        branched = self._find_branches()
+        found = best = branched.read(self._batches)
+        losses, relative = branched.losses(found)
+        self._logged |= {f"hedge/{t}/{b}_loss": loss for (t, b), loss in losses.items() if b != ALL}
+        for unit, parts in self._weights.items():
+            branches = [(t, unit.branch) for t in unit.tasks if (t, unit.branch) in found]
+            terms = [relative[branch] for branch in branches if branch in relative]
+            least = self.kept[unit].loss if unit in self.kept else math.inf
+            if terms and sum(terms) < least:  # not NaN
+                self.kept[unit] = KeptWeights(epoch, sum(terms), [*map(read_part, parts)])
+                self._best |= {branch: found[branch] for branch in branches}
+        epochs = {kept.epoch for kept in self.kept.values()} or {epoch}
+        if epoch in epochs or "hedge/loss" not in self._logged:
+            best = found if epochs == {epoch} else self._best_values(found)
+            loss = branched.fit_mixtures(best, self.prior, allows_nan=self.keep_best)
+            self._best, self._logged["hedge/loss"] = best, loss
+        if best is not found or epoch not in epochs:
+            branched.fit_mixtures(found, self.prior, allows_nan=self.keep_best)
+
+    def _best_values(self, found: BranchValues) -> BranchValues:
+        """Return the values of the branches in their best epochs."""
+        labels = [(x, self._best.get(key, ())) for key, x in found.items() if key[1] == ALL]
+        is_other = [not np.array_equal(new, old, equal_nan=True) for new, old in labels]
+        if not sum_over_processes(np.array(is_other, int)).any():
+            return {**found, **self._best}
+        # The rows are in another order, or `kept` is of an earlier run.
+        current = [(part, read_part(part)) for unit in self.kept for part in self._weights[unit]]
+        self._restore()
+        best = self._find_branches().read(self._batches)
+        assign_parts(current)
+        return best
+
+    def _find_branches(self) -> BranchedModel:
+        """Return the branches of the model, which is compiled once."""
+        if self._branched is None or self._branched.model is not self.model:
+            self._branched = BranchedModel(self.model)
+            if self.keep_best:
+                self._weights = BranchedModel(self.model).find_weights(next(iter(self._batches))[0])
+        return self._branched
+
+
+def fit_hedge(
+    model: keras.Layer,
+    x: Nested,
+    y: Nested = None,
+    batch_size: int | None = None,
+    prior: float = 1.0,
+) -> dict[TaskName, dict[str, float]]:
+    """Fit the mixtures of a HedgedBlock once, like FitHedge, for custom loops.
+
+    On TensorFlow, call it outside of the scope of a strategy. Several processes of TensorFlow must
+    pass the same rows.
+
+    Args:
+        model: A built model with a HedgedBlock and a TaskHeads.
+        x: Arrays, or a dict or list of arrays; or, with `y=None`, batches of `(x, y)` that end.
+            They should be rows that the model was not trained on.
+        y: `{task: labels}`, or an array in a model with one task.
+        batch_size: The number of rows per batch, only for arrays; by default 1024.
+        prior: The weight of the prior (see `FitHedge`).
+
+    Returns:
+        `{task: {branch: weight}}`.
+
+    Raises:
+        TypeError, ValueError: As for FitHedge.
+
+    Example:
+
+    >>> heads = TaskHeads([BinaryHead("click"), BinaryHead("buy")])
+    >>> inputs = keras.Input((2,))
+    >>> model = keras.Model(inputs, heads(HedgedBlock(heads, [4])(inputs)))
+    >>> x = np.eye(4)[:, :2]
+    >>> y = {"click": np.array([0, 1, 1, 0]), "buy": np.full(4, np.nan)}
+    >>> mixtures = fit_hedge(model, x, y)
+    >>> mixtures["buy"]
+    {'own': 0.5, 'shared': 0.5}
+    """
+    refuse_batches(x, "x", iterators=False)
+    batches, prior = Batches(x, y, batch_size), check_number(prior, "prior", minimum=0)
+    branched = BranchedModel(model)
+    branched.fit_mixtures(branched.read(batches), prior)
+    return {task: head.branch_weights() for task, head in hedged_heads(model).items()}
