@@ -2,7 +2,7 @@
 
 import weakref
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
 import keras
 
@@ -13,6 +13,20 @@ from ple_keras._typing import Tensor
 
 # The ids of each lookup on JAX, `(ids,)`, and the gradients of their rows, `(ids, columns)`.
 RowGradients = list[tuple[Tensor, Tensor]]
+
+
+class RecordedRows(RowGradients):
+    """The gradient of a table in a traced step on PyTorch: the ids and gradients of its lookups.
+
+    A graph can't update a number of rows that depends on the ids. So the optimizer adds itself to
+    `updates`, with its gradients and variables, and is called after the graph.
+    """
+
+    def __init__(
+        self, lookups: RowGradients, updates: list[tuple[keras.Optimizer, list[Tensor], Any]]
+    ) -> None:
+        super().__init__(lookups)
+        self.updates = updates
 
 
 class RowUpdates:

@@ -4,7 +4,7 @@ import inspect
 import warnings
 from collections.abc import Mapping
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -61,7 +61,9 @@ class MultiTaskTraining(Mixin):
     _task_metrics: Any = None  # TaskMetrics after `compile`
     _is_restored = False  # while `compile_from_config` runs
     _reads_logs = True  # of batches
-    _fits = 0  # the calls of `fit`
+    _fits = _evaluations = _predictions = 0  # the calls of `fit`, `evaluate` and `predict`
+    _trace: bool | str = "auto"  # of `compile`
+    _warns_of_eager_steps = True
     _is_functional = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -73,19 +75,28 @@ class MultiTaskTraining(Mixin):
                 f"Received: bases={cls.__bases__}"
             )
 
-    def compile(self, optimizer: str | keras.Optimizer = "rmsprop", **kwargs: Any) -> None:
+    def compile(
+        self,
+        optimizer: str | keras.Optimizer = "rmsprop",
+        trace: bool | Literal["auto"] = "auto",
+        **kwargs: Any,
+    ) -> None:
         """Configure the model for training.
 
         Args:
             optimizer: As for `keras.Model.compile`.
+            trace: Which steps PyTorch traces (other backends ignore it): with "auto", steps in
+                which only code of Keras, PyTorch and this package runs; with False, none. With
+                True, also steps with your own code, which then runs once for each shape of a batch,
+                as on TensorFlow and JAX: attributes are constants until the next `compile`.
             **kwargs: `jit_compile`, `run_eagerly`, `steps_per_execution` and `auto_scale_loss`, as
                 for `keras.Model.compile`.
 
         Raises:
             TypeError: If an argument is given that belongs to the heads: `loss`, `loss_weights`,
                 `metrics` or `weighted_metrics`.
-            ValueError: If the model does not have exactly one TaskHeads, a metric can't be copied,
-                or two metrics have the same key in logs.
+            ValueError: If `trace` has another value, the model does not have exactly one TaskHeads,
+                a metric can't be copied, or two metrics have the same key in logs.
         """
         for argument in HEAD_ARGUMENTS:
             if kwargs.get(argument) is not None:
@@ -94,11 +105,19 @@ class MultiTaskTraining(Mixin):
                     "loss_weight=..., metrics=..., extra_metrics=...). "
                     f"Received: {argument}={short_repr(kwargs[argument])}"
                 )
+        if not isinstance(trace, bool) and trace != "auto":
+            raise ValueError(f"trace must be 'auto', True or False. Received: {trace=}")
         heads = _only_task_heads(self)
+        self._trace, self._warns_of_eager_steps = trace, True
         super().compile(optimizer, **kwargs)
         # In attributes of layers, Keras would find metrics once per enclosing layer.
         self._task_metrics = TaskMetrics(heads, self._is_restored)
         set_compiled_metrics(self, self._task_metrics)
+
+    def get_compile_config(self) -> Config | None:
+        """Return the arguments of `compile`, as configs of JSON."""
+        config: Config | None = super().get_compile_config()
+        return config and {**config, "trace": self._trace}
 
     def compile_from_config(self, config: Config) -> None:
         """Compile the model as before it was saved or cloned.
@@ -178,7 +197,19 @@ class MultiTaskTraining(Mixin):
             TypeError, ValueError: As for `fit`.
         """
         self._check_labels(y)
+        self._evaluations += 1
         return super().evaluate(x, y, *args, **kwargs)
+
+    def predict(self, x: Nested, *args: Any, **kwargs: Any) -> Any:
+        """Return the predictions as arrays, as `keras.Model.predict`.
+
+        Args:
+            x: The features, or batches.
+            *args: As for `keras.Model.predict`.
+            **kwargs: As for `keras.Model.predict`.
+        """
+        self._predictions += 1
+        return super().predict(x, *args, **kwargs)
 
     def _check_labels(self, y: Any) -> None:
         heads = self._task_heads()

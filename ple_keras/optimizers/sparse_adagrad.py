@@ -13,7 +13,7 @@ from ple_keras._keras.layers import Untracked
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import has_several_processes
 from ple_keras._typing import Config, Tensor
-from ple_keras.layers.row_updates import replica_variable, row_updates
+from ple_keras.layers.row_updates import RecordedRows, replica_variable, row_updates
 from ple_keras.optimizers.share_tables import mean_over_processes
 
 # Arguments of Keras's optimizers that concern rows without a gradient.
@@ -130,6 +130,10 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         """
         if trainable_variables is not None and not self.built:
             self.build(list(trainable_variables))
+        recorded = [gradient for gradient in grads if isinstance(gradient, RecordedRows)]
+        if recorded:
+            recorded[0].updates.append((self, [*grads], trainable_variables))
+            return
         self._rows.value.clear()  # from a step that raised an error
         variables = trainable_variables or self._trained.value
         split = SPLIT[keras.backend.backend()]

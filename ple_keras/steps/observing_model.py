@@ -156,6 +156,7 @@ class ObservingModel(keras.Model):
         compiles_fast = keras.backend.backend() == "jax"
         self.jit_compile = compiles_fast and getattr(model, "jit_compile", True)
         self.run_eagerly = getattr(model, "run_eagerly", False)
+        self._trace = getattr(model, "_trace", "auto")
 
     def call(self, inputs: Nested, training: bool | None = None) -> Nested:
         with Observer(self._names.value) as observer:

@@ -7,10 +7,9 @@ import keras
 
 def trace_function(model: Any, kind: str) -> Any:
     """Replace the "train", "test" or "predict" function of a model by a traced one, on PyTorch."""
-    function, step = f"{kind}_function", f"{kind}_step"
-    is_inherited = getattr(type(model), step) is getattr(keras.Model, step)
-    if is_inherited and keras.backend.backend() == "torch" and not model.run_eagerly:
+    function, trace = f"{kind}_function", getattr(model, "_trace", "auto")
+    if keras.backend.backend() == "torch" and trace is not False and not model.run_eagerly:
         from ple_keras.steps.traced_step import TracedStep
 
-        setattr(model, function, TracedStep(model, kind))
+        setattr(model, function, TracedStep(model, kind, traces_all=trace is True))
     return getattr(model, function)

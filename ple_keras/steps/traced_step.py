@@ -5,17 +5,14 @@ PyTorch does not promise, and state their reasons and the versions of PyTorch on
 tested. `tests/training/test_torch_internals.py` fails if PyTorch changes the behavior.
 """
 
-import os
-import random
 import re
-import traceback
-import warnings
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from operator import attrgetter
-from pathlib import Path
 from threading import RLock
-from types import SimpleNamespace
+from traceback import extract_tb
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 import keras
@@ -29,83 +26,94 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ple_keras._checks import warn_user
 from ple_keras._keras.internals import get_mask, has_rate_function
-from ple_keras._keras.layers import walk
 from ple_keras._keras.tensors import has_several_processes
 from ple_keras._typing import Tensor
-from ple_keras.steps.step_state import StepState, is_equal
+from ple_keras.layers.row_updates import RecordedRows
+from ple_keras.steps.known_code import find_unknown_code, is_known_file
+from ple_keras.steps.step_constants import StepConstants
 
 MAX_GRAPHS = 16  # of batches with different shapes
-PACKAGES = (Path(torch.__file__).parent, Path(keras.__file__).parent, Path(__file__).parents[1])
-Replay = Callable[[list[Any], list[Any]], Any]  # of a step, with values of variables and a batch
-LIBRARIES = (*(f"{path}{os.sep}" for path in PACKAGES), "<string>")  # the last: code from PyTorch
+RUNS = {"train": "_fits", "test": "_evaluations", "predict": "_predictions"}  # of MultiTaskTraining
 READS = (torch.Tensor.tolist, torch.equal, torch.allclose)  # PyTorch refuses other ones
+GRADIENT = torch.Tensor.grad.__get__
+TRACE_LOCK = RLock()  # PyTorch records one graph at a time
+Replay = Callable[[list[Any], list[Any]], Any]  # of a step, with values of variables and a batch
+Findings = dict[object, str | None]  # of `find_unknown_code`
 
 
 class UntraceableError(Exception):
     """The reason why a step can't be traced."""
 
 
+class Graphs:
+    """The graphs of a step that are right as long as its constants do not change.
+
+    Attributes:
+        constants: The constants.
+        replays: The graphs by shape of the batch.
+        findings: The unknown code in an eager step of each shape.
+        are_possible: Whether steps can be traced. If not, all of them run eagerly.
+    """
+
+    def __init__(self, constants: StepConstants) -> None:
+        self.constants = constants
+        self.replays: dict[Hashable, Replay] = {}
+        self.findings: dict[Hashable, Findings] = {}
+        self.are_possible = constants.are_readable
+
+
 class TracedStep:
     """A training, test or predict function that replays the operations of an eager step.
 
-    The first batch of a shape runs eagerly. When the shape comes again, Keras's step is traced as a
-    pure function of the variables and the batch. The graph has the operations of the eager step in
-    the same order. It reads attributes and items of containers as constants, until the next `fit`,
-    or for predictions until they change. If a step changes them, or reads the value of a tensor,
-    all steps run eagerly.
+    The first batch of a shape runs eagerly, and a profile finds the code that runs. If all of it is
+    known, and the shape comes again, Keras's step is traced as a pure function of the variables and
+    the batch. The graph has the operations of the eager step in the same order. If code of users
+    runs, which could do something else in each step, all steps run eagerly.
+
+    A graph reads attributes of layers as constants, until the next `fit`, `evaluate` or `predict`.
+    With `traces_all`, they are constants until the next `compile`, as on TensorFlow and JAX.
 
     Args:
         model: The model. With `jit_compile=True`, torch.compile compiles its graphs.
         kind: "train", "test" or "predict".
+        traces_all: Whether to trace code of users, too.
     """
 
-    def __init__(self, model: Any, kind: str) -> None:
-        self._traced, self._kind, self._is_training = model, kind, kind == "train"
-        self._graphs: dict[Any, Replay | None] = {}
-        self._is_traceable = not has_several_processes()
-        self._fits, self._changes = -1, 0
-        self._optimizers: list[Any] = []
-        self._read: StepState | None = None
-        # A trace changes live layers for a moment, for which steps in other threads wait.
-        self._guard = vars(model).setdefault("_trace_lock", RLock())
-
-    def _begin(self) -> None:
-        """Make changed attributes have an effect."""
-        model, parts = self._traced, []
-        if self._kind != "predict":
-            parts += model.metrics
-        if self._is_training:
-            self._optimizers = getattr(model.optimizer, "optimizers", [model.optimizer])
-            self._is_traceable &= not any(map(has_rate_function, self._optimizers))
-            parts += [model.optimizer, *self._optimizers]
-        variables = [*model.variables, *(each for part in parts for each in part.variables)]
-        self._state = [*{id(variable): variable for variable in variables}.values()]
-        self._values = [variable.value for variable in self._state]
-        self._roots = [*(path[-1] for path in walk(model)), *parts, *self._state]
-        self._read, self._graphs = StepState(self._roots), {}
-        self._changes += 1
-        self._is_traceable &= self._is_training or self._changes <= MAX_GRAPHS
+    def __init__(self, model: Any, kind: str, traces_all: bool = False) -> None:
+        self._traced, self._kind, self._traces_all = model, kind, traces_all
+        self._graphs: Graphs | None = None
+        self._run: int | None = -1
+        self._changes = 0
 
     def _eager_step(self, data: Sequence[Any]) -> Any:
-        with torch.set_grad_enabled(self._is_training):
+        with torch.set_grad_enabled(self._kind == "train"):
             return getattr(self._traced, f"{self._kind}_step")(data[0])
 
     def __call__(self, data: Sequence[Any]) -> Any:
         """Return the logs or the predictions of a batch."""
-        if not self._is_traceable:
-            return self._eager_step(data)
         leaves, structure = tree_flatten(data[0])
         leaves = [ops.convert_to_tensor(x) if isinstance(x, np.ndarray) else x for x in leaves]
-        with self._guard:
-            is_due = not self._is_training or self._fits != self._traced._fits
-            if is_due and (self._read is None or not self._read.is_same()):
-                self._begin()
-            self._fits = getattr(self._traced, "_fits", 0)
-            graph, values = self._find_graph(leaves, structure), self._values
-            if graph is None:
-                return self._eager_step(data)
+        has_autocast = any(map(torch.is_autocast_enabled, ("cpu", "cuda")))
+        if has_several_processes() or has_autocast or not all(map(_is_plain, leaves)):
+            return self._eager_step(data)
+        graphs = self._current_graphs()
+        key = (
+            structure,
+            tuple([x is None or (x.shape, x.stride(), x.dtype, x.device) for x in leaves]),
+            tuple([value.requires_grad for value in graphs.constants.values]),
+            (self._traced.training, getattr(self._traced, "_reads_logs", True)),
+            keras.config.floatx(),
+        )
+        replay = graphs.replays.get(key)
+        if replay is None and graphs.are_possible:
+            if graphs.findings.get(key) == {}:
+                replay = self._trace_or_warn(graphs, key, leaves, structure)
+            elif key in graphs.findings or len(graphs.findings) < MAX_GRAPHS:
+                return self._watched_step(graphs, key, data)
+        if replay is None:
+            return self._eager_step(data)
         try:
-            return graph(values, leaves)
+            return replay(graphs.constants.values, leaves)
         except (IndexError, RuntimeError) as error:
             error.add_note(
                 "check_inputs names ids that are not in a table, and check_labels wrong labels. "
@@ -113,127 +121,138 @@ class TracedStep:
             )
             raise
 
-    def _find_graph(self, leaves: list[Any], structure: TreeSpec) -> Replay | None:
-        """Return the graph of a step; None if the step has to run eagerly."""
-        has_autocast = any(map(torch.is_autocast_enabled, ("cpu", "cuda")))
-        if has_autocast or not (self._is_traceable and all(map(_is_plain, leaves))):
-            return None
-        modes = self._traced.training, getattr(self._traced, "_reads_logs", True)
-        key = (
-            structure,
-            tuple([x is None or (x.shape, x.stride(), x.dtype, x.device) for x in leaves]),
-            tuple([value.requires_grad for value in self._values]),
-            (*modes, keras.config.floatx()),
-        )
-        if self._graphs.get(key) is None and key in self._graphs:
-            self._graphs[key] = self._trace_or_warn(leaves, structure)
-        elif len(self._graphs) < MAX_GRAPHS:
-            self._graphs.setdefault(key)
-        return self._graphs.get(key)
+    def _current_graphs(self) -> Graphs:
+        """Return the graphs, or new ones if their constants have changed."""
+        graphs, run = self._graphs, getattr(self._traced, RUNS[self._kind], None)
+        if graphs is not None and graphs.constants.have_same_variables():
+            is_read = self._traces_all or (run is not None and run == self._run)
+            if is_read or graphs.constants.have_same_attributes():
+                self._run = run
+                return graphs
+        graphs = Graphs(StepConstants(self._traced, self._kind))
+        self._graphs, self._run, self._changes = graphs, run, self._changes + 1
+        # Traces would take longer than eager predictions.
+        graphs.are_possible &= self._kind == "train" or self._changes <= MAX_GRAPHS
+        return graphs
 
-    def _trace_or_warn(self, leaves: list[Any], structure: TreeSpec) -> Replay | None:
-        """Return the graph of a step; None if it can't be traced."""
-        try:
-            with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")  # eager steps have the same warnings
-                return self._trace(leaves, structure)
-        except Exception as error:
-            self._is_traceable = False
-            cause: BaseException = error
-            while cause.__context__ is not None:  # Keras adds the arguments of layers to messages
-                cause = cause.__context__
-            frames = traceback.extract_tb(cause.__traceback__)
-            outside = [f for f in frames if not f.filename.startswith(LIBRARIES)]
-            # Users can't change what Keras reads: seeds, and the state of some optimizers.
-            if outside or isinstance(cause, UntraceableError):
-                where = f" ({outside[-1].filename}:{outside[-1].lineno})" if outside else ""
-                warn_user(
-                    f"The {self._kind} step of {self._traced.name!r} can't be traced: all steps "
-                    "run eagerly, which takes longer. Layers, losses and metrics must not "
-                    "read values of tensors, change attributes, draw random numbers without "
-                    "PyTorch, train its modules, or update variables that no layer tracks. "
-                    "run_eagerly=True prevents this warning. "
-                    f"Received: {type(cause).__name__}: {f'{cause}'.partition(chr(10))[0]}{where}"
+    def _watched_step(self, graphs: Graphs, key: Hashable, data: Sequence[Any]) -> Any:
+        """Run a step eagerly, and find the unknown code in it.
+
+        A second step confirms a finding, since finalizers and signal handlers run by chance.
+        """
+        if sys.getprofile() is not None:  # nothing can be found while a user's profiler runs
+            return self._eager_step(data)
+        with find_unknown_code() as found:
+            results = self._eager_step(data)
+        if self._traces_all:
+            found = {each: where for each, where in found.items() if where is None}
+            found = {each: None for each in found if isinstance(each, CodeType)}
+        before = graphs.findings.get(key)
+        graphs.findings[key] = found if before is None else {}
+        repeated = before and {each: found[each] for each in before.keys() & found.keys()}
+        if repeated:
+            graphs.are_possible = False
+            files = sorted(where for where in repeated.values() if where)
+            if files:
+                self._warn(
+                    "run eagerly on PyTorch, which takes longer, since their code could do "
+                    "something else in each step. With compile(trace=True), it runs once for each "
+                    "shape of a batch, as on TensorFlow and JAX: attributes are constants until "
+                    "the next compile. With trace=False, steps are eager without this warning. "
+                    f"Received: trace='auto' and the code of {', '.join(files[:3])}"
                 )
-            return None
+        return results
 
-    def _trace(self, leaves: list[Any], structure: TreeSpec) -> Replay:
+    def _warn(self, message: str) -> None:
+        """Warn once for a model; not for models around it, such as those of reports."""
+        if getattr(self._traced, "_warns_of_eager_steps", False):
+            self._traced._warns_of_eager_steps = False
+            warn_user(f"Steps of {self._traced.name!r} {message}")
+
+    def _trace_or_warn(
+        self, graphs: Graphs, key: Hashable, leaves: list[Any], structure: TreeSpec
+    ) -> Replay | None:
+        """Return the graph of a step; None if it can't be traced."""
+        with TRACE_LOCK, torch.no_grad():
+            if key not in graphs.replays:  # of another thread
+                try:
+                    graphs.replays[key] = self._trace(graphs.constants, leaves, structure)
+                except Exception as error:
+                    graphs.are_possible = False
+                    if self._traces_all:  # without code of users, nobody can change it
+                        self._warn(
+                            "can't be traced, so they run eagerly, which takes longer. Layers, "
+                            "losses and metrics must not read values of tensors, train modules of "
+                            "PyTorch, or update variables that no layer tracks. "
+                            f"Received: trace=True and {_describe(error)}"
+                        )
+        return graphs.replays.get(key)
+
+    def _trace(self, constants: StepConstants, leaves: list[Any], structure: TreeSpec) -> Replay:
         """Return the graph of a step.
 
         Raises:
             Exception: If it can't be traced.
         """
-        tables: list[Any] = []
+        if any(map(has_rate_function, constants.optimizers)):
+            raise UntraceableError("a learning rate is a function")
+        updates: list[tuple[Any, list[Any], list[Any]]] = []
         structures: list[TreeSpec] = []
-        trained = [parameter.requires_grad for parameter in self._values]
+        trained = [parameter.requires_grad for parameter in constants.values]
+        reads_logs = self._kind == "train" and self._traced._reads_logs
 
         def step(*arguments: Any) -> tuple[Any, list[Any]]:
             values = [*arguments[: len(trained)]]
-            if self._is_training:
+            if self._kind == "train":
                 values = [x.detach().requires_grad_(is_on) for x, is_on in zip(values, trained)]
             data = tree_unflatten(arguments[len(trained) :], structure)
             recorder = Recorder([value for value in values if value.requires_grad])
-            for optimizer in self._optimizers:
-                vars(optimizer)["apply"] = partial(recorder.apply, optimizer, optimizer.apply)
-            with StepScope([*zip(self._state, values)], True, False), recorder:
+            with StepScope([*zip(constants.variables, values)], True, False), recorder:
                 results = self._eager_step([data])
             if self._kind != "predict" and not self._traced._reads_logs:
                 results = dict.fromkeys(results)
             found, whole = tree_flatten(results)
-            structures[:], tables[:] = [whole], recorder.tables
+            structures[:], updates[:] = [whole], recorder.updates
             for value in found:
                 if not isinstance(value, torch.Tensor | None):
                     raise UntraceableError(f"{self._kind}_step returns {value!r}, not a tensor")
-            if self._is_training and self._traced._reads_logs:  # for a single read
+            if reads_logs:  # for a single read
                 found = torch.cat([value.reshape(1) for value in found])
-            return found, recorder.gradients
+            return found, [
+                [[*x] if isinstance(x, RecordedRows) else x for x in gradients]
+                for _, gradients, _ in updates
+            ]
 
-        module, constants = self._record_twice(step, leaves)
+        # The same tensor in two places would be one argument.
+        arguments = [x if x is None else x.detach() for x in [*constants.values, *leaves]]
+        module, references = record(step, arguments)
+        weights = {x.untyped_storage().data_ptr() for x in constants.values if x.requires_grad}
+        for tensor in references.values():
+            if tensor.requires_grad or tensor.untyped_storage().data_ptr() in weights - {0}:
+                raise UntraceableError(f"a step reads a weight of PyTorch, {tuple(tensor.shape)}")
+        module.graph.eliminate_dead_code()
         module.recompile()
         is_jit = self._traced.jit_compile
-        run = torch.compile(module) if is_jit else to_function(module, constants)
+        run = torch.compile(module) if is_jit else to_function(module, references)
 
         def replay(values: list[Any], leaves: list[Any]) -> Any:
             with torch.no_grad():
                 results, gradients = run(*values, *leaves)
-                for (optimizer, variables), found in zip(tables, gradients):
+                for (optimizer, _, variables), found in zip(updates, gradients):
                     optimizer.apply([*map(gradient_of, found, variables)], variables)
             results = results if isinstance(results, list) else results.tolist()
             return tree_unflatten(results, structures[0])
 
         return replay
 
-    def _record_twice(
-        self, step: Callable[..., Any], leaves: Sequence[Any]
-    ) -> tuple[Any, dict[str, Any]]:
-        """Return the module of the operations of a step, and its constants by name.
 
-        What the step reads stays as it is.
-
-        Raises:
-            Exception: If the operations would not be those of every step.
-        """
-        before = StepState(self._roots, has_data=True)
-        for draw in (random.random, np.random.random, partial(torch.rand, 1, device="cpu")):
-            draw()  # so that a step which sets a seed changes a state
-        moved = StepState(self._roots, has_data=True)
-        # The same tensor in two places would be one argument.
-        arguments = [x if x is None else x.detach() for x in [*self._values, *leaves]]
-        try:
-            (first, known), (module, constants) = (record(step, arguments) for _ in range(2))
-            if change := moved.change():
-                raise UntraceableError(f"a step changes {change}")
-            are_equal = all(map(is_equal, known.values(), constants.values()))
-            if first.code != module.code or not are_equal:
-                raise UntraceableError("two traces of a step differ")
-        finally:
-            before.restore()
-        trained = {x.untyped_storage().data_ptr() for x in self._values if x.requires_grad}
-        for constant in constants.values():
-            if constant.requires_grad or constant.untyped_storage().data_ptr() in trained - {0}:
-                raise UntraceableError(f"a step reads a weight of PyTorch, {tuple(constant.shape)}")
-        module.graph.eliminate_dead_code()
-        return module, constants
+def _describe(error: BaseException) -> str:
+    """Return the first line of an error, without what Keras adds, and the line of a user's code."""
+    while error.__context__ is not None:
+        error = error.__context__
+    frames = [f for f in extract_tb(error.__traceback__) if not is_known_file(f.filename)]
+    where = "".join(f" ({frame.filename}:{frame.lineno})" for frame in frames[-1:])
+    return f"{type(error).__name__}: {f'{error}'.partition(chr(10))[0]}{where}"
 
 
 def _is_plain(leaf: Any) -> bool:
@@ -257,18 +276,18 @@ class StepScope(keras.StatelessScope):
 class Recorder(TorchFunctionMode):
     """The backward pass of a step, in which rows of tables have gradients of their own.
 
+    No tensor gets an attribute `grad`: reading it returns the gradient of the recorded step.
+
     Attributes:
-        tables: The optimizers that get gradients of rows, each with its variables. They do not
-            belong to the graph, since the number of rows depends on the ids.
-        gradients: The gradients of these variables. For a table, they are the ids and the gradient
-            of the rows of each lookup.
+        updates: The optimizers that get gradients of rows, each with its gradients and variables.
+            They do not belong to the graph, since the number of rows depends on the ids.
     """
 
     def __init__(self, weights: list[Tensor]) -> None:
         self._weights = weights
         self._lookups: dict[int, list[tuple[Tensor, Tensor]]] = {}  # by the `id` of the table
-        self.tables: list[tuple[Any, list[keras.Variable]]] = []
-        self.gradients: list[Any] = []
+        self._gradients: dict[int, Any] = {}  # by the `id` of the weight
+        self.updates: list[tuple[Any, list[Any], list[Any]]] = []
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -276,39 +295,49 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if function in READS:
             raise UntraceableError("a step reads the values of a tensor")
+        if function == GRADIENT:
+            return self._gradient(args[0])
         if function is embedding and kwargs["sparse"] and torch.is_grad_enabled():
             ids, table = args
             rows = embedding(ids, table.detach()).requires_grad_()
             self._lookups.setdefault(id(table), []).append((ids, rows))
             return rows
         if function is torch.Tensor.backward:
-            rows = [rows for lookups in self._lookups.values() for _, rows in lookups]
-            weights = [*self._weights, *rows]
-            gradients = torch.autograd.grad(args[0], weights, allow_unused=True)
-            for weight, gradient in zip(weights, gradients):
-                weight.grad = gradient
+            self._add_gradients(*args, **kwargs)
             return None
         return function(*args, **kwargs)
 
-    def apply(
-        self, optimizer: Any, apply: Any, gradients: list[Any], variables: list[keras.Variable]
+    def _add_gradients(
+        self,
+        loss: Tensor,
+        gradient: Tensor | None = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        inputs: Any = None,
     ) -> None:
-        """Apply gradients, or record them if they are gradients of rows."""
-        found = [self._lookups.get(id(variable.value), []) for variable in variables]
-        if not any(found):
-            apply(gradients, variables)
-            return
-        for i, (lookups, variable) in enumerate(zip(found, variables)):
-            if lookups and gradients[i] is not None:
-                raise UntraceableError(f"a step reads rows and the whole of {variable.path!r}")
-            if lookups:
-                gradients[i] = [
-                    (ids.reshape(1, -1).long(), rows.grad.flatten(0, -2).to(variable.value.dtype))
-                    for ids, rows in lookups
-                    if rows.grad is not None
-                ]
-        self.tables.append((optimizer, variables))
-        self.gradients.append(gradients)
+        """Add the gradients of a loss to those of all weights."""
+        if gradient is not None or create_graph or inputs is not None:
+            raise UntraceableError("a step calls `backward` with arguments")
+        rows = [rows for lookups in self._lookups.values() for _, rows in lookups]
+        weights = [*self._weights, *rows]
+        added = torch.autograd.grad(loss, weights, retain_graph=retain_graph, allow_unused=True)
+        for weight, each in zip(weights, added):
+            known = self._gradients.get(id(weight))
+            if each is not None:
+                self._gradients[id(weight)] = each if known is None else known + each
+
+    def _gradient(self, weight: Tensor) -> Any:
+        """Return the gradient of a weight, or the rows of a table's gradient."""
+        gradient, lookups = self._gradients.get(id(weight)), self._lookups.get(id(weight))
+        if lookups is None:
+            return gradient
+        if gradient is not None:
+            raise UntraceableError("a step reads rows and the whole of a table")
+        pairs = [
+            (ids.reshape(1, -1).long(), self._gradients.get(id(rows))) for ids, rows in lookups
+        ]
+        rows = [(ids, x.flatten(0, -2).to(weight.dtype)) for ids, x in pairs if x is not None]
+        return RecordedRows(rows, self.updates)
 
 
 def gradient_of(found: Any, variable: keras.Variable) -> Tensor | None:

@@ -104,6 +104,31 @@ def test_children_are_the_direct_inner_layers_in_order():
     assert internals.children(inner) == inner.layers
 
 
+def test_lists_and_stored_values_show_new_variables_and_tensors():
+    layer = keras.layers.Dense(2)
+    layer.build((None, 3))
+    lists = internals.tracked_lists(layer)
+    before = sum(map(len, lists))
+    values = [*internals.stored_values(layer.weights)]
+    assert all(value is weight.value for value, weight in zip(values, layer.weights))
+    layer.enable_lora(1)
+    assert sum(map(len, lists)) == before + 2
+    assert internals.tracked_lists(keras.metrics.Mean()) != [[]]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="hooks are those of PyTorch")
+def test_hooks_of_layers_and_tensors_are_found():
+    layer = keras.layers.Dense(2)
+    layer.build((None, 3))
+    assert not internals.has_hooks([layer], [layer.kernel.value])
+    hook = layer.register_forward_pre_hook(print)
+    assert internals.has_hooks([layer], [])
+    hook.remove()
+    assert not internals.has_hooks([layer], [])
+    layer.kernel.value.register_post_accumulate_grad_hook(print)
+    assert internals.has_hooks([], [layer.kernel.value])
+
+
 def test_masks_are_read_attached_and_removed():
     masked = keras.layers.Masking()(keras.ops.convert_to_tensor([[[0.0], [1.0]]]))
     np.testing.assert_array_equal(internals.get_mask(masked), [[False, True]])

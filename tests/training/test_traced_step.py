@@ -12,7 +12,6 @@ from keras import layers, ops
 
 import ple_keras as pk
 from ple_keras._keras.internals import set_mask
-from ple_keras._keras.layers import Untracked, find_layers
 from tests.helpers import assert_all_close, numpy_of, once
 from tests.models import chain, heads_of
 
@@ -109,8 +108,8 @@ def train(make, is_eager, callbacks=(), batch_size=BATCH, epochs=2, **fit_kwargs
 
 def graphs(model, name="train"):
     """Return the number of graphs of a model."""
-    found = getattr(getattr(model, f"{name}_function"), "_graphs", {})
-    return sum(graph is not None for graph in found.values())
+    found = getattr(getattr(model, f"{name}_function"), "_graphs", None)
+    return len(found.replays) if found else 0
 
 
 def assert_equal_steps(make, traced=1, **fit_kwargs):
@@ -152,9 +151,9 @@ def many_heads():
 
 
 def ranking():
-    losses = importlib.import_module("keras_rs").losses
+    losses = importlib.import_module("keras_rs").losses  # a package that is not known
     heads = pk.TaskHeads([pk.RankingHead("list", losses.ListMLELoss())])
-    return dense(pk.SharedBottomBlock(heads, [4]), heads, [layers.Reshape((3, 1))])
+    return dense(pk.SharedBottomBlock(heads, [4]), heads, [layers.Reshape((3, 1))], trace=True)
 
 
 def hedged():
@@ -236,31 +235,27 @@ def test_traced_evaluations_and_predictions_are_equal_to_eager_ones(name):
     assert graphs(eager, "predict") == 0
 
 
-def scaled(layer, x):
-    return layer.inner(x) * layer.count * layer.items["scale"]
-
-
-def test_predictions_follow_every_change():
-    layer, (x, _) = Custom(scaled), numbers_and_labels()
-    layer.inner, layer.items = layers.Dense(3), {"scale": 1.0}
+def test_predictions_follow_changes_of_known_layers():
+    layer, (x, _) = layers.Dense(3), numbers_and_labels()
     model = dense(before=[layer])
-    parameter = type(layer.inner.bias.value)
+    parameter = type(layer.bias.value)
     changes = [
-        lambda: setattr(layer, "count", np.float32(2)),
-        lambda: layer.items.__setitem__("scale", -1.0),
-        lambda: setattr(layer.inner, "activation", keras.activations.relu),
-        lambda: layer.inner.kernel.assign(np.eye(3)),
-        lambda: vars(layer.inner.bias).update(_value=parameter(ops.ones(3))),
+        lambda: setattr(layer, "activation", keras.activations.relu),
+        lambda: layer.kernel.assign(np.eye(3)),
+        lambda: vars(layer.bias).update(_value=parameter(ops.ones(3))),
+        lambda: layer.enable_lora(2),
     ]
     for change in changes:
         change()
-        predicted = [model.predict_on_batch(x)["click"] for _ in range(3)]
+        predicted = [model.predict(x, verbose=0)["click"] for _ in range(3)]
         assert graphs(model, "predict") == 1
         np.testing.assert_array_equal(predicted, 3 * [numpy_of(model(x)["click"])])
-    for value in range(20):  # traces would take longer than eager steps
-        layer.count = value
-        model.predict_on_batch(x)
-    assert model.predict_function._is_traceable is False
+    model.predict_on_batch(x)
+    before = model.predict_on_batch(x)["click"]
+    layer.activation = keras.activations.tanh  # a constant for predictions of batches
+    np.testing.assert_array_equal(model.predict_on_batch(x)["click"], before)
+    model.make_predict_function(force=True)
+    np.testing.assert_array_equal(model.predict_on_batch(x)["click"], numpy_of(model(x)["click"]))
 
 
 def test_threads_predict_while_shapes_change():
@@ -291,8 +286,8 @@ def test_compiled_steps_are_close_to_eager_ones():
     assert_all_close(values, expected, atol=1e-5)
 
 
-def test_a_layer_that_is_frozen_during_fit_has_its_own_graph():
-    assert_equal_steps(dense, traced=2, callbacks=[lambda: At(3, freeze)])
+def test_a_layer_that_is_frozen_during_fit_has_a_new_graph():
+    assert_equal_steps(dense, callbacks=[lambda: At(3, freeze)], epochs=3)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", pytest.param("float64", marks=NIGHTLY)])
@@ -308,62 +303,6 @@ def test_traced_steps_of_each_optimizer_are_equal(name):
     assert_equal_steps(lambda: dense(optimizer=optimizer(0.05, clipnorm=0.1, weight_decay=0.1)))
 
 
-@keras.saving.register_keras_serializable("tests")
-class Custom(layers.Layer):
-    """A layer with a function, and an attribute that the function can change."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function, self.count = function, 0
-
-    def call(self, inputs):
-        return self.function(self, inputs)
-
-
-HIDDEN = Untracked(None)
-
-
-def branch_on_data(layer, x):
-    return x if ops.sum(x) > 0 else -x
-
-
-def count_calls(layer, x):
-    layer.count += 1
-    if layer.count > 2:
-        layer.add_loss(ops.sum(x))
-    return x
-
-
-def update_hidden_variable(layer, x):
-    HIDDEN.value.assign_add([0.1])
-    return x * HIDDEN.value
-
-
-CAUSES = {
-    branch_on_data: "Received: .*test_traced_step.py",
-    count_calls: "Received: .* a step changes count of 'custom",
-    update_hidden_variable: "no layer or metric tracks the variable 'hidden'",
-}
-
-
-@pytest.mark.parametrize("function", CAUSES)
-def test_a_layer_that_cannot_be_traced_is_named_and_trains_eagerly(function):
-    def make():
-        HIDDEN.value = keras.Variable([1.0], name="hidden")
-        return dense(before=[Custom(function)])
-
-    with pytest.warns(UserWarning, match=f"can't be traced.*{CAUSES[function]}") as caught:
-        model = assert_equal_steps(make, traced=0)
-    assert len([w for w in caught if "traced" in str(w.message)]) == 1
-    assert model.train_function._is_traceable is False
-
-
-@keras.saving.register_keras_serializable("tests")
-class OwnStep(pk.MultiTaskModel):
-    def train_step(self, data):
-        return super().train_step(data)
-
-
 def gate_dropout():
     heads = heads_of_two()
     return dense(pk.MMoEBlock(heads, [4], num_experts=2, gate_kwargs={"dropout": 0.2}), heads)
@@ -373,11 +312,11 @@ def with_optimizer(name, *arguments, **options):
     return lambda: dense(optimizer=getattr(keras.optimizers, name)(*arguments, **options))
 
 
-def own_step():
-    model = dense()
-    own = OwnStep(model.input, model.output)
-    own.compile("sgd")
-    return own
+def recomputed():
+    """Return a model whose hidden layer runs again in the backward pass, with another mask."""
+    with keras.RematScope(mode="full"):
+        expert = pk.ExpertBlock([4], dropout=0.5)
+        return dense(before=[keras.Sequential([layers.Dense(4), layers.Dropout(0.5)]), expert])
 
 
 SILENT = {
@@ -386,15 +325,16 @@ SILENT = {
     "Nadam": with_optimizer("Nadam", 0.05),
     "accumulated gradients": with_optimizer("Adam", 0.05, gradient_accumulation_steps=2),
     "copies of the average": with_optimizer("Adam", use_ema=True, ema_overwrite_frequency=2),
-    "train_step": own_step,
+    "recomputed layers": recomputed,
+    "a rate of a C function": lambda: dense(optimizer=keras.optimizers.SGD([0.1].__len__)),
 }
 
 
 @pytest.mark.parametrize("name", SILENT)
 def test_steps_that_users_cannot_change_train_eagerly_without_a_warning(name):
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", "(?s).*can't be traced")
-        assert_equal_steps(SILENT[name], traced=0, epochs=1)
+        warnings.filterwarnings("error", "(?s)Steps of")
+        assert_equal_steps(SILENT[name], traced=0)
 
 
 def test_float16_scales_the_loss_and_trains_eagerly():
@@ -430,24 +370,6 @@ def test_a_step_under_autocast_or_with_unusual_tensors_is_eager(monkeypatch):
     for _ in range(3):  # DistributedDataParallel adds communication to gradients
         model.train_on_batch(x, y)
     assert graphs(model) == 0
-
-
-def test_attributes_are_constants_until_the_next_fit():
-    x, y = numbers_and_labels()
-    heads, scale = heads_of_two(), Custom(lambda layer, x: x * (1 + layer.count))
-    block = pk.CGCBlock(heads, [4], add_shared_gate=False)
-    model = dense(block, heads, [scale], keras.optimizers.SGD(0.0))
-    gate = find_layers(model, pk.Gate)[0]
-    attributes = [(scale, "count"), (heads["click"], "loss_weight"), (gate, "softmax_temperature")]
-
-    def losses(*callbacks):
-        fit_kwargs = {"batch_size": ROWS, "epochs": 3, "shuffle": False, "verbose": 0}
-        return {*model.fit(x, y, callbacks=callbacks, **fit_kwargs).history["loss"]}
-
-    for thing, name in attributes:
-        before = losses()
-        assert losses(At(2, lambda _: setattr(thing, name, 3))) == before  # noqa: B023
-        assert losses() != before
 
 
 def test_logs_are_read_only_for_callbacks_that_need_them(monkeypatch):
@@ -493,7 +415,7 @@ def test_few_graphs_are_kept(monkeypatch):
     model, (x, y) = dense(optimizer="sgd"), numbers_and_labels()
     for rows in (1, 2, 3, 4, 3, 1):
         model.train_on_batch(x[:rows], {task: labels[:rows] for task, labels in y.items()})
-    assert (len(model.train_function._graphs), graphs(model)) == (2, 1)
+    assert (len(model.train_function._graphs.findings), graphs(model)) == (2, 1)
 
 
 def test_a_refused_batch_updates_moving_statistics_once():

@@ -1,0 +1,98 @@
+"""The constants of a graph: the variables of a step, and attributes of known objects."""
+
+from collections.abc import Iterable
+from itertools import chain
+from operator import is_
+from typing import Any
+
+import keras
+import numpy as np
+
+from ple_keras._keras.internals import has_hooks, stored_values, tracked_lists
+from ple_keras._keras.layers import walk
+from ple_keras._typing import Tensor
+
+SIMPLE = (bool, int, float, str, np.generic)  # compared by value, other attributes by identity
+NEVER_CHANGED = (type, keras.Initializer, keras.DTypePolicy)  # but replaced as a whole
+
+
+class StepConstants:
+    """The variables of a step, and the attributes of layers, metrics, losses and optimizers.
+
+    A graph is right until one of them changes. They are those of Keras and of this package: steps
+    with code of users, which can read anything, have a graph only on demand.
+
+    Args:
+        model: The model.
+        kind: "train", "test" or "predict".
+
+    Attributes:
+        variables: The variables of the model and of its metrics, and in training of its optimizer.
+        values: Their tensors.
+        optimizers: The optimizers in training; those inside a MultiOptimizer come last.
+        are_readable: Whether all attributes can be compared, and no hook of PyTorch runs.
+    """
+
+    def __init__(self, model: Any, kind: str) -> None:
+        self._traced, self.optimizers = model, []
+        if kind == "train":
+            self.optimizers = [model.optimizer, *getattr(model.optimizer, "optimizers", [])]
+        self._inner = [path[-1] for path in walk(model)]
+        others = [*([] if kind == "predict" else model.metrics), *self.optimizers]
+        variables = [*model.variables, *chain.from_iterable(each.variables for each in others)]
+        self.variables = _distinct(variables)
+        self.values: list[Tensor] = [variable.value for variable in self.variables]
+        self._were_trainable = [layer.trainable for layer in self._inner]
+        self._lists = [*chain.from_iterable(map(tracked_lists, [*self._inner, *others]))]
+        self._items = [*chain.from_iterable(self._lists)]
+        # The attributes of the model itself are those of Keras's trainer, which change in each run.
+        objects = [*self._inner[1:], *others, *self.variables]
+        held = [x for each in objects for x in getattr(each, "__dict__", {}).values()]
+        held = [x for x in held if hasattr(x, "get_config") and not isinstance(x, NEVER_CHANGED)]
+        self._objects = _distinct([*objects, *held])
+        self.are_readable = all(hasattr(each, "__dict__") for each in self._objects)
+        self.are_readable &= not has_hooks(self._inner, self.values)
+        self._attributes = [vars(each) for each in self._objects] if self.are_readable else []
+        self._types = [*map(type, self._objects)]
+        self._before = [*map(dict, self._attributes)]
+        self._read = self._read_attributes()
+
+    def have_same_variables(self) -> bool:
+        """Return whether the step has the same variables, tensors and optimizer, which is fast."""
+        return (
+            (not self.optimizers or self._traced.optimizer is self.optimizers[0])
+            and _are_identical(chain.from_iterable(self._lists), self._items)
+            and _are_identical(stored_values(self.variables), self.values)
+            and [layer.trainable for layer in self._inner] == self._were_trainable
+        )
+
+    def have_same_attributes(self) -> bool:
+        """Return whether no attribute has changed."""
+        read = self._read_attributes()
+        if not _are_identical(read, self._read):
+            if any(map(_has_changed, self._before, self._attributes)):
+                return False
+            self._read = read
+        has_new_hooks = self.are_readable and has_hooks(self._inner, self.values)
+        return not has_new_hooks and _are_identical(map(type, self._objects), self._types)
+
+    def _read_attributes(self) -> list[Any]:
+        return [*chain.from_iterable(attributes.values() for attributes in self._attributes)]
+
+
+def _distinct(things: Iterable[Any]) -> list[Any]:
+    return [*{id(thing): thing for thing in things}.values()]
+
+
+def _are_identical(ones: Iterable[Any], others: Iterable[Any]) -> bool:
+    ones, others = [*ones], [*others]
+    return len(ones) == len(others) and all(map(is_, ones, others))
+
+
+def _has_changed(before: dict[str, Any], attributes: dict[str, Any]) -> bool:
+    """Return whether the values of attributes differ."""
+    pairs = [(before.get(name), attributes.get(name)) for name in before.keys() | attributes.keys()]
+    return any(
+        old is not new and not (isinstance(old, SIMPLE) and type(old) is type(new) and old == new)
+        for old, new in pairs
+    )
