@@ -11,8 +11,8 @@ from ple_keras._checks import check_number, warn_user
 from ple_keras._keras.internals import variable_index
 from ple_keras._keras.layers import Untracked
 from ple_keras._keras.saving import register
-from ple_keras._keras.tensors import has_several_processes
-from ple_keras._typing import Config, Tensor
+from ple_keras._keras.tensors import fill, has_several_processes
+from ple_keras._typing import Config, Shape, Tensor
 from ple_keras.layers.row_updates import RecordedRows, replica_variable, row_updates
 from ple_keras.optimizers.share_tables import mean_over_processes
 
@@ -24,6 +24,7 @@ ROWS_PER_ID = 6
 READS = 100  # after which the sum of squares of an average row equals its start
 MEMORY = 0.99  # share of the recent squares that a step keeps
 TINY = 1e-30  # prevents a division of 0 by 0
+MAX_SQUARES = 1e30  # of a row's gradient, so that sums over rows and batches are finite in float32
 LARGE = 10_000  # rows of a table that should not be updated as a whole
 
 
@@ -40,9 +41,14 @@ class SparseAdagrad(keras.optimizers.Adagrad):
     So a row starts as if batches had read it 100 times. With few examples, it takes small steps and
     does not memorize labels. This depends neither on the batch size nor on the unit of the loss.
 
-    A row without a gradient does not change. For a `SparseEmbedding`, a step reads and writes only
-    the rows of the batch. Gradients of repeated ids in a batch are added first. Other weights have
-    the same steps. TensorFlow replicas clip their gradients before adding them.
+    A row without a gradient does not change, and neither does a row whose gradient is NaN, infinite
+    or above 1e15: m and later steps do not depend on this gradient. With `clipnorm` or
+    `global_clipnorm`, no row changes in this step. The sums and m are in float32, even if the table
+    is in float16.
+
+    For a `SparseEmbedding`, a step reads and writes only the rows of the batch. Gradients of
+    repeated ids in a batch are added first. Other weights have the same steps. TensorFlow replicas
+    clip their gradients before adding them.
 
     Use it with `table_optimizer`, which trains the other weights with a second optimizer.
 
@@ -121,6 +127,13 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         for updates in filter(None, map(row_updates, var_list)):
             updates.optimizers.add(self)
 
+    def add_variable(
+        self, shape: Shape, initializer: Any = "zeros", dtype: Any = None, *args: Any, **kwargs: Any
+    ) -> keras.Variable:
+        """Add a variable of at least float32: in float16, most squares are 0 or infinite."""
+        dtype = keras.backend.result_type(dtype or keras.config.floatx(), "float32")
+        return super().add_variable(shape, initializer, dtype, *args, **kwargs)
+
     def apply(
         self, grads: Sequence[Tensor], trainable_variables: Sequence[keras.Variable] | None = None
     ) -> None:
@@ -160,8 +173,8 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         if rows is None and keras.backend.backend() == "tensorflow":
             rows, gradient = _split_tensorflow(gradient, variable)
         sums = self.variables[index - len(self._trained.value)]  # the sums of squares are the last
-        gradient = ops.cast(gradient, variable.dtype)
-        rate = ops.cast(learning_rate, variable.dtype)
+        gradient = _finite_rows(ops.cast(gradient, sums.dtype))
+        rate = ops.cast(learning_rate, sums.dtype)
         start = self._start(index, gradient) if self._has_start else 0.0
         if rows is None:
             self.assign_add(sums, ops.square(gradient))
@@ -261,7 +274,8 @@ def _update_tensorflow(
     # `scatter_sub` and ResourceSparseApplyAdagradV2, a single operation, take longer.
     own_sums = replica_variable(sums, like=table)
     squares = tf.gather(own_sums, rows) + tf.square(gradient)
-    values = tf.gather(table, rows) - gradient * learning_rate / tf.sqrt(squares + start)
+    step = gradient * learning_rate / tf.sqrt(squares + start)
+    values = tf.gather(table, rows) - tf.cast(step, table.dtype)
     own_sums.scatter_update(tf.IndexedSlices(squares, rows))
     table.scatter_update(tf.IndexedSlices(values, rows))
 
@@ -274,7 +288,8 @@ def _update_torch(
     with torch.no_grad():
         squares = sums.value.index_select(0, rows).addcmul_(gradient, gradient)
         sums.value.index_copy_(0, rows, squares)
-        table.value.index_add_(0, rows, gradient * -learning_rate / (squares + start).sqrt())
+        step = gradient * -learning_rate / (squares + start).sqrt()
+        table.value.index_add_(0, rows, step.to(table.value.dtype))
 
 
 def _update_jax(
@@ -282,9 +297,16 @@ def _update_jax(
 ) -> None:
     old = sums.value.at[rows].get(mode="fill", fill_value=1, unique_indices=True)
     squares = old + gradient * gradient
-    step = gradient * -learning_rate / ops.sqrt(squares + start)
+    step = ops.cast(gradient * -learning_rate / ops.sqrt(squares + start), table.dtype)
     sums.assign(sums.value.at[rows].set(squares, mode="drop", unique_indices=True))
     table.assign(table.value.at[rows].add(step, mode="drop", unique_indices=True))
+
+
+def _finite_rows(gradient: Tensor) -> Tensor:
+    """Return a gradient with 0 in each row whose squares are NaN, infinite or nearly so."""
+    axis = -1 if len(gradient.shape) else None
+    squares = ops.sum(gradient * gradient, axis=axis, keepdims=True)
+    return fill(gradient, ~(squares < MAX_SQUARES), 0.0)
 
 
 def _squares(gradient: Tensor) -> Tensor:

@@ -60,15 +60,63 @@ def test_by_default_a_row_starts_at_a_multiple_of_the_mean_squared_gradient():
     for model in models:
         train_small(model)
     assert difference(*models) < 1e-6
-    table, optimizer = keras.Variable(np.zeros((4, 2))), pk.SparseAdagrad()
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [("float16", 1e-2), ("float32", 1e-5)])
+def test_steps_in_numpy(dtype, rtol):
+    """In float16, the squares of these gradients are mostly 0."""
+    table, optimizer = keras.Variable(np.zeros((4, 2)), dtype=dtype), pk.SparseAdagrad()
     x = sums = recent = 0.0
-    for step, gradient in enumerate(np.random.default_rng(0).normal(0, 1e-3, (4, 4, 2))):
+    for step, gradient in enumerate(np.random.default_rng(0).normal(0, 1e-4, (4, 4, 2))):
         gradient[step if step < 3 else ...] = 0.0  # of a row that the batch does not read, or all
-        optimizer.apply([keras.ops.convert_to_tensor(gradient, "float32")], [table])
+        optimizer.apply([keras.ops.convert_to_tensor(gradient, dtype)], [table])
         recent = 0.99 * recent + np.array([np.sum(gradient**2), np.sum(gradient != 0)])
         sums = sums + gradient**2
         x = x - 0.1 * gradient / np.sqrt(sums + 100 * recent[0] / recent[1])
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(table), x, rtol=1e-4)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(table), x, rtol=rtol)
+
+
+@pytest.mark.parametrize(
+    ("make", "dtype", "atol"),
+    [
+        (embedding, "float16", 3e-4),
+        (embedding, "float32", 1e-6),
+        (dense_embedding, "float32", 1e-6),
+    ],
+)
+def test_a_row_with_an_infinite_gradient_takes_no_step(make, dtype, atol):
+    """Other rows of the batch, and later batches, have the steps of the other gradients alone."""
+    model = keras.Sequential([keras.Input((), dtype="int32"), make(dtype=dtype)])
+    model.compile(pk.SparseAdagrad(), "mse", run_eagerly=not IS_JAX, jit_compile=IS_JAX)
+    x = model.get_weights()[0].astype("float64")
+    sums, recent = np.zeros_like(x), np.zeros(2)
+    rng = np.random.default_rng(0)
+    for step in range(5):
+        labels = rng.normal(size=(ROWS - 2, 3))
+        if step == 1:
+            labels = model.get_weights()[0][: ROWS - 2]  # so that all gradients are 0
+        gradient = np.zeros_like(x)
+        gradient[: ROWS - 2] = 2 * (x[: ROWS - 2] - labels) / labels.size * (step != 1)
+        if step == 2:
+            labels[0, 1], labels[3] = INF, NAN
+            gradient[[0, 3]] = 0
+        model.train_on_batch(np.arange(ROWS - 2, dtype="int32"), labels)
+        recent = 0.99 * recent + np.array([np.sum(gradient**2), np.sum(gradient != 0)])
+        sums += gradient**2
+        x -= 0.1 * gradient / np.sqrt(sums + 100 * recent[0] / recent[1])
+        np.testing.assert_allclose(model.get_weights()[0], x, atol=atol, err_msg=f"{step=}")
+
+
+@pytest.mark.parametrize(("dtype", "sizes"), [("float16", (INF, NAN)), ("float32", (1e16, 1e30))])
+def test_a_gradient_without_a_finite_square_takes_no_step(dtype, sizes):
+    table, optimizer = keras.Variable(np.zeros((3, 2)), dtype=dtype), pk.SparseAdagrad()
+    for size in (1.0, *sizes, 1.0):
+        gradient = np.ones((3, 2)) * [[size], [-size], [1.0]]
+        optimizer.apply([keras.ops.convert_to_tensor(gradient, dtype)], [table])
+    steps = np.abs(keras.ops.convert_to_numpy(table)).T
+    np.testing.assert_allclose(steps[:, 0], steps[:, 1])
+    assert (steps[:, 2] > 1.5 * steps[:, 0]).all()
+    assert (steps[:, 0] > 0.018).all()
 
 
 class Reading(keras.Layer):
