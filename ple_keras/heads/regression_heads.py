@@ -293,11 +293,22 @@ class CountHead(StandardizedHead):
     def _logs_loss_mean(self) -> bool:
         return super()._logs_loss_mean() and not self.standardize
 
+    def _present_labels(self, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        present, is_labeled = super()._present_labels(labels)
+        self._check_values(present)
+        return present, is_labeled
+
     def _adapt(self, statistics: LabelStatistics) -> None:
-        super()._adapt(statistics)
         mean, known = statistics.mean.item(), self._initial_bias
+        if self.standardize and mean <= 0:
+            raise ValueError(
+                f"y[{self.task!r}] must have a label above 0, because its head has "
+                f"standardize=True. Received: mean={mean:g} of labels={statistics.labels.item()} "
+                f"in y[{self.task!r}]"
+            )
+        super()._adapt(statistics)
         if self.standardize:
-            self._set_scale(np.array([mean if mean > 0 else math.nan]))
+            self._set_scale(np.array([mean]))
         self._initial_bias = math.log(mean) if mean > 0 else known
         bias = self._projection.bias if hasattr(self, "_projection") else None
         if bias is not None and np.isclose(to_numpy(bias), known, atol=0):

@@ -457,8 +457,9 @@ class TaskHeads(BaseLayer):
 
         Raises:
             TypeError: If the labels are not in a dict, or not numbers.
-            ValueError: If a task is missing or unknown, labels have a wrong shape, are infinite, or
-                are to be standardized but do not vary, or `y` is an iterator or has no batch.
+            ValueError: If a task is missing or unknown, labels have a wrong shape or are infinite,
+                counts are negative, labels are to be standardized but do not vary or have no count
+                above 0, or `y` is an iterator or has no batch.
 
         Example:
 

@@ -9,7 +9,7 @@ import pytest
 import ple_keras as pk
 from tests.helpers import features, numpy_of, once
 from tests.models import branched, cloned, compiled, heads_alone, heads_of, loaded
-from tests.refusals import NAN
+from tests.refusals import NAN, check_refused, table
 
 X = features(12, 3)
 Y = {"visits": np.array([7.0, NAN, 2.0, NAN] * 3)}
@@ -57,11 +57,21 @@ def test_a_standardized_loss_has_no_unit_and_all_else_is_in_counts(tmp_path):
     np.testing.assert_allclose(*after, rtol=1e-5)
 
 
+REFUSED = {
+    "zeros": ([0, 0], True, r"a label above 0.*Received: mean=0 of labels=2 in y\['visits'\]$"),
+    "no_labels": ([NAN, NAN], True, r"a label above 0.*Received: mean=0 of labels=0 in y"),
+    "negative": ([-1, 2], False, r"at least 0 for the loss 'poisson'.*\[\.\.\., -1\]$"),
+    "standardized_negative": ([-1.0, 2.0], True, r"at least 0 for.*missing_label=-1"),
+}
+
+
 @once
-def test_a_standardized_count_needs_a_mean_above_zero():
-    model = compiled(heads_alone(count_heads({"visits": [0, 0]}, standardize=True)))
-    with pytest.raises(ValueError, match=r"The head of 'visits' .* needs the mean.*mean=None$"):
-        model.fit(X, Y, verbose=0)
+@pytest.mark.parametrize(("labels", "standardize", "message"), table(REFUSED))
+def test_adapt_refuses_labels_that_are_no_counts(labels, standardize, message):
+    heads = count_heads(Y, standardize=standardize)
+    check_refused(lambda: heads.adapt({"visits": labels}), ValueError, message)
+    assert heads["visits"].label_share == 0.5
+    assert heads["visits"].mean == ([4.5] if standardize else None)
 
 
 def test_adapt_sets_the_bias_until_the_model_is_trained(tmp_path):
