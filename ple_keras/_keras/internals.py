@@ -151,6 +151,17 @@ def tensor_source(tensor: keras.KerasTensor) -> tuple[keras.Operation, int]:
     return history.operation, history.tensor_index
 
 
+def calls_of(model: keras.Layer) -> Iterator[tuple[keras.Operation, list[keras.KerasTensor]]]:
+    """Yield each layer that a Functional model calls, with the tensors that it gets.
+
+    Only the nodes of the model tell its calls from those of other models with the same layers. A
+    MultiTaskModel checks that no layer reads the branches of its heads. Keras 3.15.
+    """
+    for nodes in model._nodes_by_depth.values():
+        for node in nodes:
+            yield node.operation, node.input_tensors
+
+
 def serialize_loss(loss: LossLike | None) -> Config:
     """Serialize a loss, with the arguments that the configs of some Keras losses lack.
 

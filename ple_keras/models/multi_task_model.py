@@ -12,7 +12,12 @@ from keras import ops
 
 from ple_keras._checks import check_by_task, short_repr, warn_user
 from ple_keras._keras.batches import is_dataset
-from ple_keras._keras.internals import functional_outputs, set_compiled_metrics, tensor_source
+from ple_keras._keras.internals import (
+    calls_of,
+    functional_outputs,
+    set_compiled_metrics,
+    tensor_source,
+)
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import to_numpy
@@ -388,7 +393,8 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
 
     Raises:
         TypeError: If a subclass defines `call`.
-        ValueError: If the outputs are not the predictions of the only TaskHeads of the model.
+        ValueError: If the outputs are not the predictions of the only TaskHeads of the model, or a
+            layer of the model reads the outputs of heads with branches of a HedgedBlock.
 
     Reference:
 
@@ -419,6 +425,8 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
         is_by_task = isinstance(outputs, Mapping) and set(outputs) == set(heads)
         if not is_by_task or not all(_is_prediction(heads, *pair) for pair in outputs.items()):
             raise _outputs_error(self, heads, outputs)
+        if any(head.branch_names for head in heads.values()):
+            _check_no_reader(self, heads)
 
 
 def _only_task_heads(model: keras.Layer) -> TaskHeads:
@@ -435,14 +443,33 @@ def _only_task_heads(model: keras.Layer) -> TaskHeads:
 
 def _is_prediction(heads: TaskHeads, task: str, tensor: keras.KerasTensor) -> bool:
     """Return whether a symbolic tensor is a TaskHeads' prediction of a task."""
-    layer, index = tensor_source(tensor)
-    if isinstance(layer, keras.Model) and functional_outputs(layer) is not None:
-        return _is_prediction(heads, task, layer.outputs[index])
-    while isinstance(layer, SequentialBlock | keras.Sequential):
-        layer = layer.layers[-1]
+    layer, index = _inner_source(tensor)
     if layer is not heads:  # the layer can call the heads itself
         return isinstance(layer, keras.Layer) and heads in find_layers(layer, TaskHeads)
     return bool(sorted(heads)[index] == task)
+
+
+def _inner_source(tensor: keras.KerasTensor) -> tuple[keras.Operation, int]:
+    """Return the layer that created a tensor, even inside a model or block, and its index."""
+    layer, index = tensor_source(tensor)
+    if isinstance(layer, keras.Model) and functional_outputs(layer) is not None:
+        return _inner_source(layer.outputs[index])
+    while isinstance(layer, SequentialBlock | keras.Sequential):
+        layer = layer.layers[-1]
+    return layer, index
+
+
+def _check_no_reader(model: keras.Model, heads: TaskHeads) -> None:
+    """Check that no layer in the graph of a model reads the branches of its heads."""
+    for inner in find_layers(model, keras.Model):
+        for layer, tensors in calls_of(inner) if functional_outputs(inner) is not None else ():
+            if any(_inner_source(tensor)[0] is heads for tensor in tensors):
+                raise ValueError(
+                    f"No layer of {model.name!r} can read the outputs of {heads.name!r}: in "
+                    "training, they contain the values of all branches of a HedgedBlock instead of "
+                    "predictions. For a layer after the heads, make a second keras.Model from the "
+                    f"same layers, which is not trained. Received: layer={layer.name!r}"
+                )
 
 
 def _outputs_error(model: keras.Model, heads: TaskHeads, outputs: Nested) -> ValueError:

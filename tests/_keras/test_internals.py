@@ -213,6 +213,15 @@ def test_the_source_of_a_symbolic_tensor_is_its_layer():
         assert inner.outputs[index] is outputs[key]
 
 
+def test_the_calls_of_a_functional_model_are_its_own():
+    inputs, dense = keras.Input((1,)), keras.layers.Dense(1)
+    model = keras.Model(inputs, outputs := dense(inputs))
+    dense(outputs)
+    keras.Model(inputs, keras.layers.ReLU()(outputs))
+    calls = [(layer, tensors) for layer, tensors in internals.calls_of(model) if tensors]
+    assert [(layer, *map(id, tensors)) for layer, tensors in calls] == [(dense, id(inputs))]
+
+
 @keras.saving.register_keras_serializable()
 class Refusing(keras.layers.Layer):
     """A layer that raises an error each time Keras tries to load it."""

@@ -100,6 +100,49 @@ def test_other_outputs_are_refused(make, message):
     check_refused(lambda: functional(make, pk.MultiTaskModel), ValueError, message)
 
 
+def predictions_of_branches():
+    """Return a function of features to predictions, with the same layers in each call."""
+    heads = pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")])
+    block = pk.HedgedBlock(heads, [3])
+    return lambda inputs: heads(block(inputs))
+
+
+def read_before_a_second_call(inputs):
+    predict = predictions_of_branches()
+    return predict(keras.layers.Dense(3)(predict(inputs)["a"]))
+
+
+def read_in_an_inner_model(inputs):
+    inner = functional(lambda x: [p := predictions_of_branches()(x), keras.layers.ReLU()(p["a"])])
+    return inner(inputs)[0]
+
+
+READ = {
+    "before_a_second_call": (read_before_a_second_call, r"Received: layer='dense"),
+    "in_an_inner_model": (read_in_an_inner_model, r"Received: layer='re_lu"),
+}
+
+
+@once
+@pytest.mark.parametrize(("make", "message"), table(READ))
+def test_a_layer_that_reads_branches_in_the_graph_of_the_model_is_refused(make, message):
+    message = r"^No layer of 'multi_task_model.*' can read the outputs of 'task_heads.*" + message
+    check_refused(lambda: functional(make, pk.MultiTaskModel), ValueError, message)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["before", "after"])
+def test_a_second_model_can_read_the_predictions_of_hedged_heads(order):
+    inputs = keras.Input((3,))
+    outputs = predictions_of_branches()(inputs)
+    doubled = Doubled()({"a": outputs["a"]})
+    pairs = [(keras.Model, doubled), (pk.MultiTaskModel, outputs)][::order]
+    models = {model: model(inputs, tensors) for model, tensors in pairs}
+    trained = compiled(models[pk.MultiTaskModel], **QUICK)
+    trained.train_on_batch(X, {"a": X[:, 0] > 0, "b": X[:, 1] > 0})
+    expected = 2 * numpy_of(trained(X)["a"])
+    np.testing.assert_allclose(numpy_of(models[keras.Model](X)["a"]), expected, rtol=1e-6)
+
+
 def test_a_functional_subclass_with_call_and_a_mixin_after_the_model_are_refused():
     message = r"functional.* class Mine\(MultiTaskTraining, keras\.Model\)\. Received: bases=\(<cl"
     with pytest.raises(TypeError, match=message):
