@@ -25,8 +25,8 @@ make these calls in all processes in the same order. Four rules follow:
 - `save` in one process waits forever. Call it in every process, or without the distribution.
 - `predict` fails. Without the distribution, each process predicts its own rows.
 
-`gate_weights`, `gate_report` and `gradient_conflict` do not wait for other processes. They cover
-the rows of their own process.
+`gate_weights`, `gate_report` and `task_report` do not wait for other processes. They cover the rows
+of their own process.
 """
 
 import argparse

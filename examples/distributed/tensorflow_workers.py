@@ -26,7 +26,7 @@ machines:
 Rules: Shares must have equal sizes. Create, train and load the model in all workers, in the scope
 of the strategy. Save it in one worker. Load it outside the scope to evaluate or predict: within the
 scope, `predict` returns the rows of all workers. `gate_weights`, `gate_report` and
-`gradient_conflict` refuse the scope, and cover the rows of their own worker.
+`task_report` refuse the scope, and cover the rows of their own worker.
 """
 
 import argparse

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from ple_keras._checks import warn_user
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import to_numpy
@@ -41,9 +42,9 @@ def gradient_conflict(
 ) -> dict[str, dict[str, Cosines]]:
     """Return the cosines between the gradients of the tasks' losses in each level.
 
-    A cosine of 1 means that two tasks have the same gradient direction, and 0 that they do not
-    interact. Below 0, they conflict: a step that helps one harms the other. If tasks conflict in
-    shared experts, try more task experts.
+    Deprecated: use `task_report(...).conflicts`, the cosines between different batches. In the same
+    batch, as here, the noise of the gradients is correlated like the labels of the tasks, so that
+    the cosine of a trained model does not show whether the tasks conflict.
 
     The losses are the heads' losses over the labeled examples of a batch, without loss weights and
     regularization. The model runs as in `predict`: without dropout, and without changes to weights,
@@ -70,6 +71,9 @@ def gradient_conflict(
             TaskHeads with losses, if `y` lacks a task, if `x` is empty, or in the scope of a
             `tf.distribute` strategy with several replicas.
 
+    Warns:
+        DeprecationWarning: Always.
+
     Reference:
 
     - Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020, definition 1.
@@ -87,6 +91,11 @@ def gradient_conflict(
     >>> round(conflict["mmoe"]["shared/expert_0"]["up", "down"], 2)
     -1.0
     """
+    warn_user(
+        "gradient_conflict is deprecated. Use task_report(...).conflicts, which compares gradients "
+        "of different batches",
+        DeprecationWarning,
+    )
     levels = built_levels(model)
     heads = trained_heads(model)
     parts = {

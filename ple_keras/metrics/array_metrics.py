@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ple_keras._checks import check_int, check_known_value, short_repr
+from ple_keras._checks import check_int, check_known_value, short_repr, warn_user
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import BinStrategy, GroupWeighting, Tensor
 from ple_keras.labels.sample_space import to_number_array
@@ -17,6 +17,8 @@ def expected_calibration_error(
     labels: Tensor, predictions: Tensor, num_bins: int = 15, strategy: BinStrategy = "quantile"
 ) -> float:
     """Return the mean distance between predicted and observed frequencies, over bins.
+
+    Deprecated: use the metric `Calibration`, or `calibration_curve` of scikit-learn for bins.
 
         ECE = sum_b n_b abs(p_b - y_b) / n
 
@@ -40,6 +42,9 @@ def expected_calibration_error(
         ValueError: If labels or predictions are outside [0, 1] by more than 1e-6, their numbers
             differ, `num_bins` is below 1, or `strategy` is unknown.
 
+    Warns:
+        DeprecationWarning: Always.
+
     Reference:
 
     - Naeini, Cooper, Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian Binning",
@@ -50,6 +55,11 @@ def expected_calibration_error(
     >>> round(expected_calibration_error([0, 0, 1, 1], [0.1, 0.1, 0.8, 0.8], num_bins=2), 4)
     0.15
     """
+    warn_user(
+        "expected_calibration_error is deprecated. Use the metric Calibration, or for bins "
+        "sklearn.calibration.calibration_curve",
+        DeprecationWarning,
+    )
     num_bins = check_int(num_bins, "num_bins", minimum=1)
     check_known_value(strategy, ("quantile", "uniform"), "strategy")
     y, p = _label_rows(labels, predictions)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from ple_keras._checks import check_bool, check_keys, check_number, short_repr
+from ple_keras._checks import check_bool, check_keys, check_number, short_repr, warn_user
 
 # Names of metrics and losses of Keras and of this library at the end of a key. "cosine_similarity"
 # is missing: higher is better for the metric, lower for the loss.
@@ -31,6 +31,8 @@ def mtl_gain(
 ) -> dict[str, float]:
     """Return the gain of a multi-task model over single-task models, for each metric.
 
+    Deprecated: subtract the metrics, such as `multi["click_auc"] - single["click_auc"]`.
+
     The gain is `M_multi - M_single` if higher is better and `M_single - M_multi` if lower is
     better. A positive gain is an improvement.
 
@@ -53,6 +55,9 @@ def mtl_gain(
         ValueError: If the dicts have no common key that is not ignored, a metric is not finite, the
             direction of a key is unknown, or `lower_is_better` has an unknown key.
 
+    Warns:
+        DeprecationWarning: Always.
+
     Reference:
 
     - Tang, Liu, Zhao, Gong, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning
@@ -66,6 +71,10 @@ def mtl_gain(
     >>> mtl_gain({"click_lift": 3.0}, {"click_lift": 2.5}, lower_is_better={"click_lift": False})
     {'click_lift': 0.5}
     """
+    warn_user(
+        "mtl_gain is deprecated. Subtract the metrics, such as multi['auc'] - single['auc']",
+        DeprecationWarning,
+    )
     given = {} if lower_is_better is None else lower_is_better
     keys = [key for key in multi if key in single and (key in given or not IGNORED.search(key))]
     if not keys:

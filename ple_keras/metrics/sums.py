@@ -89,7 +89,7 @@ class Calibration(MetricOfSums):
 
     w_i is the sample weight of example i. 1 is best: the model predicts as many positives as there
     are. Above 1, it predicts too many. Since this is a ratio over all examples, errors can cancel
-    out (see `expected_calibration_error`).
+    out.
 
     The value is exact over batches. It is NaN if all labels are 0.
 
