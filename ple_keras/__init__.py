@@ -21,6 +21,7 @@ from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.gate import Gate
 from ple_keras.layers.hedged_block import HedgedBlock
+from ple_keras.layers.number_embedding import NumberEmbedding
 from ple_keras.layers.ple_block import MMoEBlock, PLEBlock
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.layers.shared_bottom_block import SharedBottomBlock
@@ -66,6 +67,7 @@ __all__ = [
     "MultiTaskTraining",
     "MulticlassHead",
     "NormalizedEntropy",
+    "NumberEmbedding",
     "PLEBlock",
     "PoissonDeviance",
     "ProductHead",
