@@ -114,11 +114,11 @@ def checked_copy(layer: keras.Layer, argument: str, name: str, *path: object) ->
 
 
 def check_adapted_layers(layer: keras.Layer, argument: str) -> None:
-    """Check that Keras's layers with `adapt` in the copy of a template have state."""
+    """Check that layers with `adapt` in the copy of a template have state, if a config shows it."""
     for *_, inside in walk(layer):
-        can_adapt = any(is_from_keras(x) and hasattr(x, "adapt") for x in type(inside).__mro__)
-        config = inside.get_config() if can_adapt else {"mean": 0.0}
-        if all(config.get(key) is None for key in ("mean", "bin_boundaries", "vocabulary")):
+        config = inside.get_config() if hasattr(inside, "adapt") else {}
+        keys = {"mean", "bin_boundaries", "vocabulary", "edges"} & {*config}
+        if keys and all(config[key] is None for key in keys):
             raise ValueError(
                 f"{argument} must have adapted layers, but {inside.name!r} has no state. Call its "
                 "`adapt` first, and put it directly into a Functional or Sequential model, whose "

@@ -1,5 +1,6 @@
 """An embedding of numbers by bins at their quantiles."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import HALF_DTYPES, clip, dtype_name, fill, is_number, to_numpy
 from ple_keras._typing import Activation, Config, Nested, Shape, Tensor
+from ple_keras.layers.experts import matmul
 
 MAX_ROWS = 100_000  # of the sample of a stream
 
@@ -104,8 +106,9 @@ class NumberEmbedding(BaseLayer):
     def edges(self) -> list[list[float]] | None:
         """The edges of the bins of each number; None if they are unknown."""
         edges = self._edges if self._edge_weights is None else to_numpy(self._edge_weights)
-        is_unknown = edges is None or np.isnan(edges).any()
-        return None if is_unknown else [_distinct(row).tolist() for row in edges]
+        if edges is None or np.isnan(edges).any():
+            return None
+        return [[*map(float, _distinct(row))] for row in edges]
 
     def adapt(self, data: Nested) -> None:
         """Compute the edges from training data, at any time, repeatedly.
@@ -178,23 +181,17 @@ class NumberEmbedding(BaseLayer):
         return np.stack([np.pad(row, (0, size - len(row)), "edge") for row in distinct])
 
     def build(self, input_shape: Shape) -> None:
-        *_, count = check_features(input_shape)
-        edges = np.full((count, 1), np.nan) if self._edges is None else self._edges
-        if len(edges) != count:
+        count = check_features(input_shape)[-1]
+        if self._edges is not None and len(self._edges) != count:
             raise ValueError(
-                f"inputs must have a number for each of the edges. Received: inputs.shape="
-                f"{input_shape}, with edges for {len(edges)} numbers"
+                f"inputs must have {len(self._edges)} features, the number of numbers with edges. "
+                f"Received: inputs.shape={input_shape}"
             )
         self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: count})
-        size = self.num_bins + 1
-        self._edge_weights = self.add_weight(
-            (count, size),
-            keras.initializers.Constant(np.broadcast_to(edges, (count, size))),
-            self._parts_dtype,
-            trainable=False,
-            autocast=False,
-            name="edges",
-        )
+        initial = keras.initializers.Constant(math.nan if self._edges is None else self._edges)
+        options = {"name": "edges", "trainable": False, "autocast": False}
+        shape = (count, self.num_bins + 1)
+        self._edge_weights = self.add_weight(shape, initial, self._parts_dtype, **options)
         if self.units is not None:
             limit = (6 / (self.num_bins + self.units)) ** 0.5  # Glorot's, for each number
             uniform = keras.initializers.RandomUniform(-limit, limit)
@@ -206,38 +203,46 @@ class NumberEmbedding(BaseLayer):
 
     def call(self, inputs: Tensor) -> Tensor:
         """Return the embeddings."""
-        x, edges = ops.cast(inputs, self._parts_dtype), self._edge_weights
+        edges, dtype = self._edge_weights, self.compute_dtype
         low, high = edges[:, :-1], edges[:, 1:]
         widths = high - low
         # Of a bin that a number lacks, `low` is the last edge, which no clipped number exceeds.
         scales = 1 / fill(widths, widths == 0, 1)
+        x = ops.reshape(ops.cast(inputs, self._parts_dtype), (-1, low.shape[0]))
         x = ops.where(ops.isnan(x), low[:, 0], x)
-        x = ops.expand_dims(ops.minimum(ops.maximum(x, low[:, 0]), high[:, -1]), -1)
-        parts = ops.cast(clip((x - low) * scales, 0, 1), self.compute_dtype)
+        x = ops.minimum(ops.maximum(x, low[:, 0]), high[:, -1])
+        # With the rows in the last axis, products of small matrices take half the time.
+        x = ops.expand_dims(ops.transpose(x), 1)
+        outputs = clip((x - ops.expand_dims(low, -1)) * ops.expand_dims(scales, -1), 0, 1)
+        outputs = ops.cast(outputs, dtype)
         if self.units is not None:
-            kernel, bias = (ops.cast(w, self.compute_dtype) for w in (self._kernel, self._bias))
-            parts = self.activation(ops.einsum("...nt,ntu->...nu", parts, kernel) + bias)
-        return ops.reshape(parts, (*ops.shape(inputs)[:-1], -1))
+            kernel = ops.transpose(ops.cast(self._kernel, dtype), (0, 2, 1))
+            outputs = matmul(kernel, outputs)
+        width = self.compute_output_shape(inputs.shape)[-1]
+        outputs = ops.transpose(ops.reshape(outputs, (width, -1)))
+        if self.units is not None:
+            outputs = self.activation(outputs + ops.reshape(ops.cast(self._bias, dtype), (-1,)))
+        return ops.reshape(outputs, (*ops.shape(inputs)[:-1], width))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        *leading, count = check_features(input_shape)
-        return (*leading, count * (self.units or self.num_bins))
+        shape = check_features(input_shape)
+        return (*shape[:-1], (shape[-1] or 0) * (self.units or self.num_bins))
 
     def get_config(self) -> Config:
         activation = keras.activations.serialize(self.activation)
         return {**super().get_config(), "activation": activation, "edges": self.edges}
 
 
-def _distinct(edges: np.ndarray) -> np.ndarray:
+def _distinct(edges: Any) -> Any:
     """Return ascending edges that differ, by more than the smallest number with an inverse."""
     if not len(edges):
         return np.zeros(1, edges.dtype)  # of a number without any value
     return edges[np.diff(edges, prepend=-np.inf) > np.finfo(edges.dtype).tiny]
 
 
-def _smallest(chunks: list[np.ndarray]) -> np.ndarray:
+def _smallest(chunks: list[np.ndarray]) -> Any:
     """Return the rows with the smallest numbers in the first column, at most MAX_ROWS."""
-    rows = np.concatenate(chunks)
-    if len(rows) <= MAX_ROWS:
-        return rows
-    return rows[np.argpartition(rows[:, 0], MAX_ROWS)[:MAX_ROWS]]
+    rows: Any = np.concatenate(chunks)
+    if len(rows) > MAX_ROWS:
+        rows = rows[np.argpartition(rows[:, 0], MAX_ROWS)[:MAX_ROWS]]
+    return rows

@@ -95,6 +95,7 @@ class StreamFeatures(BaseLayer):
     ) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
+        self.autocast = False  # the layers of the copies cast their inputs, or need all digits
         self._task_names = tuple(task_names(outputs))
         self._own = None if own is None else tuple(_check_own(own, self._task_names))
         self._shared = check_bool(shared, "shared")

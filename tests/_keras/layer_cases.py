@@ -176,6 +176,13 @@ CASES = {
         outputs=TASKS,
         branches=branches,
     ),
+    "number_embedding": Case(
+        *(pk.NumberEmbedding, 5, 15),
+        units=3,
+        num_bins=2,
+        activation="tanh",
+        edges=[[-1.0, 0.0, 1.0], [-3.0, 3.0], [0.0], [-2.0, -1.0], [0.0, 0.5]],
+    ),
     "stream_features": Case(
         *(pk.StreamFeatures, 5, BY_STREAM),
         outputs=TASKS,

@@ -42,13 +42,21 @@ def heads(*others):
     )
 
 
+def embedded(inputs):
+    """Return the parts or embeddings of numbers, of which one lacks bins."""
+    edges = [[-1.0, 0.0, 1.0], [0.0], *[[-0.5, 0.5]] * (inputs.shape[-1] - 2)]
+    return pk.NumberEmbedding(2, num_bins=2, edges=edges)(inputs)
+
+
 def with_gate_weights():
     """Return a PLE whose gates read a context, keep statistics, and are outputs."""
     inputs = {"x": keras.Input((16,), name="x"), "device": keras.Input((3,), name="device")}
     tasks = heads()
     options = {"gate_reads": "both", "enable_gate_weights_metrics": True, "name": "ple"}
     block = pk.PLEBlock(2, tasks, [16, 8], 2, 2, gate_kwargs={"dropout": 0.3}, **options)
-    streams, by_level = block(inputs["x"], gate_context=inputs["device"], return_gate_weights=True)
+    streams, by_level = block(
+        embedded(inputs["x"]), gate_context=inputs["device"], return_gate_weights=True
+    )
     return keras.Model(inputs, {**tasks(streams), **plain({"gate": by_level})})
 
 
@@ -59,7 +67,8 @@ def by_stream_in_float16():
     block = pk.MMoEBlock(tasks, [16, 8], num_experts=4, gate_kwargs={"dropout": 0.3})
     streams = [*tasks.task_names, "shared"]
     inputs = {stream: keras.Input((16,), name=f"{stream}_x") for stream in streams}
-    model = keras.Model({x.name: x for x in inputs.values()}, tasks(block(inputs)))
+    by_stream = {stream: embedded(x) for stream, x in inputs.items()}
+    model = keras.Model({x.name: x for x in inputs.values()}, tasks(block(by_stream)))
     keras.config.set_dtype_policy("float32")
     return model
 
@@ -68,8 +77,9 @@ def with_product():
     """Return a PLE of two inputs, one of whose outputs is a product."""
     inputs = {"user": keras.Input((10,), name="user"), "item": keras.Input((6,), name="item")}
     tasks = heads(pk.ProductHead("click_and_buy", of=("click", "buy")))
+    columns = [embedded(inputs["user"]), inputs["item"]]
     block = pk.PLEBlock(2, tasks, [8])
-    return keras.Model(inputs, tasks(block(keras.layers.Concatenate()([*inputs.values()]))))
+    return keras.Model(inputs, tasks(block(keras.layers.Concatenate()(columns))))
 
 
 MODEL = {"tensorflow": with_gate_weights, "jax": by_stream_in_float16, "torch": with_product}

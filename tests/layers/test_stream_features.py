@@ -79,6 +79,8 @@ ADAPTED = {
     "given": (lambda: keras.layers.Normalization(mean=1.0, variance=4.0), prices),
     "nested": (nested, prices),
     "boundaries": (binned, prices),
+    "numbers": (lambda: adapted(pk.NumberEmbedding(units=None)), prices),
+    "numbers_in_block": (lambda: pk.SequentialBlock([adapted(pk.NumberEmbedding(None))]), prices),
     "integers": (coded, lambda: np.array([[7], [9], [3]])),
 }
 
@@ -139,6 +141,7 @@ UNADAPTED = {
     "layer": keras.layers.Normalization,
     "functional": lambda: functional(keras.layers.Normalization()),
     "boundaries": lambda: keras.layers.Discretization(num_bins=3),
+    "numbers": pk.NumberEmbedding,
     "lookup": lambda: keras.Sequential([keras.layers.IntegerLookup()]),
     "block": lambda: pk.SequentialBlock([adapted(keras.layers.Normalization())]),
     "created_in_build": LateNormalization,

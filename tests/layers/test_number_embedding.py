@@ -1,0 +1,248 @@
+"""NumberEmbedding against NumPy, and the edges that `adapt` computes."""
+
+from itertools import pairwise
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from ple_keras.layers import number_embedding
+from tests.helpers import features, numpy_of, once, randomize
+from tests.models import cloned, loaded
+from tests.refusals import INF, NAN, check_refused
+
+
+def reference(x, edges, num_bins):
+    """Return the parts of numbers `(..., n)` in float64, `(..., n, num_bins)`."""
+    parts = np.zeros((*x.shape, num_bins))
+    for i, row in enumerate(edges):
+        for t, (low, high) in enumerate(pairwise(row)):
+            share = np.clip((x[..., i].astype("float64") - low) / (high - low), 0, 1)
+            parts[..., i, t] = np.where(np.isnan(share), 0, share)
+    return parts
+
+
+def table(rows=400):
+    """Return columns of all kinds: skewed, constant, two values, times, amounts, missing."""
+    rng = np.random.default_rng(0)
+    columns = [
+        np.exp(2 * rng.normal(size=rows)),
+        np.full(rows, 7.0),
+        rng.integers(0, 2, rows),
+        1.6e9 + 128 * rng.integers(0, 10**6, rows),
+        1e9 * rng.normal(size=rows),
+        np.where(rng.random(rows) < 0.3, np.nan, rng.integers(0, 5, rows)),
+        np.full(rows, np.nan),
+    ]
+    return np.stack(columns, axis=1).astype("float32")
+
+
+def with_extremes(x):
+    others = np.array([np.inf, -np.inf, np.nan, 3e38, -3e38], "float32")
+    return np.concatenate([x, 1.5 * x, np.tile(others[:, None], x.shape[1])])
+
+
+def adapted(x, *args, **kwargs):
+    layer = pk.NumberEmbedding(*args, **kwargs)
+    layer.adapt(x)
+    return layer
+
+
+@pytest.mark.parametrize("num_bins", [1, 4, 16])
+def test_parts_are_those_of_numpy(num_bins):
+    x = table()
+    layer = adapted(x, None, num_bins)
+    every = with_extremes(x)
+    expected = reference(every, layer.edges, num_bins).reshape(len(every), -1)
+    np.testing.assert_allclose(numpy_of(layer(every)), expected, atol=5e-7)
+    assert [len(row) for row in layer.edges[1:3]] == [1, 2]
+
+
+@pytest.mark.parametrize("leading", [(), (3,), (2, 5)])
+def test_embeddings_are_those_of_numpy(leading):
+    edges = [[-1.0, 0.0, 2.0], [0.5], [-1.0, 1.0]]
+    layer = pk.NumberEmbedding(5, num_bins=2, activation="tanh", edges=edges)
+    x = 2 * features(4, *leading, 3)
+    layer(x)
+    randomize(layer)
+    kernel, bias, _ = layer.get_weights()
+    parts = reference(x, edges, 2)
+    expected = np.tanh(np.einsum("...nt,ntu->...nu", parts, kernel) + bias)
+    expected = expected.reshape(4, *leading, 15)
+    np.testing.assert_allclose(numpy_of(layer(x)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
+def test_parts_are_computed_in_float32_under_every_policy(policy):
+    x = table()
+    layer = adapted(x, None, dtype=policy)
+    outputs = numpy_of(keras.ops.cast(layer(with_extremes(x)), "float32"))
+    expected = reference(with_extremes(x), layer.edges, 16).reshape(outputs.shape)
+    np.testing.assert_allclose(outputs, expected, atol=4e-3 if "b" in policy else 5e-4)
+
+
+def test_a_network_of_half_precision_keeps_the_numbers_of_its_inputs():
+    x = table()
+    inputs = keras.Input((x.shape[1],))
+    network = keras.Model(inputs, adapted(x, None, 4, dtype="mixed_float16")(inputs))
+    features = pk.StreamFeatures(["a"], network, dtype="mixed_float16")(x)["a"]
+    assert np.abs(numpy_of(features).astype("float32") - numpy_of(network(x))).max() == 0
+
+
+def test_edges_are_the_quantiles_of_each_number():
+    x = table()
+    edges = adapted(x, num_bins=4).edges
+    np.testing.assert_array_equal(
+        edges[0], np.quantile(x[:, 0], [0, 0.25, 0.5, 0.75, 1], method="inverted_cdf")
+    )
+    present = x[~np.isnan(x[:, 5]), 5]
+    expected = np.unique(np.quantile(present, [0, 0.25, 0.5, 0.75, 1], method="inverted_cdf"))
+    np.testing.assert_array_equal(edges[5], expected)
+    assert edges[1:3] == [[7.0], [0.0, 1.0]]
+    assert edges[6] == [0.0]
+
+
+@once
+def test_equal_numbers_in_float32_are_one_edge():
+    edges = [[1e9, 1e9 + 1, 2e9], [0.0, 1e-40, 1e-39, 1.0]]
+    layer = pk.NumberEmbedding(None, num_bins=3, edges=edges)
+    assert layer.edges == [[1e9, 2e9], [0.0, 1.0]]
+    assert numpy_of(layer(np.array([[1.5e9, 0.25]]))).tolist() == [[0.5, 0, 0, 0.25, 0, 0]]
+
+
+def test_adapt_works_before_and_after_build_and_repeatedly(tmp_path):
+    x = table()
+    layer = pk.NumberEmbedding(None, num_bins=4)
+    inputs = keras.Input((7,))
+    model = keras.Model(inputs, layer(inputs))
+    assert layer.edges is None
+    assert np.isnan(model.predict(x, verbose=0)).all()
+    layer.adapt(x[:100])
+    first = model.predict(x, verbose=0)
+    layer.adapt(x)
+    predictions = model.predict(x, verbose=0)
+    assert np.abs(first - predictions).max() > 0.01
+    before = adapted(x, None, num_bins=4)
+    before.build((None, 7))
+    assert layer.edges == before.edges
+    for copy in (loaded(model, tmp_path), cloned(model, tmp_path)):
+        assert copy.layers[-1].edges == layer.edges
+        np.testing.assert_array_equal(copy.predict(x, verbose=0), predictions)
+
+
+def test_weights_of_a_file_bring_their_edges(tmp_path):
+    x, inputs = table(), keras.Input((7,))
+    models = [keras.Model(inputs, pk.NumberEmbedding(None, 4)(inputs)) for _ in range(2)]
+    models[0].layers[-1].adapt(x)
+    models[0].save_weights(tmp_path / "x.weights.h5")
+    models[1].load_weights(tmp_path / "x.weights.h5")
+    assert models[1].layers[-1].edges == models[0].layers[-1].edges
+    copy = cloned(models[1], tmp_path)
+    np.testing.assert_array_equal(copy.predict(x, verbose=0), models[0].predict(x, verbose=0))
+
+
+@once
+def test_adapt_reads_arrays_batches_and_a_sample_of_a_stream(monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    x = table()
+    expected = adapted(x).edges
+    loader = keras.utils.PyDataset
+
+    class Dataset(loader):
+        num_batches = 4
+
+        def __getitem__(self, index):
+            return x[100 * index :][:100], np.zeros(100)
+
+    forms = [
+        pandas.DataFrame(x),
+        x.reshape(20, 20, 7),
+        Dataset(),
+        (x[i : i + 64] for i in range(0, 400, 64)),
+    ]
+    for form in forms:
+        assert adapted(form).edges == expected
+    monkeypatch.setattr(number_embedding, "MAX_ROWS", 5000)
+    stream = (np.full((500, 1), i / 100) for i in range(100))
+    (edges,) = adapted(stream, num_bins=4).edges
+    np.testing.assert_allclose(edges, [0, 0.25, 0.5, 0.75, 1], atol=0.03)
+
+
+def test_gradients_reach_the_kernel_of_the_bins_below_a_number():
+    layer = pk.NumberEmbedding(2, num_bins=2, activation=None, edges=[[0.0, 1.0, 2.0]])
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, layer(inputs))
+    kernel = layer.get_weights()[0]
+    model.compile("sgd", "mse")
+    model.train_on_batch(np.array([[0.5], [np.nan]]), np.ones((2, 2)))
+    change = layer.get_weights()[0] - kernel
+    assert np.abs(change[0, 0]).min() > 0
+    assert np.abs(change[0, 1]).max() == 0
+
+
+EDGES = r"^edges must be a sequence of at most 3 finite numbers in ascending order for each number"
+
+
+@once
+@pytest.mark.parametrize(
+    "edges",
+    [[], 3, [1.0, 2.0], [[0, 1], 2], [[2.0, 1.0]], [[0, 1, 2, 3]], [[0, INF]], [[NAN]], [["a"]]],
+)
+def test_edges_that_are_no_edges_are_refused(edges):
+    check_refused(lambda: pk.NumberEmbedding(num_bins=2, edges=edges), ValueError, EDGES)
+
+
+REFUSED = {
+    "infinite": ([[1.0], [INF]], ValueError, r"^data must have numbers from .* or NaN"),
+    "large": ([[3e38]], ValueError, r"^data must have numbers from -1\.7e\+38 to 1\.7e\+38"),
+    "text": ([["a"]], TypeError, r"^data must contain numbers"),
+    "rank": ([1.0], ValueError, r"^data must have the shape \(\.\.\., n\)"),
+}
+
+
+@once
+@pytest.mark.parametrize(("data", "error", "message"), list(REFUSED.values()), ids=list(REFUSED))
+def test_data_without_quantiles_is_refused(data, error, message):
+    layer = pk.NumberEmbedding()
+    check_refused(lambda: layer.adapt(np.array(data)), error, message)
+    assert layer.edges is None
+
+
+@once
+def test_another_number_of_columns_is_refused():
+    layer = pk.NumberEmbedding()
+    layer.build((None, 2))
+    check_refused(
+        lambda: layer.adapt(table()), ValueError, r"^data must have the shape \(\.\.\., 2\)"
+    )
+    layer = adapted(table())
+    check_refused(
+        lambda: layer.build((None, 2)),
+        ValueError,
+        r"^inputs must have 7 features, .*shape=\(None, 2\)",
+    )
+
+
+@once
+def test_random_tables_are_those_of_numpy():
+    hypothesis = pytest.importorskip("hypothesis")
+    floats = hypothesis.strategies.floats(-(2.0**120), 2.0**120, width=32, allow_subnormal=False)
+    columns = hypothesis.strategies.lists(floats | hypothesis.strategies.just(NAN), min_size=1)
+
+    @hypothesis.settings(max_examples=60, deadline=None)
+    @hypothesis.given(columns, hypothesis.strategies.integers(1, 9))
+    def check(column, num_bins):
+        x = np.array(column, "float32")[:, None]
+        layer = adapted(x, None, num_bins)
+        every = with_extremes(x)
+        outputs = numpy_of(layer(every))
+        expected = reference(every, layer.edges, num_bins)[:, 0]
+        np.testing.assert_allclose(outputs, expected, atol=1e-6)
+        (edges,) = layer.edges
+        assert (np.diff(edges) > 0).all()
+        if not np.isnan(x).all():
+            assert edges[0] == np.nanmin(x)
+            assert edges[-1] <= np.nanmax(x)
+
+    check()
