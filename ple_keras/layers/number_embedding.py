@@ -203,12 +203,12 @@ class NumberEmbedding(BaseLayer):
 
     def call(self, inputs: Tensor) -> Tensor:
         """Return the embeddings."""
-        edges, dtype = self._edge_weights, self.compute_dtype
+        edges, dtype, count = self._edge_weights, self.compute_dtype, self.input_spec.axes[-1]
         low, high = edges[:, :-1], edges[:, 1:]
         widths = high - low
         # Of a bin that a number lacks, `low` is the last edge, which no clipped number exceeds.
         scales = 1 / fill(widths, widths == 0, 1)
-        x = ops.reshape(ops.cast(inputs, self._parts_dtype), (-1, low.shape[0]))
+        x = ops.reshape(ops.cast(inputs, self._parts_dtype), (-1, count))
         x = ops.where(ops.isnan(x), low[:, 0], x)
         x = ops.minimum(ops.maximum(x, low[:, 0]), high[:, -1])
         # With the rows in the last axis, products of small matrices take half the time.
@@ -218,7 +218,7 @@ class NumberEmbedding(BaseLayer):
         if self.units is not None:
             kernel = ops.transpose(ops.cast(self._kernel, dtype), (0, 2, 1))
             outputs = matmul(kernel, outputs)
-        width = self.compute_output_shape(inputs.shape)[-1]
+        width = count * (self.units or self.num_bins)
         outputs = ops.transpose(ops.reshape(outputs, (width, -1)))
         if self.units is not None:
             outputs = self.activation(outputs + ops.reshape(ops.cast(self._bias, dtype), (-1,)))
