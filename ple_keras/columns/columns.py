@@ -1,0 +1,557 @@
+"""An encoder of data frames and requests. This file imports NumPy alone, so it can be copied."""
+
+import hashlib
+import json
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
+from decimal import Decimal
+from itertools import chain
+from pathlib import Path
+from reprlib import repr as short_repr
+from types import NoneType
+from typing import Any, Self, cast
+
+import numpy as np
+
+ARGUMENTS = ("ids", "numbers", "lists", "texts", "logs", "required")
+MISSING, UNKNOWN, FIRST = 0, 1, 2  # codes; FIRST is the first known value
+LARGEST = 5.0  # limit of a scaled number
+MAX_LENGTH = 10  # of inferred lists and texts
+SELDOM = 5  # occurrences, below which a string looks like a text
+WORD = re.compile(r"[^\W_]+")
+NUMBERS, LISTS = {bool, int, float, Decimal, NoneType}, {list, tuple, NoneType}
+NOTHING: Set[Any] = set()
+PLAIN = {str, int, bool, list, tuple, NoneType}  # types that are not converted
+NUMERIC = {"i", "u", "f", "b"}  # kinds of dtypes of NumPy and pandas
+NAMES: dict[Any, str] = {str: "string", int: "whole number", bool: "boolean"}
+REMEDY = (
+    "Integers with missing values are floats in pandas: read them with "
+    'dtype_backend="numpy_nullable", and lists of them with dtype_backend="pyarrow"'
+)
+
+
+class Columns:
+    """An encoder of the columns of a data frame, and of the rows of requests, as inputs of a model.
+
+    An id becomes a code: 0 if it is missing, 1 if it is unknown, and 2 or higher if it is known. A
+    list becomes a fixed number of codes, with the last entry first and zeros at the end. A text
+    becomes the codes of its first words. Numbers are scaled and clipped, and missing ones are NaN.
+
+    Frames of pandas (with types of NumPy, pandas and pyarrow) and polars are read. The model and
+    its columns are two objects and two files, since a model reads arrays: save both, and load both.
+
+    Args:
+        ids: Names of columns of strings, integers or booleans.
+        numbers: Names of columns of numbers.
+        lists: `{name: (table, length)}` for columns of lists of ids, such as histories and
+            multi-hot categories. `table` is the column whose codes they use: one of `ids`, or the
+            column itself.
+        texts: `{name: (table, length)}` for columns of text. Words are runs of letters and digits,
+            in lower case. Several columns can use one table.
+        logs: Names of columns of numbers from 0 on, instead of which log(1 + number) is scaled.
+        required: Names of columns of any kind whose values must not be missing in requests.
+
+    Attributes:
+        known: The known values of each table, after `fit`.
+        scales: The mean, the standard deviation and the limits of each column of numbers, after
+            `fit`. The limits are the range in training, widened by its width on both sides.
+        missing: The share of missing values in each column, after `fit`.
+        digest: A text that changes with the known values and scales. The networks of `network`
+            contain it in the name of a layer, `columns_{digest}`.
+
+    Raises:
+        TypeError: If an argument of names is a string.
+        ValueError: If a name is used twice or can't be the name of an input, or `required` has
+            other names, or a table or length is invalid.
+
+    Example:
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"city": ["Rome", "Oslo", "Rome", "Oslo"], "age": [20, 30, 40, None]})
+    >>> columns = Columns(ids=["city"], numbers=["age"]).fit(frame, min_rows=2)
+    >>> print(columns)
+    column  kind    known values or limits  missing
+    city    id                           2     0.0%
+    age     number                 0 to 60    25.0%
+    >>> x = columns.transform([{"city": "Rome", "age": 30}, {"city": "Bonn", "age": None}])
+    >>> x["city"].tolist(), x["age"].tolist()
+    ([3, 1], [0.0, nan])
+    >>> network = columns.network(width=4)
+    >>> network.output_shape
+    (None, 6)
+    """
+
+    def __init__(
+        self,
+        ids: Iterable[str] = (),
+        numbers: Iterable[str] = (),
+        lists: Mapping[str, Sequence[Any]] | None = None,
+        texts: Mapping[str, Sequence[Any]] | None = None,
+        logs: Iterable[str] = (),
+        required: Iterable[str] = (),
+    ) -> None:
+        self.ids, self.logs = _names(ids, "ids"), _names(logs, "logs")
+        self.required = _names(required, "required")
+        numbers = _names(numbers, "numbers")
+        self.numbers = [*numbers, *(name for name in self.logs if name not in numbers)]
+        self.lists, self.texts = _tables(lists, "lists"), _tables(texts, "texts")
+        self.sequences = self.lists | self.texts
+        self.names = [*self.ids, *self.numbers, *self.lists, *self.texts]
+        _check_names(self.names)
+        self._table = {name: name for name in self.ids}
+        self._table |= {name: table for name, (table, _) in self.sequences.items()}
+        _check_names({*self._table.values()})
+        if unknown := {*self.required} - {*self.names}:
+            raise ValueError(f"required must name columns. Received: required={sorted(unknown)}")
+        self.known: dict[str, Any] = {}
+        self.scales: dict[str, list[float]] = {}
+        self.missing: dict[str, float] = {}
+        self._codes: dict[str, dict[Any, int]] = {}
+        self._kinds: dict[str | None, Any] = {}
+        self._types: dict[str, Set[Any]] = {}  # of plain values, except for lists
+
+    @classmethod
+    def infer(cls, frame: Any, tasks: Iterable[str] = (), ids: Iterable[str] = ()) -> Self:
+        """Return columns whose kinds follow from the types and values of a frame.
+
+        Booleans, categories and strings are ids, but strings are texts if most occur fewer than
+        five times. Lists are lists with a table of their own, and other columns are numbers. The
+        last 10 entries of a list and the first 10 words of a text are used.
+
+        Args:
+            frame: A frame with all columns that the model reads.
+            tasks: Names of columns with labels, which are left out.
+            ids: Names of other columns that are ids, such as integers.
+
+        Raises:
+            TypeError: If a column has no value, or values of other or several types.
+            ValueError: If the frame lacks a task or an id.
+        """
+        tasks, ids = _names(tasks, "tasks"), _names(ids, "ids")
+        for name in (*tasks, *ids):
+            _column(frame, name)
+        if both := [name for name in ids if name in tasks]:
+            raise ValueError(f"ids must not be tasks. Received: ids={both}")
+        kinds: dict[str, list[str]] = {"id": [], "number": [], "list": [], "text": []}
+        for name in frame.columns:
+            if name not in tasks:
+                kinds["id" if name in ids else _kind_of(frame, name)].append(name)
+        lists, texts = ({name: (name, MAX_LENGTH) for name in kinds[k]} for k in ("list", "text"))
+        return cls(kinds["id"], kinds["number"], lists, texts)
+
+    def fit(self, frames: Any, min_rows: int = 5) -> Self:
+        """Find the known values, which occur at least `min_rows` times, and the scales of numbers.
+
+        Args:
+            frames: A frame of training rows, or an iterable of frames, which are read one at a
+                time.
+            min_rows: The number of occurrences from which a value is known.
+
+        Returns:
+            The columns themselves.
+
+        Raises:
+            TypeError: If a column contains values of a wrong type, or ids of several types.
+            ValueError: If a column is missing, or has no known value, or no finite number.
+        """
+        counts: dict[str, Counter[Any]] = {table: Counter() for table in self._table.values()}
+        moments = dict.fromkeys(self.numbers, (0, 0.0, 0.0, np.inf, -np.inf))
+        self.known, self.scales, self._kinds, self._types = {}, {}, {}, {}
+        missing, rows = Counter[str](), 0
+        for frame in [frames] if hasattr(frames, "columns") else frames:
+            rows += len(frame)
+            for name in self.ids:
+                values = self._read(frame, name)
+                counts[name].update(values)
+                missing[name] += values.count(None)
+            for name in self.sequences:
+                for entries in self._entries(frame, name):
+                    counts[self._table[name]].update(entries)
+                    missing[name] += not entries
+            for name in self.numbers:
+                x = self._numbers(frame, name)
+                missing[name] += int(np.isnan(x).sum())
+                moments[name] = _add_moments(*moments[name], x)
+        known = {name: _find_known(name, count, min_rows) for name, count in counts.items()}
+        scales = {name: _scale(name, name in self.logs, *each) for name, each in moments.items()}
+        return self._set(known, scales, {name: missing[name] / rows for name in self.names})
+
+    def _set(self, known: Any, scales: Any, missing: Any) -> Self:
+        self.known, self.missing = known, missing
+        self.scales = {name: [*scales[name], -np.inf, np.inf][:4] for name in self.numbers}
+        self._kinds = {name: _type(values[0]) for name, values in known.items()}
+        self._types = dict.fromkeys(self.numbers, NUMBERS)
+        for name in (*self.ids, *self.texts):
+            self._types[name] = {self._kinds[self._table[name]], NoneType}
+        self._codes = {
+            name: {None: MISSING} | {value: code for code, value in enumerate(values, FIRST)}
+            for name, values in known.items()
+        }
+        return self
+
+    def transform(self, rows: Any) -> dict[str, np.ndarray]:
+        """Return the inputs of a model, keyed by column.
+
+        Args:
+            rows: A frame, or an iterable of dicts with a value or None for each column.
+
+        Returns:
+            `int32` codes of ids, `(B,)`, and of lists and texts, `(B, length)`, and `float32`
+            numbers, `(B,)`.
+
+        Raises:
+            TypeError: If a value has a different type than in training.
+            ValueError: If a column is missing, or a number of `logs` is negative.
+        """
+        self._check_fitted()
+        rows = _to_rows(rows)
+        x = {}
+        for name in self.ids:
+            get = self._codes[name].get
+            values = self._read(rows, name)
+            x[name] = np.array([get(value, UNKNOWN) for value in values], "int32")
+        for name, (mean, deviation, *_) in self.scales.items():
+            scaled = (self._numbers(rows, name) - mean) / deviation
+            x[name] = np.minimum(np.maximum(scaled, -LARGEST), LARGEST).astype("float32")
+        for name, (table, length) in self.sequences.items():
+            get, padding, codes = self._codes[table].get, [MISSING] * length, array("i")
+            used = slice(length) if name in self.texts else slice(None, -length - 1, -1)
+            for entries in self._entries(rows, name):
+                found = [get(entry, UNKNOWN) for entry in entries[used]]
+                codes.extend(found + padding[len(found) :])
+            x[name] = np.array(codes, "int32").reshape(-1, length)
+        return x
+
+    def refusals(self, rows: Any) -> list[str]:
+        """Return the reasons to refuse the rows of a request, which `transform` may not read.
+
+        Args:
+            rows: An iterable of dicts. Each must have a value for each column, which is None if it
+                is missing, and not missing if it is `required`. Values must have the types of
+                training, and numbers must lie within the limits in `scales`.
+
+        Returns:
+            A text for each wrong value, which begins with its place, such as "rows[0].age".
+        """
+        self._check_fitted()
+        reasons, rows = [], _to_rows(rows)
+        for row, values in enumerate(rows):
+            given = values.keys() if isinstance(values, Mapping) else ()
+            missing = [f"rows[{row}].{name}" for name in self.names if name not in given]
+            reasons += [f"{place}: a value, or null, is required" for place in missing]
+        return reasons or [
+            f"rows[{row}].{name}: {self._requirement(name, value)}. Received: {short_repr(value)}"
+            for name in self.names
+            if not self._allows(name, column := _plain_values(_raw_values(rows, name)))
+            for row, value in enumerate(column)
+            if not self._allows(name, [value])
+        ]
+
+    def _allows(self, name: str, values: list[Any]) -> bool:
+        """Return whether a request can have the values of a column."""
+        try:
+            self._check(name, values)
+        except TypeError:
+            return False
+        if name in self.required and None in values:
+            return False
+        *_, low, high = self.scales.get(name, (0.0, 0.0))
+        return name not in self.scales or all(v is None or low <= v <= high for v in values)
+
+    def _requirement(self, name: str, value: Any) -> str:
+        """Return the requirement of a request that a value does not meet."""
+        if value is None:
+            return "a value is required"
+        if name in self.scales:
+            return "it must be a number between {:.9g} and {:.9g}".format(*self.scales[name][2:])
+        kind = NAMES[self._kinds[self._table[name]]]
+        return f"it must be a list of {kind}s" if name in self.lists else f"it must be a {kind}"
+
+    def network(self, width: int | Mapping[str, int] = 16, dropout: float = 0.0) -> Any:
+        """Return a functional model that maps the inputs to a vector of features.
+
+        An id becomes a row of a table, and a list or a text the mean of rows. A number becomes two
+        features: the number, or 0 if it is missing, and 1 if it is missing. `network.input` has
+        the inputs, keyed by column. `HedgedBlock` and `StreamFeatures` copy the network.
+
+        Args:
+            width: The width of the tables. Or a dict of widths keyed by stream, such as
+                `{"shared": 16, "like": 4}`.
+            dropout: The dropout rate of the rows of tables.
+
+        Returns:
+            A functional `keras.Model`, or with a dict, `{stream: model}`. These models have the
+            same inputs.
+
+        Raises:
+            TypeError: If a width is not an integer.
+            ValueError: If the columns are not fitted, or a width is below 1.
+        """
+        from ple_keras.columns.network import build_network  # imports Keras
+
+        self._check_fitted()
+        return build_network(self, width, dropout)
+
+    def example(self) -> dict[str, Any]:
+        """Return a row of known values and mean numbers, as a request can contain it."""
+        self._check_fitted()
+        row = {name: self.known[name][-1] for name in self.ids}
+        for name, (mean, *_) in self.scales.items():
+            row[name] = float(np.expm1(mean)) if name in self.logs else mean
+        row |= {name: self.known[table][-1:] for name, (table, _) in self.lists.items()}
+        return row | {name: self.known[table][-1] for name, (table, _) in self.texts.items()}
+
+    @property
+    def digest(self) -> str:
+        scales = {name: (name in self.logs, *each[:2]) for name, each in self.scales.items()}
+        parts = json.dumps([self.known, scales, self.sequences], sort_keys=True)
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+    def save(self, file: str | Path) -> None:
+        """Write the columns to a JSON file.
+
+        Args:
+            file: The file, such as "columns.json".
+        """
+        self._check_fitted()
+        parts = (*ARGUMENTS, "known", "scales", "missing")
+        Path(file).write_text(json.dumps({name: getattr(self, name) for name in parts}))
+
+    @classmethod
+    def load(cls, file: str | Path) -> Self:
+        """Return columns from a JSON file.
+
+        Args:
+            file: A file that `save` has written.
+
+        Raises:
+            ValueError: If the file has no known values and scales.
+        """
+        parts = json.loads(Path(file).read_text())
+        tables = parts.get("known") if isinstance(parts, dict) and "scales" in parts else None
+        if not isinstance(tables, dict) or not all(isinstance(x, list) for x in tables.values()):
+            raise ValueError(f"{file} must have a list of known values for each table, and scales")
+        columns = cls(**{name: parts[name] for name in ARGUMENTS if name in parts})
+        return columns._set(tables, parts["scales"], parts.get("missing", {}))
+
+    def __str__(self) -> str:
+        """Return a table of the columns."""
+        lines = [("column", "kind", "known values or limits", "missing")]
+        for name in self.names:
+            kinds = {"id": self.ids, "log": self.logs, "list": self.lists, "text": self.texts}
+            kind = next((kind for kind, names in kinds.items() if name in names), "number")
+            text, share = "", self.missing.get(name)
+            if name in self.scales:
+                text = "{:.6g} to {:.6g}".format(*self.scales[name][2:])
+            elif (table := self._table.get(name)) in self.known:
+                text = f"{len(self.known[table]):,}" + f" of {table}" * (table != name)
+            lines.append((name, kind, text, "" if share is None else f"{share:.1%}"))
+        widths = [max(map(len, cells)) for cells in zip(*lines)]
+        form = "{:{}}  {:{}}  {:>{}}  {:>{}}"
+        return "\n".join(form.format(*chain(*zip(line, widths))).rstrip() for line in lines)
+
+    def _check_fitted(self) -> None:
+        if not self.known and not self.scales:
+            raise ValueError("Call fit first. Received: columns without known values")
+
+    def _read(self, rows: Any, name: str) -> list[Any]:
+        """Return the checked values of a column."""
+        values = _raw_values(rows, name)
+        if {*map(type, values)} <= self._types.get(name, NOTHING):
+            return values
+        values = _plain_values(values)
+        self._check(name, values)
+        return values
+
+    def _check(self, name: str, values: list[Any]) -> None:
+        """Check the types of the values of a column. The first ids of a table set its type."""
+        table = self._table.get(name)
+        if table is None:
+            _check_types(name, values, NUMBERS, "numbers")
+            return
+        if name in self.texts:
+            _check_types(name, values, {str}, "text")
+        elif name in self.lists:
+            _check_types(name, values, LISTS, "lists. Split a text, or name its column in `texts`")
+            values = [*chain.from_iterable(filter(None, values))]
+        first = next((value for value in values if value is not None), None)
+        kind = self._kinds.get(table, _type(first))
+        names = f"only {NAMES[kind]}s" if kind in NAMES else "strings, integers or booleans"
+        _check_types(name, values, {kind} & NAMES.keys(), names, REMEDY)
+        if first is not None:
+            self._kinds[table] = kind
+
+    def _numbers(self, rows: Any, name: str) -> np.ndarray:
+        """Return the numbers of a column, or their logarithms, with NaN for missing ones."""
+        column = None if isinstance(rows, list) else _column(rows, name)
+        if column is not None and getattr(column.dtype, "kind", None) in NUMERIC:
+            x: np.ndarray = column.to_numpy("float64", na_value=np.nan)
+        else:
+            x = np.array(self._read(rows, name), "float64")
+        if name in self.logs and (x < 0).any():
+            raise ValueError(f"{name} must be at least 0. Received: {name}={np.nanmin(x)}")
+        return np.log1p(x) if name in self.logs else x
+
+    def _entries(self, rows: Any, name: str) -> Any:
+        """Return the lists of a column, or the words of its texts."""
+        values = self._read(rows, name)
+        if name in self.texts:
+            return (WORD.findall((value or "").lower()) for value in values)
+        return (value or () for value in values)
+
+
+def _to_rows(rows: Any) -> Any:
+    """Return a frame or a list unchanged, and any other iterable as a list."""
+    return rows if isinstance(rows, list) or hasattr(rows, "columns") else [*rows]
+
+
+def _column(frame: Any, name: str) -> Any:
+    """Return a column of a frame."""
+    names = [*getattr(frame, "columns", ())]
+    if names.count(name) != 1:
+        raise ValueError(
+            f"The frame of pandas or polars must have the column {name!r} once. "
+            f"Received: {short_repr(names or frame)}"
+        )
+    return frame[name]
+
+
+def _raw_values(rows: Any, name: str) -> list[Any]:
+    """Return the values of a column as a list."""
+    if not isinstance(rows, list):
+        column = _column(rows, name)
+        is_arrow = hasattr(column.dtype, "pyarrow_dtype")  # whose to_list is slow
+        values = column.array.__arrow_array__().to_pylist() if is_arrow else column.to_list()
+        return cast(list[Any], values)
+    try:
+        return [row[name] for row in rows]
+    except (KeyError, TypeError):
+        wrong = [row for row in rows if not isinstance(row, Mapping) or name not in row]
+        requirement = f"Each row must be a dict with a value, or None, for {name!r}"
+        raise ValueError(f"{requirement}. Received: {short_repr(wrong[0])}") from None
+
+
+def _plain_values(values: list[Any]) -> list[Any]:
+    """Return values as Python's, with None for missing ones."""
+    if {*map(type, values)} <= PLAIN:
+        return values
+    return [value if type(value) in PLAIN else _plain(value) for value in values]
+
+
+def _plain(value: Any) -> Any:
+    """Return None for missing values, and Python's number, text or list for NumPy's."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    is_missing = type(value).__name__ in ("NAType", "NaTType")  # of pandas
+    return None if is_missing or (type(value) in NUMBERS and value != value) else value
+
+
+def _type(value: Any) -> type:
+    """Return the type of a value, which is `str` for text of a subclass."""
+    return str if isinstance(value, str) else type(value)
+
+
+def _check_types(
+    name: str, values: list[Any], allowed: Set[Any], requirement: str, of_float: str = ""
+) -> None:
+    """Check the types of values, among which None is allowed."""
+    if {*map(type, values)} <= {*allowed, NoneType}:
+        return
+    for value in values:
+        if value is not None and _type(value) not in allowed:
+            remedy = f". {of_float}" if of_float and isinstance(value, float) else ""
+            received = f"Received: {name}={short_repr(value)}"
+            raise TypeError(f"{name} must contain {requirement}{remedy}. {received}")
+
+
+def _kind_of(frame: Any, name: str) -> str:
+    """Return the kind of a column, which follows from its type and values."""
+    values = [value for value in _plain_values(_raw_values(frame, name)) if value is not None]
+    kinds = {*map(_type, values)}
+    is_category = str(frame[name].dtype).lower().startswith(("categor", "enum"))
+    if kinds == {str} and not is_category:
+        counts = Counter(values).values()
+        return "text" if 2 * sum(n for n in counts if n < SELDOM) > len(values) else "id"
+    if kinds == {bool} or (is_category and kinds):
+        return "id"
+    if kinds and kinds <= NUMBERS - {bool}:
+        return "number"
+    if kinds and kinds <= LISTS:
+        return "list"
+    found = ", ".join(sorted(kind.__name__ for kind in kinds)) or "no value"
+    raise TypeError(
+        f"{name} must contain numbers, booleans, strings or lists. Remove it from the frame, or "
+        f"convert it. Received: {name} with {found}"
+    )
+
+
+def _names(names: Iterable[str], argument: str) -> list[str]:
+    """Return a list of names. A string would become a list of letters."""
+    if isinstance(names, str):
+        raise TypeError(f"{argument} must be a list of names. Received: {argument}={names!r}")
+    return [*names]
+
+
+def _tables(tables: Any, argument: str) -> dict[str, tuple[str, int]]:
+    """Return the tables and lengths of columns."""
+    checked = {name: tuple(each) for name, each in (tables or {}).items()}
+    for name, each in checked.items():
+        if [*map(type, each)] != [str, int] or each[1] < 1:
+            raise ValueError(
+                f"{argument} must be {{name: (table, length)}} with lengths of at least 1. "
+                f"Received: {argument}[{name!r}]={each!r}"
+            )
+    return checked
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Check the names of columns, which become names of inputs and tables, also in ONNX files."""
+    valid = re.compile(r"(?!\d+$)\w[\w-]*", re.ASCII)
+    if wrong := [n for n in names if not isinstance(n, str) or not valid.fullmatch(n)]:
+        raise ValueError(
+            "Names of columns must consist of letters without accents, digits, _ and -, and not of "
+            f"digits alone. Rename the columns of the frame. Received: {wrong}"
+        )
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"A column must be named once. Received: {twice}")
+
+
+def _find_known(name: str, counts: Counter[Any], min_rows: int) -> list[Any]:
+    """Return the frequent values of a column."""
+    counts.pop(None, None)
+    known = sorted(value for value, count in counts.items() if count >= min_rows)
+    if not known:
+        most = max(counts.values(), default=0)
+        raise ValueError(f"{name} must have a value in {min_rows=} rows. Received: at most {most}")
+    return known
+
+
+def _add_moments(
+    count: int, mean: float, squares: float, low: float, high: float, x: np.ndarray
+) -> tuple[int, float, float, float, float]:
+    """Add numbers to a count, a mean, a sum of squared differences from the mean, and a range."""
+    x = x[~np.isnan(x)]
+    if not len(x):
+        return count, mean, squares, low, high
+    with np.errstate(invalid="ignore", over="ignore"):  # `_scale` refuses infinite numbers
+        total, step = count + len(x), x.mean() - mean
+        squares += len(x) * x.var() + step**2 * count * len(x) / total
+    return total, mean + step * len(x) / total, squares, min(low, x.min()), max(high, x.max())
+
+
+def _scale(
+    name: str, is_log: bool, count: int, mean: float, squares: float, low: float, high: float
+) -> list[float]:
+    """Return the mean, the deviation, which is 1 for constants, and the limits of numbers."""
+    if not count or not np.isfinite(squares):
+        raise ValueError(
+            f"{name} must contain finite numbers. Received: {count} numbers from {low} to {high}"
+        )
+    deviation = float(np.sqrt(squares / count))
+    deviation = deviation if deviation > 1e-12 * abs(mean) else 1.0
+    low, high = np.expm1([low, high]).tolist() if is_log else (float(low), float(high))
+    width = (high - low) or 1.0
+    least = 0.0 if is_log else low - width
+    return [float(mean), deviation, least, high + width]

@@ -1,0 +1,203 @@
+"""Kinds, codes and errors for odd frames of pandas and polars."""
+
+import datetime
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ple_keras import Columns
+from tests.helpers import once
+
+pytestmark = once
+pa = pytest.importorskip("pyarrow")
+
+LARGE = 2**60  # no float equals LARGE + 1
+DAY = datetime.date(2026, 1, 1)
+
+
+def arrow(values, kind):
+    return pd.Series(values, dtype=pd.ArrowDtype(kind))
+
+
+# A column, whether it is in `ids`, its kind, and its codes or scaled numbers.
+RESULTS = {
+    "strings": (["a", "b", None, "a", "b"], False, "id", [2, 3, 0, 2, 3]),
+    "objects": (np.array(["a", "b", np.nan, "a", "b"], "object"), False, "id", [2, 3, 0, 2, 3]),
+    "unicode": (["é", "日本", "é", "日本", "é"], False, "id", [2, 3, 2, 3, 2]),
+    "emoji": (["👍", "👎", "👍", "👎", "👍"], False, "id", [2, 3, 2, 3, 2]),
+    "booleans": ([True, False, True, False, True], False, "id", [3, 2, 3, 2, 3]),
+    "booleans, None": ([True, False, None, False, True], False, "id", [3, 2, 0, 2, 3]),
+    "booleans of NumPy": (
+        np.array([np.True_, np.False_, None, np.False_, np.True_], "object"),
+        False, "id", [3, 2, 0, 2, 3],
+    ),
+    "nullable booleans": (
+        pd.array([True, False, None, False, True], "boolean"), False, "id", [3, 2, 0, 2, 3]
+    ),
+    "arrow booleans": (
+        arrow([True, False, None, False, True], pa.bool_()), False, "id", [3, 2, 0, 2, 3]
+    ),
+    "integers": ([1, 2, 3, 4, 5], False, "number", [-2, -1, 0, 1, 2]),
+    "nullable integers": (
+        pd.array([1, 2, None, 4, 5], "Int64"), False, "number", [-2, -1, np.nan, 1, 2]
+    ),
+    "arrow integers": (
+        arrow([1, 2, None, 4, 5], pa.int32()), False, "number", [-2, -1, np.nan, 1, 2]
+    ),
+    "arrow floats": (
+        arrow([1.0, 2.0, None, 4.0, 5.0], pa.float32()), False, "number", [-2, -1, np.nan, 1, 2]
+    ),
+    "large integers": (
+        pd.array([LARGE, LARGE + 1, None, LARGE, LARGE + 1], "Int64"), True, "id", [2, 3, 0, 2, 3]
+    ),
+    "large arrow integers": (
+        arrow([LARGE, LARGE + 1, None, LARGE, LARGE + 1], pa.int64()), True, "id", [2, 3, 0, 2, 3]
+    ),
+    "integers of NumPy": (
+        np.array([np.int64(7), np.int64(8), None, 7, 8], "object"), True, "id", [2, 3, 0, 2, 3]
+    ),
+    "decimals": ([Decimal(n) for n in "12345"], False, "number", [-2, -1, 0, 1, 2]),
+    "arrow decimals": (
+        arrow([Decimal(1), Decimal(2), None, Decimal(4), Decimal(5)], pa.decimal128(5, 2)),
+        False, "number", [-2, -1, np.nan, 1, 2],
+    ),
+    "categories": (pd.Categorical(["a", "b", None, "a", "b"]), False, "id", [2, 3, 0, 2, 3]),
+    "categories of integers": (pd.Categorical([1, 2, None, 1, 2]), False, "id", [2, 3, 0, 2, 3]),
+    "arrow strings": (arrow(["a", "b", None, "a", "b"], pa.string()), False, "id", [2, 3, 0, 2, 3]),
+    "dictionary strings": (
+        arrow(["a", "b", None, "a", "b"], pa.dictionary(pa.int8(), pa.string())),
+        False, "id", [2, 3, 0, 2, 3],
+    ),
+    "unique strings": ([f"Film no {n}" for n in range(5)], False, "text", [7, 8, 2]),
+    "lists with None": ([["a", None], [], None, ["a"], ["b"] * 4], False, "list", [0, 2, 0]),
+    "arrow lists": (
+        arrow([[LARGE, None], [], None, [LARGE], [LARGE + 1] * 4], pa.list_(pa.int64())),
+        False, "list", [0, 2, 0],
+    ),
+    "arrays": (
+        [np.array(["a", None]), np.array([]), None, np.array(["a"]), ("b", "b")],
+        False, "list", [0, 2, 0],
+    ),
+    "infinite numbers": ([1.0, 2.0, np.inf, 4.0, 5.0], False, ValueError, "finite .* to inf"),
+    "floats as ids": ([1.0, 2.0, np.nan, 1.0, 2.0], True, TypeError, "numpy_nullable.* x=1.0"),
+    "large floats as ids": ([1e17, np.nan, 1e17, 1e17, 1e17], True, TypeError, "nullable.*=1e.17"),
+    "lists of floats": ([[1.0, np.nan]] * 5, False, TypeError, "pyarrow.* x=1.0"),
+    "all missing": ([None] * 5, False, TypeError, "Received: x with no value"),
+    "all missing, an id": ([None] * 5, True, ValueError, "in min_rows=2 rows. Received: at most 0"),
+    "all NaN": ([np.nan] * 5, False, TypeError, "Remove it .*Received: x with no value"),
+    "empty lists": ([[]] * 5, False, ValueError, "in min_rows=2 rows. Received: at most 0"),
+    "mixed types": (["a", 1, "a", 1, "a"], False, TypeError, "Received: x with int, str"),
+    "mixed types, an id": (["a", 1, "a", 1, "a"], True, TypeError, "only strings. Received: x=1"),
+    "booleans and integers": ([True, 1, 0, 1, 2], True, TypeError, "only booleans. Received: x=1"),
+    "nested lists": ([[["a"]]] * 5, False, TypeError, r"Received: x=\['a'\]"),
+    "dicts": ([{"a": 1}] * 5, False, TypeError, "Received: x with dict"),
+    "bytes": ([b"a"] * 5, False, TypeError, "Received: x with bytes"),
+    "dates": ([DAY] * 5, False, TypeError, "Received: x with date"),
+    "times": (pd.date_range("2026", periods=5), False, TypeError, "x with Timestamp"),
+    "times, NaT": ([pd.NaT, *pd.date_range("2026", periods=4)], False, TypeError, "Timestamp"),
+    "times as ids": (pd.date_range("2026", periods=5), True, TypeError, "x=Timestamp"),
+    "complex numbers": ([1j] * 5, False, TypeError, "Received: x with complex"),
+}  # fmt: skip
+
+
+def encode(frame, is_id=False):
+    """Return the kind of the column "x", and its codes or scaled numbers."""
+    columns = Columns.infer(frame, ids=["x"] if is_id else []).fit(frame, min_rows=2)
+    kind = str(columns).splitlines()[1].split()[1]
+    values = columns.transform(frame)["x"]
+    request = [{"x": value} for value in frame["x"]]
+    np.testing.assert_array_equal(columns.transform(request)["x"], values)  # also pd.NA
+    assert columns.refusals(request) == []
+    return columns, kind, values
+
+
+@pytest.mark.parametrize(("values", "is_id", "kind", "expected"), RESULTS.values(), ids=RESULTS)
+def test_an_odd_column_is_encoded_or_refused(values, is_id, kind, expected):
+    frame = pd.DataFrame({"x": pd.concat([pd.Series(values)] * 3)})  # with an index to ignore
+    if isinstance(kind, type):
+        with pytest.raises(kind, match=f"x must .*{expected}"):
+            encode(frame, is_id)
+        return
+    columns, found, codes = encode(frame, is_id)
+    assert found == kind
+    if kind == "number":
+        mean, deviation, *_ = columns.scales["x"]
+        assert mean == 3
+        np.testing.assert_allclose(codes[:5] * deviation, expected, rtol=1e-6)
+    elif kind == "id":
+        assert codes.tolist() == expected * 3
+    else:
+        assert codes[0].tolist() == expected + [0] * 7
+        assert codes.shape == (15, 10)
+
+
+def test_odd_rows_and_names():
+    frame = pd.DataFrame({"x": ["a", "b"] * 5, "y": range(10)})
+    columns = Columns.infer(frame).fit(frame)
+    assert columns.transform(frame[:1])["x"].tolist() == [2]
+    for empty in (frame[:0], []):
+        assert {name: len(x) for name, x in columns.transform(empty).items()} == {"x": 0, "y": 0}
+    for few in (frame[:0], frame[:1], []):
+        with pytest.raises(ValueError, match=r"x must have a value in min_rows=5 rows"):
+            Columns(["x"]).fit(few)
+    with pytest.raises(ValueError, match=r"y must contain finite numbers. Received: 0 numbers"):
+        Columns(numbers=["y"]).fit(frame[:0])
+    for wrong in (frame.rename(columns={"y": "x"}), frame[["y"]], frame.set_index("x")):
+        for use in (columns.transform, Columns(["x"]).fit):
+            with pytest.raises(ValueError, match="must have the column 'x' once"):
+                use(wrong)
+    with pytest.raises(ValueError, match="once"):
+        Columns.infer(frame.rename(columns={"y": "x"}))
+    for name in ("größe", "price, $", 3, "📖"):
+        with pytest.raises(ValueError, match=r"must consist of letters .* Rename"):
+            Columns.infer(frame.rename(columns={"y": name}))
+    with pytest.raises(ValueError, match="must have the column 'x' once"):
+        Columns(["x"]).fit([{"x": "a"}])
+
+
+def test_tasks_are_left_out_and_names_are_checked():
+    frame = pd.DataFrame({"user": [1, 2] * 5, "age": range(10), "like": [True, False] * 5})
+    columns = Columns.infer(frame, tasks=["like"], ids=["user"])
+    assert (columns.ids, columns.numbers) == (["user"], ["age"])
+    for arguments, error, reason in (
+        ({"ids": "user"}, TypeError, "ids must be a list of names. Received: ids='user'"),
+        ({"tasks": "like"}, TypeError, "tasks must be a list of names. Received: tasks='like'"),
+        ({"ids": ["usr"]}, ValueError, "must have the column 'usr' once"),
+        ({"tasks": ["likes"]}, ValueError, "must have the column 'likes' once"),
+        ({"tasks": ["user"], "ids": ["user"]}, ValueError, r"ids must not be tasks.*\['user'\]"),
+    ):
+        with pytest.raises(error, match=reason):
+            Columns.infer(frame, **arguments)
+    with pytest.raises(ValueError, match=r"must have the column 'a' once. Received: 'abc'"):
+        Columns.infer("abc", ids=["a"])
+
+
+def test_frames_of_polars_are_encoded_like_those_of_pandas():
+    polars = pytest.importorskip("polars")
+    values = {
+        "user": [LARGE, LARGE + 1, None, LARGE, LARGE + 1],
+        "adult": [True, False, None, False, True],
+        "age": [1, 2, None, 4, 5],
+        "price": [1.0, float("nan"), None, 4.0, 5.0],
+        "cost": [Decimal("1.5"), None, Decimal(2), Decimal(3), Decimal(4)],
+        "tags": [["a", None], [], None, ["a"], ["b", "b"]],
+        "title": [f"Film no {n}" for n in range(5)],
+        "city": ["a", "b", None, "a", "b"],
+    }
+    frame = polars.DataFrame(values).with_columns(polars.col("city").cast(polars.Categorical))
+    columns = Columns.infer(frame, ids=["user"]).fit([frame[:3], frame[3:]], min_rows=2)
+    assert columns.ids == ["user", "adult", "city"]
+    assert columns.numbers == ["age", "price", "cost"]
+    assert (*columns.lists, *columns.texts) == ("tags", "title")
+    x = columns.transform(frame)
+    expected = columns.transform(frame.to_dicts())
+    assert x["user"].tolist() == [2, 3, 0, 2, 3]
+    for name, each in x.items():
+        np.testing.assert_array_equal(each, expected[name], strict=True)
+    for name in ("day", "when"):
+        with pytest.raises(TypeError, match=f"{name} must contain numbers, booleans"):
+            Columns.infer(polars.DataFrame({"day": [DAY], "when": [DAY]})[[name]])
+    with pytest.raises(ValueError, match="must have the column 'user' once"):
+        columns.transform(frame.drop("user"))
