@@ -36,7 +36,7 @@ RESULTS = {
     "benchmarks/step_time.py": "performance.md",
     "benchmarks/stop_rules.py": "results/stop_rules.md",
     "benchmarks/whole_job.py": "large_tables.md",
-    "columns.py": "columns.md",
+    "serving/drift.py": "columns.md",
     "serving/load_test.py": "serving.md",
     "serving/model_folder.py": "serving.md",
     "serving/serve.py": "serving.md",

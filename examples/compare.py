@@ -15,11 +15,10 @@ boosting.
     columns    all except the tasks and --time, or the columns in --columns. Strings, booleans and
                lists become codes, and so do the integers in --ids. Strings are texts, and become
                codes of words, if most occur fewer than five times. Other columns are numbers.
-               Values can be missing (see columns.py). Leave out columns that are unknown when the
-               model predicts.
+               Values can be missing. Leave out columns that are unknown when the model predicts.
     tasks      0 and 1 or booleans are a binary task, strings a multiclass task, and other numbers a
                regression, unless you state the kind: --tasks stars:multiclass votes:count. Labels
-               can be missing.
+               can be missing, and those of classes with fewer than 5 training rows are left out.
     rows       70% for training, 15% for validation, and 15% for the test: at random for each seed,
                or in the order of --time. Validation chooses epochs, settings and the penalty of
                linear models, and fits the mixtures of branches.
@@ -55,7 +54,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads are far slower on 
 import keras
 import numpy as np
 import pandas as pd
-from columns import FIRST, Columns, keras_inputs
 from matplotlib import pyplot
 from pandas.api import types
 from scipy import sparse, stats
@@ -80,6 +78,8 @@ METRICS = {  # of labels and predictions, which are probabilities by class for m
     "count": ("deviance", metrics.mean_poisson_deviance),
 }
 SIGNS = {"binary": 1, "regression": -1, "multiclass": 1, "count": -1}  # 1: more is better
+FIRST = 2  # the code of the first known value
+LEAST = 100  # rows
 PARTS = {"training": (0, 0.7), "validation": (0.7, 0.85), "test": (0.85, 1)}
 TOWER, WIDTH = 16, 64  # WIDTH: of the last layer of a single-task network
 TABLES = pk.SparseAdagrad().get_config()
@@ -107,48 +107,46 @@ PLOT = Path("compare.png")
 # The data
 
 
-def read(file, tasks, columns, ids, by):
-    """Return a frame, the kinds of its columns, and the kinds of its tasks."""
+def read(file, tasks, names, ids, by, length):
+    """Return the inputs, their `Columns`, the labels, and the kinds of the tasks."""
     try:
-        frame = pd.read_parquet(file, dtype_backend="numpy_nullable")
+        frame = pd.read_parquet(file, dtype_backend="pyarrow")
     except (OSError, ValueError) as error:
         sys.exit(f"{file} can't be read as a Parquet file: {error}")
+    frame = frame.reset_index([name for name in frame.index.names if name is not None])
     tasks = dict(task.partition(":")[::2] for task in tasks)
-    by = [by] if by else []
-    columns = columns or [name for name in frame if name not in (*tasks, *by)]
-    for name in (*tasks, *columns, *ids, *by):
+    names = names or [name for name in frame if name not in (*tasks, by)]
+    for name in (*tasks, *names, *ids, *([by] if by else [])):
         if name not in frame:
             sys.exit(f"{file} has no column {name!r}. Its columns are {', '.join(frame)}")
     for task, kind in tasks.items():
         if kind not in ("", *HEADS):
             sys.exit(f"{task} must be one of {', '.join(HEADS)}. Received: {task}:{kind}")
-    if overlap := [name for name in columns if name in tasks]:
+    if overlap := [name for name in names if name in tasks]:
         sys.exit(f"{overlap[0]!r} is a task, so it must not be among --columns")
-    kinds = {name: "id" if name in ids else kind_of(frame[name]) for name in columns}
-    tasks = {task: kind or infer(frame[task]) for task, kind in tasks.items()}
-    for task, kind in tasks.items():
-        frame[task] = check_task(task, kind, frame[task])
+    if len(frame) < LEAST:
+        sys.exit(f"{file} must have at least {LEAST} rows. Received: {len(frame)} rows")
     if by:
+        if frame[by].isna().any():
+            sys.exit(f"{by} must have a value in every row. Missing: {frame[by].isna().sum()}")
         frame = frame.sort_values(by, kind="stable")
-    return frame.reset_index(drop=True), kinds, tasks
+    frame = frame.reset_index(drop=True)
+    tasks = {task: kind or infer(frame[task]) for task, kind in tasks.items()}
+    labels = {task: check_task(task, kind, frame[task]) for task, kind in tasks.items()}
+    new = {name: new_name(place, name) for place, name in enumerate(names)}
+    inputs = frame[names].rename(columns=new)
+    columns = try_to(pk.Columns.infer, inputs, ids=[new[name] for name in ids if name in new])
+    lists, texts = ({n: (n, length) for n in found} for found in (columns.lists, columns.texts))
+    return inputs, pk.Columns(columns.ids, columns.numbers, lists, texts), labels, tasks
 
 
-def kind_of(values):
-    """Return whether a column holds ids, texts, numbers or lists."""
-    if types.is_numeric_dtype(values) and not types.is_bool_dtype(values):
-        return "number"
-    found = {type(value) for value in values.dropna()}
-    strings = values.astype("object")
-    if found == {str} and (strings.map(strings.value_counts()) < 5).mean() > 0.5:
-        return "text"
-    if found <= {str, bool}:
-        return "id"
-    if found <= {list, np.ndarray}:
-        return "list"
-    sys.exit(
-        f"Column {values.name!r} must contain numbers, booleans, strings or lists. Omit it with "
-        f"--columns. Received: {values.dtype}"
-    )
+def try_to(function, *args, **kwargs):
+    """Return the result of a function of `Columns`, or exit with the reason."""
+    try:
+        return function(*args, **kwargs)
+    except (TypeError, ValueError) as error:
+        text = re.sub(r"(^|Received: )\d+_", r"\1", str(error))  # the start of `new_name`
+        sys.exit(f"Column {text}. Omit a column with --columns")
 
 
 def infer(labels):
@@ -161,7 +159,7 @@ def infer(labels):
 def check_task(task, kind, values):
     """Return the labels of a task: floats, or unchanged classes."""
     if kind == "multiclass":
-        return values
+        return values.astype("object").where(values.notna(), None)
     try:
         labels = pd.Series(values.to_numpy("float64", na_value=np.nan), values.index)
     except (TypeError, ValueError) as error:
@@ -181,33 +179,23 @@ def new_name(place, name):
     return f"{place}_{re.sub(r'[^A-Za-z0-9]+', '_', name)}"
 
 
-def encode(frame, order, kinds, tasks, length):
-    """Return `(x, y)` for each part, the fitted columns, and the number of classes by task.
-
-    The last `length` entries of a list, and the first `length` words of a text are used.
-    """
-    train = order[: int(PARTS["training"][1] * len(frame))]
-    names = {name: new_name(place, name) for place, name in enumerate(kinds)}
-    inputs = frame[[*kinds]].rename(columns=names)
-    of_kind = {
-        kind: [names[name] for name in kinds if kinds[name] == kind]
-        for kind in ("id", "number", "list", "text")
-    }
-    lists, texts = ({name: (name, length) for name in of_kind[k]} for k in ("list", "text"))
-    columns = Columns(of_kind["id"], of_kind["number"], lists, texts).fit(inputs.iloc[train])
-    x = columns.transform(inputs)
-
+def encode(inputs, columns, labels, kinds, order):
+    """Fit the columns. Return `(x, y)` for each part, the columns, and the classes by task."""
+    train = order[: int(PARTS["training"][1] * len(order))]
+    x = try_to(columns.fit, inputs.iloc[train]).transform(inputs)
     y, classes = {}, {}
-    for task, kind in tasks.items():
-        labels = frame[task]
-        if kind == "multiclass":
-            known = pd.Index(sorted(labels.iloc[train].dropna().unique()))
-            found = pd.Series(known.get_indexer(labels), labels.index, "float64")
-            labels, classes[task] = found.where(found >= 0), len(known)
-        y[task] = labels.to_numpy("float32")
+    for task, values in labels.items():
+        if kinds[task] == "multiclass":
+            counts = values.iloc[train].value_counts()
+            known = {value: code for code, value in enumerate(sorted(counts[counts >= 5].index))}
+            codes, classes[task] = values.map(known).astype("float64"), len(known)
+            if lost := int(codes.isna().sum() - values.isna().sum()):
+                print(f"{task}: {lost:,} labels of classes with few training rows are left out")
+            values = codes
+        y[task] = values.to_numpy("float32")
     parts = []
     for part, limits in PARTS.items():
-        start, end = (int(share * len(frame)) for share in limits)
+        start, end = (int(share * len(order)) for share in limits)
         rows = order[start:end]
         for task, labels in y.items():
             found = np.unique(labels[rows][~np.isnan(labels[rows])])
@@ -263,7 +251,8 @@ def find_width(model, kinds, classes, features):
 
 def build(model, columns, heads, setting, width):
     """Return a network that maps columns to the predictions of tasks."""
-    inputs, network = keras_inputs(columns, setting["width"], setting["table_dropout"])
+    network = columns.network(setting["width"], setting["table_dropout"])
+    inputs = network.input
     is_hedged = model == "hedged"  # then each stream has its own tables
     features = pk.StreamFeatures(heads, network)(inputs) if is_hedged else network(inputs)
     block = new_block(model, heads, width, setting["dropout"])
@@ -581,17 +570,18 @@ def parse():
 
 def main():
     args = parse()
-    frame, inputs, kinds = read(args.file, args.tasks, args.columns, args.ids, args.time)
-    print(f"{len(frame):,} rows of {args.file}")
-    for name, kind in inputs.items():
-        print(f"{name}: {kind}")
-    for task, kind in kinds.items():
-        print(f"{task}: {kind}, {frame[task].notna().mean():.1%} of the rows have a label")
+    found = read(args.file, args.tasks, args.columns, args.ids, args.time, args.list_length)
+    inputs, columns, labels, kinds = found
+    rows = np.arange(len(inputs))
 
     def split(seed):
-        rows = np.arange(len(frame))
         order = rows if args.time else np.random.default_rng(seed).permutation(rows)
-        return encode(frame, order, inputs, kinds, args.list_length)
+        return encode(inputs, columns, labels, kinds, order)
+
+    data = parts, columns, classes = split(0)
+    print(f"{len(rows):,} rows of {args.file}\n\n{columns}\n")
+    for task, kind in kinds.items():
+        print(f"{task}: {kind}, {labels[task].notna().mean():.1%} of the rows have a label")
 
     alone = {f"single {task}": ("single", {task: kind}) for task, kind in kinds.items()}
     jobs = alone | {model: (model, kinds) for model in args.models}  # by name
@@ -600,9 +590,8 @@ def main():
     show = partial(show_progress, total=tries + args.seeds * len(jobs), start=time.perf_counter())
     options = {"batch_size": args.batch_size, "epochs": args.epochs}
 
-    _, columns, classes = data = split(0)
     settings = draw_settings({part: getattr(args, part) for part in SETTING}, args.search, columns)
-    features = {s["width"]: keras_inputs(columns, s["width"])[1].output_shape[-1] for s in settings}
+    features = {s["width"]: columns.network(s["width"]).output_shape[-1] for s in settings}
     widths = {
         (model, width): find_width(model, kinds, classes, size)
         for model, _ in networks.values()

@@ -37,7 +37,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads are far slower on 
 import keras
 import numpy as np
 import pandas as pd
-from columns import Columns, keras_inputs
 from matplotlib import pyplot
 from serving.model_folder import Model, publish
 from sklearn.metrics import roc_auc_score
@@ -121,7 +120,7 @@ def encode(frame):
         frame[frame["place"].between(*limits, inclusive="left")]
         for limits in ((0, 0.8), (0.8, 0.9), (0.9, 1))
     ]
-    columns = Columns(IDS, NUMBERS, LISTS).fit(rows[0])
+    columns = pk.Columns(IDS, NUMBERS, LISTS).fit(rows[0])
     parts = [(columns.transform(x), {task: x[task].to_numpy() for task in METRICS}) for x in rows]
     return columns, parts, rows[2]["user"]
 
@@ -131,7 +130,8 @@ def encode(frame):
 
 def build(block, heads, columns):
     """Return a model with a block. Hedged branches have their own tables."""
-    inputs, network = keras_inputs(columns, width=16, dropout=0.1)
+    network = columns.network(width=16, dropout=0.1)
+    inputs = network.input
     features = pk.StreamFeatures(heads, network) if block is pk.HedgedBlock else network
     experts = pk.ExpertBlock([64, 32], dropout=0.1)
     return pk.MultiTaskModel(inputs, heads(block(heads, experts)(features(inputs))))

@@ -16,7 +16,7 @@ pipeline alone (if it reads a million rows) and of `fit`, and the resident memor
 after each epoch. On the rows of a held-out file, it prints the AUC and the AUC within users, next
 to the scores of the simulation's own probabilities (best).
 
-Before training, a pass over the files fits the encoding of columns.py. The workers encode the rows
+Before training, a pass over the files fits `Columns`. The workers encode the rows
 that they read.
 
 To reuse: `frames`, `RowGroups`, `shuffled_window`, and the stream of your backend.
@@ -26,16 +26,21 @@ import argparse
 import itertools
 import os
 import statistics
+import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-from columns import Columns, keras_inputs
 
-if __name__ == "__main__":  # worker processes import this file without Keras
+# The file of `Columns` needs NumPy alone: worker processes import it without Keras.
+sys.path.append(f"{find_spec('ple_keras').submodule_search_locations[0]}/columns")
+from columns import Columns
+
+if __name__ == "__main__":
     import keras
 
     import ple_keras as pk
@@ -231,15 +236,15 @@ def data_loader_stream(groups, batch_size, workers):
 
 def build(columns):
     """Return a compiled PLE. Each stream has a copy of the tables."""
-    inputs, network = keras_inputs(columns)
+    network = columns.network()
     heads = pk.TaskHeads(
         [
             *(pk.BinaryHead(task, tower=[16], metrics=[]) for task in BINARY),
             pk.RegressionHead("watch_time", tower=[16], metrics=[]),
         ]
     )
-    features = pk.StreamFeatures(heads, network)(inputs)
-    model = pk.MultiTaskModel(inputs, heads(pk.PLEBlock(2, heads, [32])(features)))
+    features = pk.StreamFeatures(heads, network)(network.input)
+    model = pk.MultiTaskModel(network.input, heads(pk.PLEBlock(2, heads, [32])(features)))
     model.compile(pk.table_optimizer(keras.optimizers.Adam(3e-3)))
     return model
 

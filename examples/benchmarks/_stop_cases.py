@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+import ple_keras as pk
+
 from ._cases import Case, all_cases
 from ._data import Dataset, Split
 from ._networks import BINARY, Recipe
@@ -76,7 +78,6 @@ def keep_labels(split: Split, task: str, share: float, rng: np.random.Generator)
 
 def load_films(rows: int, seed: int) -> Dataset:
     """Return the ratings of MovieLens 100K, as the recommender reads and encodes them."""
-    from columns import Columns
     from recommender import IDS, LISTS, NUMBERS, download, load
 
     folder = Path("ml-100k")
@@ -90,7 +91,7 @@ def load_films(rows: int, seed: int) -> Dataset:
         "rating": (stars - stars.mean()) / stars.std(),
         "hate": stars <= 2,
     }
-    columns = Columns(IDS, NUMBERS, LISTS).fit(frame[place < 0.8])
+    columns = pk.Columns(IDS, NUMBERS, LISTS).fit(frame[place < 0.8])
     limits = ((0, 0.8), (0.8, 0.9), (0.9, 1))
     parts = [np.flatnonzero((place >= low) & (place < high)) for low, high in limits]
     sizes = {name: [len(values)] for name, values in columns.known.items()}

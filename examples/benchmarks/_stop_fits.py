@@ -38,28 +38,26 @@ def new_head(task: str, **kwargs: Any) -> pk.Head:
 
 def build_columns(kind: str, data: Dataset, sizes: Recipe, optimizer: Any) -> Any:
     """Return a compiled network with the tables and experts of the recommender."""
-    from columns import Columns, feature_network, keras_inputs
-
     described = NETWORKS[kind]
     options = {"tower": sizes.tower, "metrics": [], "reduction": described.reduction}
     heads = pk.TaskHeads([new_head(task, **options) for task in data.tasks])
     x = data.train.inputs
-    columns = Columns(
+    columns = pk.Columns(
         [name for name in x if x[name].ndim == 1 and name in data.cardinalities],
         [name for name in x if name not in data.cardinalities],
         {name: (name, x[name].shape[1]) for name in x if x[name].ndim == 2},
     )
-    columns.known = {name: range(count) for name, (count,) in data.cardinalities.items()}
+    columns.known = {name: [*range(count)] for name, (count,) in data.cardinalities.items()}
     is_hedged, width = described.block == "hedged", int(WIDTH * described.own_tables)
-    own = dict.fromkeys(data.tasks, width) if is_hedged and width else None
-    inputs, features = keras_inputs(columns, WIDTH, sizes.dropout, own)
+    own = dict.fromkeys(data.tasks, width) if is_hedged and width else {}
+    networks = columns.network({"shared": WIDTH, **own}, sizes.dropout)
+    inputs = networks["shared"].input
+    features = {stream: network(inputs) for stream, network in networks.items()}
     if described.own_ids != "all":
         fewer, x = fewer_ids(columns, inputs, described.own_ids)
-        features |= {
-            task: feature_network(fewer, x, WIDTH, sizes.dropout, f"-{task}")(x)
-            for task in data.tasks
-        }
-    features = features if own else features(inputs)
+        networks = fewer.network(dict.fromkeys(data.tasks, WIDTH), sizes.dropout)
+        features |= {task: network(x) for task, network in networks.items()}
+    features = features if own else features["shared"]
     if is_hedged:
         features = hedged_features(described, data.tasks, features, sizes)
         features = scale_shared_gradients(described, features, data)
@@ -73,8 +71,6 @@ def build_columns(kind: str, data: Dataset, sizes: Recipe, optimizer: Any) -> An
 
 def fewer_ids(columns: Any, inputs: dict[str, Any], kind: str) -> tuple[Any, dict[str, Any]]:
     """Return the columns and inputs of own branches with few or hashed ids."""
-    from columns import FIRST, Columns
-
     rows = {table: len(known) for table, known in columns.known.items()}
     if kind == "few":
         rows = {table: count for table, count in rows.items() if count <= FEW_ROWS}
@@ -84,9 +80,10 @@ def fewer_ids(columns: Any, inputs: dict[str, Any], kind: str) -> tuple[Any, dic
     tables |= {name: table for name, (table, _) in columns.lists.items()}
     tables = {name: table for name, table in tables.items() if table in rows}
     lists = {name: each for name, each in columns.lists.items() if name in tables}
-    fewer = Columns([name for name in columns.ids if name in tables], columns.numbers, lists)
-    fewer.known = {table: range(count) for table, count in rows.items()}
-    hashed = {name: inputs[name] % (FIRST + rows[table]) for name, table in tables.items()}
+    fewer = pk.Columns([name for name in columns.ids if name in tables], columns.numbers, lists)
+    fewer.known = {table: [*range(count)] for table, count in rows.items()}
+    # Codes 0 and 1 are missing and unknown values.
+    hashed = {name: inputs[name] % (2 + rows[table]) for name, table in tables.items()}
     return fewer, {**{name: inputs[name] for name in columns.numbers}, **hashed}
 
 

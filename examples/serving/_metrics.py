@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import prometheus_client as prometheus
-from columns import count_values
+from serving.drift import count_values
 from serving.model_folder import GATE
 
 log = logging.getLogger("uvicorn.error")
@@ -19,7 +19,7 @@ class Metrics:
     not finite are counted separately, and are not in the sums.
 
     Attributes:
-        counts: The counts of the columns since the start, as `drift` of columns.py reads them.
+        counts: The counts of the columns since the start, as `drift` reads them.
     """
 
     def __init__(self, widths):

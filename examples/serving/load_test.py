@@ -24,12 +24,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1]))  # the folder of columns.py
+sys.path.append(str(Path(__file__).parents[1]))  # the folder of the folder serving
 
 import numpy as np
 import psutil
-from columns import Columns
-from serving.model_folder import versions
+from serving.model_folder import Columns, versions
 
 HEAD = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 

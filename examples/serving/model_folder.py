@@ -2,7 +2,7 @@
 
     service/
         20270131-101500-123456/
-            columns.json    the encoding (see columns.py)
+            columns.json    the encoding
             model.onnx      returns the predictions, and the gate weights if they are outputs
             model.keras
 
@@ -11,12 +11,20 @@ it. The newest version that works is served. To go back to the previous one, del
 """
 
 import datetime
+import re
 import shutil
+import sys
 import tempfile
 import time
+import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+
+# The file of `Columns` needs NumPy alone. Importing ple_keras would import Keras and a backend.
+if package := find_spec("ple_keras"):  # without it, a copy of the file is next to this folder
+    sys.path.append(f"{package.submodule_search_locations[0]}/columns")
 from columns import Columns
 
 GATE = "gate/"  # prefix of the names of outputs that are gate weights
@@ -27,8 +35,8 @@ DAY = 24 * 3600
 def publish(folder, model, columns):
     """Write a new version of a model and its columns, which running services soon load.
 
-    On JAX without the package jax2onnx, there is no ONNX file, and services run Keras. What a
-    killed `publish` left in the folder is removed after a day.
+    Without a package of the exporter, or if it fails, there is no ONNX file, and services run
+    Keras. What a killed `publish` left in the folder is removed after a day.
     """
     import ple_keras as pk
 
@@ -43,11 +51,27 @@ def publish(folder, model, columns):
         version.mkdir()
         columns.save(version / "columns.json")
         model.save(version / "model.keras")
+        check_digest(version, columns)
         try:
             pk.export_onnx(model, version / "model.onnx")
-        except ImportError as error:
+        except (ImportError, RuntimeError, ValueError) as error:  # all errors of a valid model
             print(f"{folder} has no ONNX file, so the service needs Keras. {error}")
         return version.rename(folder / version.name)
+
+
+def check_digest(version, columns):
+    """Check that the network of the model in a version was built by the columns.
+
+    A network of `Columns` has the digest of the columns in the name of a layer. Other networks, and
+    those of earlier versions, are not checked.
+    """
+    with zipfile.ZipFile(version / "model.keras") as file:
+        found = {*re.findall(r"\bcolumns_([0-9a-f]{16})\b", file.read("config.json").decode())}
+    if found - {columns.digest}:
+        raise ValueError(
+            "The model and the columns must be of one training: their digests differ. "
+            f"Received: {columns.digest} of the columns, {', '.join(found)} of the model"
+        )
 
 
 def versions(folder):
@@ -66,6 +90,8 @@ class Model:
     def __init__(self, version):
         self.version = version.name
         self.columns = Columns.load(version / "columns.json")
+        if (version / "model.keras").exists():
+            check_digest(version, self.columns)
         self._run = load_onnx(version) if (version / "model.onnx").exists() else load_keras(version)
         for rows in (1, 2, 3):  # with the last codes, to check that they fit
             _, outputs = self.predict([self.columns.example()] * rows)

@@ -11,7 +11,7 @@ The folder, which `publish` in model_folder.py writes, defines the columns and t
 
     POST /predict    predictions by task for 1 to 1000 rows, null where they are not finite
     GET /health      {"status": "ok", "model": its version}, or 503
-    GET /counts      missing and unknown values since the start, for `drift` in columns.py
+    GET /counts      missing and unknown values since the start, for `drift` in drift.py
     GET /metrics     for Prometheus (see _metrics.py and alerts.yml)
 
 Ids can be unknown, and any value null that is not `required` in `Columns`. Numbers must lie in the
@@ -35,7 +35,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
-sys.path.append(str(Path(__file__).parents[1]))  # the folder of columns.py
+sys.path.append(str(Path(__file__).parents[1]))  # the folder of the folder serving
 
 import fastapi
 import numpy as np

@@ -14,6 +14,7 @@ from tests.processes import EXAMPLES, run_example_here
 pytestmark = once
 
 ROWS = 400
+INPUT = ("--tasks", "click", "--columns")
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,7 @@ def frame():
     rng = np.random.default_rng(0)
     price = rng.normal(size=ROWS)
     click = (price + 0.3 * rng.normal(size=ROWS) > 0).astype("float64")
+    kinds = [np.array("comedy", "object"), np.array("drama", "object")]
     return pd.DataFrame(
         {
             "user id": pd.array(2**60 + rng.integers(0, 9, ROWS), "Int64"),
@@ -30,10 +32,13 @@ def frame():
             "day": rng.integers(0, 30, ROWS),
             "click": click,
             "watch time": np.where(click > 0, 30 + price, np.nan),
-            "genre": np.where(price > 0.5, "comedy", np.where(price < -0.5, "drama", None)),
+            "genre": [*["rare"] * 2, *np.select([price > 0.5, price < 0], kinds, None)[2:]],
             "votes": rng.poisson(np.exp(price)),
             "tags": [["new"], [], None, ["new", "old"]] * (ROWS // 4),
             "title": [f"Film {row}" for row in range(ROWS)],
+            "adult": price > 1,
+            "code": [f"x{row}" for row in range(ROWS)],
+            "nested": [[["a"]]] * ROWS,
             "one": 1.0,
             "never": np.nan,
             "when": pd.Timestamp("2020-01-01"),
@@ -45,6 +50,8 @@ def frame():
 def folder(frame, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     frame.iloc[::-1].to_parquet(folder / "rows.parquet")  # with an index in a column
+    frame.set_index("day").to_parquet(folder / "index.parquet")
+    frame[:99].to_parquet(folder / "few.parquet")
     (folder / "text.parquet").write_text("no Parquet")
     return folder
 
@@ -63,10 +70,14 @@ def test_baselines_learn_every_kind_of_task_and_one_seed_has_no_interval(folder)
         folder,
         "rows.parquet",
         *("--tasks", "click", "watch time", "genre:multiclass", "votes:count"),
-        *("--columns", "user id", "city", "price, $", "tags", "title", "--ids", "user id"),
-        *("--models", "linear", "boosting", "--seeds", "1", "--epochs", "1", "--list-length", "2"),
+        *("--columns", "user id", "city", "price, $", "tags", "title", "adult"),
+        *("--ids", "user id", "--list-length", "2", "--seeds", "1", "--epochs", "1"),
+        *("--models", "linear", "boosting"),
     )
-    assert "user id: id\ncity: id\nprice, $: number\ntags: list\ntitle: text\n" in out
+    kinds = re.findall(r"^(\d\w+) +(id|number|list|text) .*%$", out, re.M)
+    names = ["0_user_id", "1_city", "5_adult", "2_price_", "3_tags", "4_title"]
+    assert kinds == [*zip(names, ["id", "id", "id", "number", "list", "text"])]
+    assert "genre: 2 labels of classes with few training rows are left out\n" in out
     assert re.search(r"click, auc +watch time, rmse +genre, accuracy +votes, deviance\n", out)
     assert "±" not in out
     # In one epoch, the networks learn less.
@@ -84,7 +95,7 @@ def test_a_search_prints_the_best_setting_of_each_network(folder):
 
 def test_a_search_keeps_the_changes_that_lower_the_loss(script):
     first = script["SETTING"]
-    settings = script["draw_settings"](first, 9, script["Columns"]())  # without tables
+    settings = script["draw_settings"](first, 9, script["pk"].Columns())  # without tables
     changed = {part for each in settings for part in first if each[part] != first[part]}
     assert settings[0] == first
     assert changed == {"rate", "dropout"}
@@ -158,7 +169,13 @@ def test_tasks_of_four_kinds_are_compared_with_single_networks(folder):
             ["rows.parquet", "--tasks", "price, $:count", "--columns", "day"],
             "price, $ must be at least 0 for a count",
         ),
-        (["rows.parquet", "--tasks", "click"], "Column 'when' must contain numbers, bool"),
+        (["rows.parquet", *INPUT, "when"], "Column when must contain numbers, booleans, strings"),
+        (["rows.parquet", *INPUT, "never"], "Column never must contain numbers, booleans, strings"),
+        (["rows.parquet", *INPUT, "code"], "Column code must have a value in min_rows=5 rows."),
+        (["rows.parquet", *INPUT, "nested"], "Received: nested=['a']. Omit a column with --col"),
+        (["few.parquet", "--tasks", "click"], "few.parquet must have at least 100 rows."),
+        (["rows.parquet", "--tasks", "click", "--time", "never"], "never must have a value in ev"),
+        (["index.parquet", "--tasks", "day:binary", *INPUT[2:], "city"], "day must contain 0 and"),
         (["rows.parquet", "--tasks", "day:binary", "--columns", "city"], "day must contain 0 and"),
         (
             ["rows.parquet", "--tasks", "city:regression", "--columns", "day"],

@@ -13,7 +13,7 @@ from tests.recorded_outputs import check_form
 
 FOLDERS = {"benchmarks", "serving"}  # of scripts that share modules
 SCRIPTS = sorted(path for path in EXAMPLES.rglob("*.py") if not FOLDERS & {*path.parts})
-for imported in ("_flights.py", "columns.py", "distributed/_local.py", "distributed/_task.py"):
+for imported in ("_flights.py", "distributed/_local.py", "distributed/_task.py"):
     SCRIPTS.remove(EXAMPLES / imported)
 FEW = ("--rows", "1500", "--epochs", "1")
 

@@ -18,7 +18,6 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from columns import Columns, keras_inputs
 
 import ple_keras as pk
 from tests.helpers import once
@@ -41,7 +40,7 @@ GATE = "gate/ple/0/click"
 
 def columns_of(frame=FRAME, ids=("job", "town")):
     lists = {"tags": ("tags", 2)}
-    return Columns(ids, ["age"], lists, required=ids[-1:]).fit(frame, min_rows=1)
+    return pk.Columns(ids, ["age"], lists, required=ids[-1:]).fit(frame, min_rows=1)
 
 
 def onnx_model(predictions=(math.nan, 0.5, 0.25, 0.75), tasks=TASKS, batch="b"):
@@ -419,10 +418,10 @@ def test_a_published_model_answers_as_it_predicts(tmp_path, monkeypatch):
     """A hedged model with a history, whose request has an unknown id and missing values."""
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.MulticlassHead("kind", num_classes=3)])
     lists, texts = {"tags": ("tags", 2)}, {"town": ("words", 2)}
-    columns = Columns(["job"], lists=lists, texts=texts, logs=["age"]).fit(FRAME, min_rows=1)
-    inputs, network = keras_inputs(columns, width=4)
-    features = pk.StreamFeatures(heads, network)(inputs)
-    model = pk.MultiTaskModel(inputs, heads(pk.HedgedBlock(heads, [8])(features)))
+    columns = pk.Columns(["job"], lists=lists, texts=texts, logs=["age"]).fit(FRAME, min_rows=1)
+    network = columns.network(width=4)
+    features = pk.StreamFeatures(heads, network)(network.input)
+    model = pk.MultiTaskModel(network.input, heads(pk.HedgedBlock(heads, [8])(features)))
     heads["click"].mixture.assign([0.1, 0.9])
     rows = [ROW, ROW | {"job": "Astronaut", "town": "OSLO (Rome)", "age": None, "tags": None}]
     expected = model.predict(columns.transform(rows), verbose=0)
@@ -440,6 +439,46 @@ def test_a_published_model_answers_as_it_predicts(tmp_path, monkeypatch):
     asyncio.run(run())
     (version / "model.onnx").unlink(missing_ok=True)
     asyncio.run(run())
+
+
+@once
+def test_a_model_that_can_not_be_exported_is_published_as_a_keras_file(
+    tmp_path, capsys, monkeypatch
+):
+    columns = pk.Columns(numbers=["age"]).fit(FRAME)
+    network = columns.network()
+    heads = pk.TaskHeads([pk.BinaryHead("click")])
+    block = pk.SharedBottomBlock(heads, [2])
+    model = pk.MultiTaskModel(network.input, heads(block(network.output)))
+
+    def fail(*args):
+        raise RuntimeError("The exporter or ONNX Runtime failed")
+
+    monkeypatch.setattr(pk, "export_onnx", fail)
+    version = model_folder.publish(tmp_path, model, columns)
+    message = "has no ONNX file, so the service needs Keras. The exporter or ONNX Runtime failed"
+    assert message in capsys.readouterr().out
+    assert not (version / "model.onnx").exists()
+    rows = [{"age": 1}, {"age": None}]
+    expected = model.predict_on_batch(columns.transform(rows))["click"]
+    np.testing.assert_allclose(model_folder.Model(version).predict(rows)[1]["click"], expected)
+
+
+@once
+def test_a_model_and_columns_of_different_trainings_are_refused(tmp_path):
+    columns, other = (pk.Columns(["job"]).fit(FRAME[:n], min_rows=1) for n in (1, 2))
+    network = columns.network()
+    heads = pk.TaskHeads([pk.BinaryHead("click")])
+    features = pk.StreamFeatures(heads, network)(network.input)
+    model = pk.MultiTaskModel(network.input, heads(pk.HedgedBlock(heads, [2])(features)))
+    with pytest.raises(ValueError, match="the columns must be of one training"):
+        model_folder.publish(tmp_path, model, other)
+    assert not [*tmp_path.iterdir()]
+    version = model_folder.publish(tmp_path, model, columns)
+    assert model_folder.Model(version).columns.digest == columns.digest
+    other.save(version / "columns.json")
+    with pytest.raises(ValueError, match=f"Received: {other.digest} of .*{columns.digest} of the"):
+        model_folder.Model(version)
 
 
 @once
