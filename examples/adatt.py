@@ -80,7 +80,7 @@ def main():
     levels = [AdaTTBlock(heads, units, **options) for units in ([64], [32])]
     inputs = keras.Input((FEATURES,))
     model = pk.MultiTaskModel(inputs, heads(pk.SequentialBlock(levels, name="adatt")(inputs)))
-    model.compile("adam")
+    model.compile("adam", trace=True)  # PyTorch traces code of users only on demand
 
     x, y = make_data()
     model.fit(x, y, batch_size=256, epochs=3, validation_split=0.2, verbose=2)

@@ -55,7 +55,7 @@ def main():
     ple = pk.PLEBlock(2, heads, expert, name="ple")
     inputs = keras.Input((FEATURES,))
     model = pk.MultiTaskModel(inputs, heads(ple(inputs)))
-    model.compile("adam")
+    model.compile("adam", trace=True)  # PyTorch traces code of users only on demand
 
     x, y = make_data()
     model.fit(x, y, batch_size=256, epochs=3, validation_split=0.2, verbose=2)
