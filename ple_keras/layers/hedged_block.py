@@ -14,9 +14,11 @@ from ple_keras._typing import LayerLike, Nested, NestedShape, Outputs, Shape, Ta
 from ple_keras.labels.task_names import NAME_RULE, SHARED, is_valid_name, task_names
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.shared_bottom_block import SharedBottomBlock
+from ple_keras.layers.stream_features import StreamFeatures
 from ple_keras.layers.template import as_optional_template
 
 OWN = "own"
+INPUTS = "input_dtypes"  # of StreamFeatures, in the config
 
 
 @register
@@ -35,8 +37,8 @@ class HedgedBlock(BaseLayer):
     are. `FitHedge` has the equations of the fit.
 
     By default, the branch "shared" is a SharedBottomBlock, and "own" is one expert for each task,
-    without a gate. Use `StreamFeatures` for the inputs, since all tasks train the features that
-    both branches read.
+    without a gate. With `features`, each branch of each task has a copy of the feature network.
+    Otherwise, all branches train the layers before the block.
 
     Args:
         outputs: The tasks, as for CGCBlock.
@@ -45,11 +47,17 @@ class HedgedBlock(BaseLayer):
         branches: Blocks keyed by branch, instead of the default branches. Each, such as a PLEBlock,
             maps the inputs to `{task: (..., H)}`. Blocks must not share layers. Branch names follow
             the rule for task names, but can be "shared".
+        features: The feature network: a layer or model that maps a tensor, or a dict of columns, to
+            a tensor. It is copied for each task's own branch and for the shared one, as by
+            StreamFeatures, or for each of `branches`. Without `branches`, also a dict of networks,
+            keyed by task, and "shared", such as smaller tables for own branches.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: A tensor `(..., D)` for all streams, or a dict keyed by stream, `{task: (..., D_k),
-            "shared": (..., D_s)}`. Blocks in `branches` get the inputs unchanged.
+        inputs: With `features`, a tensor or a dict of columns, as for the feature network.
+            Otherwise, a tensor `(..., D)` for all streams, or a dict keyed by stream, `{task:
+            (..., D_k), "shared": (..., D_s)}`. Blocks in `branches` get the inputs unchanged, or
+            their copy's features.
         training: Passed to the branches.
 
     Returns:
@@ -59,14 +67,17 @@ class HedgedBlock(BaseLayer):
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If not exactly one of `expert_block` and `branches` is given, there are fewer
-            than two branches, a branch has an invalid name, two blocks have the same name, or a
-            block does not return features for every task. See also CGCBlock.
+            than two branches, a branch has an invalid name, two blocks have the same name, a block
+            does not return features for every task, or `features` is a dict next to `branches`. See
+            also CGCBlock and StreamFeatures.
 
     Example:
 
-    >>> features = StreamFeatures(["click", "buy"], keras.layers.Dense(16))
-    >>> hedged = HedgedBlock(["click", "buy"], expert_block=[64, 32])
-    >>> outputs = hedged(features(keras.ops.ones((8, 4))))
+    >>> inputs = {"item": keras.Input((), dtype="int32"), "price": keras.Input((1,))}
+    >>> item = keras.layers.Embedding(1000, 8)(inputs["item"])
+    >>> network = keras.Model(inputs, keras.layers.Concatenate()([item, inputs["price"]]))
+    >>> hedged = HedgedBlock(["click", "buy"], expert_block=[64, 32], features=network)
+    >>> outputs = hedged({"item": np.arange(8), "price": np.ones((8, 1))})
     >>> {branch: tuple(x.shape) for branch, x in outputs["click"].items()}
     {'own': (8, 32), 'shared': (8, 32)}
     >>> heads = TaskHeads([BinaryHead("click"), BinaryHead("buy")])
@@ -79,6 +90,7 @@ class HedgedBlock(BaseLayer):
         outputs: Outputs,
         expert_block: LayerLike | None = None,
         branches: Mapping[str, keras.Layer] | None = None,
+        features: keras.Layer | Mapping[str, keras.Layer] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -88,6 +100,11 @@ class HedgedBlock(BaseLayer):
             raise ValueError(
                 "Exactly one of expert_block and branches must be given. "
                 f"Received: expert_block={expert_block!r}, branches={branches!r}"
+            )
+        if branches is not None and isinstance(features, Mapping):
+            raise ValueError(
+                "features must be one network if branches are given, since each branch has a copy. "
+                f"Received: features={features!r}"
             )
         self._template = as_optional_template(expert_block, "expert_block", self.dtype_policy)
         if self._template:
@@ -99,6 +116,11 @@ class HedgedBlock(BaseLayer):
                 ),
             }
         blocks = _check_branches(branches)
+        self._features: StreamFeatures | None = None  # the name is part of the file format
+        if features is not None:
+            streams = self._task_names if self._template else [b for b in blocks if b != SHARED]
+            options = {"shared": SHARED in blocks, "dtype": self.dtype_policy, "name": "features"}
+            self._features = StreamFeatures(streams, features, **options)
         self._branch_names = tuple(blocks)
         self._came_built = built_names(blocks.values())
         for branch, block in blocks.items():
@@ -127,31 +149,46 @@ class HedgedBlock(BaseLayer):
 
     @property
     def layers(self) -> Sequence[keras.Layer]:
-        """The blocks of the branches, in order. `summary(expand_nested=True)` shows them.
+        """The features, and the blocks of the branches. `summary(expand_nested=True)` shows them.
 
-        They are not a list, since files would then store the blocks by position, not by attribute.
+        They are not a list, since files would then store the layers by position, not by attribute.
         """
-        return UserList(map(self.__getitem__, self._branch_names))
+        features = [self._features] if self._features else []
+        return UserList([*features, *self._blocks()])
+
+    def _blocks(self) -> list[keras.Layer]:
+        return [self[branch] for branch in self._branch_names]
+
+    def __call__(self, inputs: Nested, *args: object, **kwargs: object) -> Any:
+        """Record the dtypes of the columns, which `build` does not receive, and call the layer."""
+        if self._features:
+            self._features._record_dtypes(inputs)
+        return super().__call__(inputs, *args, **kwargs)
 
     def build(self, inputs_shape: NestedShape) -> None:
-        self._by_task(lambda block: block, symbolic(inputs_shape, self.compute_dtype))
+        dtypes = self._features and self._features._dtypes.value
+        self._by_task(lambda layer: layer, symbolic(inputs_shape, self.compute_dtype, dtypes))
         self._restore_frozen()
 
     def call(
         self, inputs: Nested, training: bool | None = None
     ) -> dict[TaskName, dict[str, Tensor]]:
         """Call the block of every branch once."""
-        return self._by_task(lambda block: block, inputs)
+        return self._by_task(lambda layer: layer, inputs)
 
     def _by_task(
         self, function_of: Callable[[keras.Layer], Any], inputs: Nested
     ) -> dict[TaskName, dict[str, Any]]:
-        """Apply the function of each branch's block to the inputs of the branch.
+        """Apply the function of each layer to the inputs of the branches.
 
         Files identify outputs by position. On PyTorch, Keras does not sort nested dicts, so without
         sorted branches a model would swap them under another backend.
         """
-        by_branch = dict.fromkeys(self._branch_names, inputs)
+        if self._features:
+            inputs = function_of(self._features)(inputs)
+        by_branch: Any = dict.fromkeys(self._branch_names, inputs)
+        if self._features and not self._template:
+            by_branch = inputs
         if self._template and isinstance(inputs, Mapping):
             check_keys(inputs, [*self._task_names, SHARED], "inputs")
             own = {task: inputs[task] for task in self._task_names}
@@ -170,27 +207,37 @@ class HedgedBlock(BaseLayer):
         return None
 
     def compute_output_spec(self, inputs: Nested, training: bool | None = None) -> Nested:
-        return self._by_task(lambda block: block.compute_output_spec, inputs)
+        return self._by_task(lambda layer: layer.compute_output_spec, inputs)
 
     def compute_output_shape(self, inputs_shape: NestedShape) -> dict[TaskName, dict[str, Shape]]:
-        return self._by_task(lambda block: block.compute_output_shape, inputs_shape)
+        return self._by_task(lambda layer: layer.compute_output_shape, inputs_shape)
 
     def get_config(self) -> dict[str, Any]:
         blocks = None
         if not self._template:
-            serialized = serialize_children(self.layers, self._came_built)
+            serialized = serialize_children(self._blocks(), self._came_built)
             blocks = dict(zip(self._branch_names, serialized))
-        return {
+        features = self._features and self._features.get_config()
+        config = {
             **super().get_config(),
             "outputs": self.task_names,
             "expert_block": self._template and self._template.serialize(),
             "branches": blocks,
+            "features": features and features["feature_block"],
         }
+        return {**config, INPUTS: features[INPUTS]} if features else config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        branches = keras.saving.deserialize_keras_object(config["branches"])
-        return super().from_config({**config, "branches": branches})
+        """Create a layer with the dtypes of the columns in the config."""
+        keys = ("branches", "features")  # files of 0.3.0 to 0.5.0 have no features
+        layers = {key: keras.saving.deserialize_keras_object(config.get(key)) for key in keys}
+        arguments = {**config, **layers}
+        dtypes = arguments.pop(INPUTS, None)
+        layer = super().from_config(arguments)
+        if layer._features:
+            layer._features._dtypes.value = dtypes
+        return layer
 
 
 def _check_branches(branches: Mapping[str, keras.Layer] | None) -> dict[str, keras.Layer]:

@@ -1,14 +1,14 @@
 """A copy of the feature network for each stream."""
 
 from collections import UserList
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, cast
 
 import keras
 
 from ple_keras._checks import check_bool, short_repr
 from ple_keras._keras.building import build_features, symbolic
-from ple_keras._keras.copying import Template, checked_copy
+from ple_keras._keras.copying import Template
 from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.saving import check_names, register, save_names
 from ple_keras._keras.tensors import fixed_dtypes
@@ -24,6 +24,7 @@ from ple_keras._typing import (
     Tensor,
 )
 from ple_keras.labels.task_names import SHARED, task_names
+from ple_keras.layers.template import as_stream_templates
 
 
 @register
@@ -35,9 +36,9 @@ class StreamFeatures(BaseLayer):
     a task's loss is zero for all weights of other tasks.
 
     K tasks and the shared stream have K + 1 copies by default: K + 1 times the weights, optimizer
-    state and computation of the feature network. `own` limits this to the tasks that need it. If
-    tasks can have smaller tables than the shared stream, pass the block a dict of the outputs of
-    different networks, keyed by stream, instead.
+    state and computation of the feature network. `own` limits this to the tasks that need it. With
+    a dict of different networks, tasks can have smaller tables than the shared stream. A
+    HedgedBlock copies its `features` itself.
 
     The layers of every copy have new weights. Adapted layers, such as `keras.layers.Normalization`
     and `keras.layers.StringLookup`, have the same state in every copy. They must be layers of a
@@ -46,9 +47,10 @@ class StreamFeatures(BaseLayer):
     Args:
         outputs: The tasks, as for CGCBlock.
         feature_block: The feature network: a layer or model that maps a tensor, or a dict of
-            columns, to a tensor. It is copied and never used itself.
+            columns, to a tensor. It is copied and never used itself. Or a dict of such networks
+            for all streams, whose output widths can differ.
         own: The tasks that have their own copy; by default, every task. All other tasks and
-            "shared" read one common copy. With `[]`, all streams do.
+            "shared" read one common copy. With `[]`, all streams do. It must be None with a dict.
         shared: Whether the outputs contain the stream "shared". A level with neither shared
             experts nor a shared gate refuses it.
         **kwargs: Arguments of `keras.layers.Layer`.
@@ -59,14 +61,13 @@ class StreamFeatures(BaseLayer):
         training: Passed to the copies.
 
     Returns:
-        `{task: (..., D)}`, and "shared" with `shared=True`. D is the output width of
-        `feature_block`.
+        `{task: (..., D)}`, and "shared" with `shared=True`. D is the output width of the network.
 
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If a task in `outputs` is repeated or invalid, or a task in `own` is repeated or
-            unknown, or if `feature_block` can't be copied, contains a layer that is not adapted, or
-            does not return one tensor.
+            unknown, or if `feature_block` can't be copied, contains a layer that is not adapted,
+            does not return one tensor, or is a dict that lacks a stream.
 
     Reference:
 
@@ -88,7 +89,7 @@ class StreamFeatures(BaseLayer):
     def __init__(
         self,
         outputs: Outputs,
-        feature_block: keras.Layer,
+        feature_block: keras.Layer | Mapping[str, keras.Layer],
         own: Sequence[TaskName] | None = None,
         shared: bool = True,
         **kwargs: Any,
@@ -104,13 +105,18 @@ class StreamFeatures(BaseLayer):
         streams = [*self._task_names, *([SHARED] if self._shared else [])]
         has_own = self._task_names if own is None else own
         self._copy_of = Untracked({s: f"stream-{s if s in has_own else SHARED}" for s in streams})
-        if not isinstance(feature_block, keras.Layer):
+        is_dict = isinstance(feature_block, Mapping)
+        networks = feature_block.values() if is_dict else [feature_block]
+        if not all(isinstance(network, keras.Layer) for network in networks):
             raise TypeError(
-                "feature_block must be an instance of a Keras layer or model. "
+                "feature_block must be an instance of a Keras layer or model, or a dict of them. "
                 f"Received: feature_block={feature_block!r}"
             )
-        network = checked_copy(feature_block, "feature_block", feature_block.name)
-        self._template = Template(network, "feature_block")
+        if is_dict and own is not None:
+            raise ValueError(
+                f"own must be None if feature_block is a dict keyed by stream. Received: own={own}"
+            )
+        self._templates = as_stream_templates(feature_block, streams, "feature_block", None)
         self._dtypes: Untracked[FixedDTypes] = Untracked(None)
 
     @property
@@ -133,7 +139,12 @@ class StreamFeatures(BaseLayer):
         return UserList(getattr(self, name) for name in names)
 
     def __call__(self, inputs: Nested, *args: object, **kwargs: object) -> dict[str, Tensor]:
-        """Record the dtypes of the columns, which `build` does not receive, and call the layer."""
+        """Record the dtypes of the columns, and call the layer."""
+        self._record_dtypes(inputs)
+        return cast(dict[str, Tensor], super().__call__(inputs, *args, **kwargs))
+
+    def _record_dtypes(self, inputs: Nested) -> None:
+        """Record the dtypes of the columns, which `build` does not receive."""
         if inputs is None or isinstance(inputs, list | tuple):
             raise TypeError(
                 "inputs must be a tensor or a dict of columns. "
@@ -141,14 +152,14 @@ class StreamFeatures(BaseLayer):
             )
         if not self.built:
             self._dtypes.value = fixed_dtypes(inputs, self._dtypes.value)
-        return cast(dict[str, Tensor], super().__call__(inputs, *args, **kwargs))
 
     def build(self, input_shape: NestedShape) -> None:
         inputs = symbolic(input_shape, self.compute_dtype, self._dtypes.value)
-        for name in self._copy_names:
-            copy = self._template.copy(name, name)
+        template_of = {name: self._templates.value[s] for s, name in self._copy_of.value.items()}
+        for name, template in template_of.items():
+            copy = template.copy(name, name)
             setattr(self, name, copy)
-            build_features(copy, inputs, "feature_block")
+            build_features(copy, inputs, template.argument)
         self._restore_frozen()
 
     def call(self, inputs: Nested, training: bool | None = None) -> dict[str, Tensor]:
@@ -164,12 +175,15 @@ class StreamFeatures(BaseLayer):
         # Keras stores the origin of a symbolic tensor in it. The copy therefore reads new tensors,
         # and every stream has its own.
         inputs = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype), inputs)
-        if self.built:
-            output = self.layers[0](inputs)
-        else:
-            copy = self._template.copy(self._template.layer.name)
-            output = build_features(copy, inputs, "feature_block")
-        return {s: keras.KerasTensor(output.shape, output.dtype) for s in self._copy_of.value}
+        outputs: dict[Template, keras.KerasTensor] = {}
+        for stream, template in self._templates.value.items():
+            if self.built and template not in outputs:
+                outputs[template] = getattr(self, self._copy_of.value[stream])(inputs)
+            elif template not in outputs:
+                copy = template.copy(template.layer.name)
+                outputs[template] = build_features(copy, inputs, template.argument)
+        by_stream = {stream: outputs[x] for stream, x in self._templates.value.items()}
+        return {s: keras.KerasTensor(x.shape, x.dtype) for s, x in by_stream.items()}
 
     def compute_output_shape(self, input_shape: NestedShape) -> dict[str, Shape]:
         inputs = symbolic(input_shape, self.compute_dtype, self._dtypes.value)
@@ -189,7 +203,7 @@ class StreamFeatures(BaseLayer):
         return {
             **super().get_config(),
             "outputs": self.task_names,
-            "feature_block": self._template.serialize(),
+            "feature_block": self._templates.serialize(),
             "own": None if self._own is None else list(self._own),
             "shared": self._shared,
             "input_dtypes": self._dtypes.value,

@@ -102,7 +102,8 @@ def _levels(layer: keras.Layer, name: str | None = None) -> list[_Level]:
     if isinstance(layer, SharedBottomBlock):
         return [_Level(name, {task: [f"{SHARED}/bottom"] for task in layer.task_names}, "output")]
     if isinstance(layer, HedgedBlock) and layer._template:  # with the default branches
-        gates = {task: [f"{task}/expert", f"{SHARED}/expert"] for task in layer.task_names}
+        network = "features, expert" if layer._features else "expert"
+        gates = {task: [f"{task}/{network}", f"{SHARED}/{network}"] for task in layer.task_names}
         return [_Level(name, gates, "mixture")]
     return []
 
@@ -117,7 +118,9 @@ class _Drawing:
         self._colors = {**dict(zip(tasks, cycle(TASK_COLORS))), SHARED: SHARED_COLOR}
         middle = (len(tasks) + 1) // 2
         streams = [*tasks[:middle], SHARED, *tasks[middle:]]
-        texts = [*streams, "expert_0", *(level.gate_text for level in levels)]
+        experts = chain.from_iterable(level.experts(s) for level in levels for s in streams)
+        texts = [*streams, *(x.partition("/")[2] for x in experts)]
+        texts += [level.gate_text for level in levels]
         self._box_width = LETTER_WIDTH * max(map(len, texts)) + MARGIN
         self._columns: dict[str, tuple[float, float]] = {}  # the center and the width
         x = 3 * MARGIN + LETTER_WIDTH * max(len(level.name) for level in levels)

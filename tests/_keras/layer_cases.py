@@ -83,6 +83,7 @@ class Joined(keras.layers.Layer):
 BY_TASK = {"buy": 3, "click": 3}
 BY_STREAM = {**BY_TASK, "shared": 3}
 STREAMS = {"buy": 5, "click": 4, "shared": 6}
+COLUMNS = {"price": 2, "age": 1}
 PREDICTIONS = {"both": 1, "buy": 1, "click": 1}
 
 
@@ -183,6 +184,18 @@ CASES = {
         activation="tanh",
         edges=[[-1.0, 0.0, 1.0], [-3.0, 3.0], [0.0], [-2.0, -1.0], [0.0, 0.5]],
     ),
+    "hedged_with_features": Case(
+        *(pk.HedgedBlock, COLUMNS, {task: {"own": 3, "shared": 3} for task in TASKS}),
+        outputs=TASKS,
+        expert_block=lambda dtype: pk.ExpertBlock([4, 3], dtype=dtype),
+        features=lambda dtype: {stream: Joined(dtype=dtype) for stream in (*TASKS, "shared")},
+    ),
+    "hedged_of_branches_with_features": Case(
+        *(pk.HedgedBlock, COLUMNS, {task: {"1st": 4, "shared": 3} for task in TASKS}),
+        outputs=TASKS,
+        branches=branches,
+        features=lambda dtype: Joined(dtype=dtype),
+    ),
     "stream_features": Case(
         *(pk.StreamFeatures, 5, BY_STREAM),
         outputs=TASKS,
@@ -190,7 +203,7 @@ CASES = {
         own=["click"],
     ),
     "stream_features_dict_inputs": Case(
-        *(pk.StreamFeatures, {"price": 2, "age": 1}, BY_TASK),
+        *(pk.StreamFeatures, COLUMNS, BY_TASK),
         outputs=TASKS,
         feature_block=lambda dtype: Joined(dtype=dtype),
         shared=False,
@@ -244,7 +257,7 @@ CASES = {
 # One of each computation. Every backend tests these; only PyTorch tests the others.
 SOME = (
     *("expert_layernorm_dropout", "gate_with_block", "cgc_stacked", "cgc_copied"),
-    *("ple_dict_inputs", "hedged_of_branches", "stream_features_dict_inputs"),
+    *("ple_dict_inputs", "hedged_of_branches_with_features", "stream_features_dict_inputs"),
     *("task_heads_hedged", "task_heads_product"),
 )
 

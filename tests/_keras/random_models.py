@@ -268,7 +268,9 @@ def bodies(draw, name, tasks, depth):
 
 @st.composite
 def hedged(draw, name, tasks, depth):
-    return Recipe(pk.HedgedBlock, tasks, draw(templates("expert", depth - 1)), name=name)
+    features = draw(st.none() | parts("network", depth - 1, distinct=True))
+    expert = draw(templates("expert", depth - 1))
+    return Recipe(pk.HedgedBlock, tasks, expert, features=features, name=name)
 
 
 # Heads.

@@ -14,7 +14,7 @@ from tests.pairs import fewer, pairs
 
 # Values of these arguments are serialized.
 OF_KERAS = (
-    *("expert_block", "gate_block", "bottom_block", "feature_block", "tower"),
+    *("expert_block", "gate_block", "bottom_block", "feature_block", "features", "tower"),
     *("layers", "branches", "heads", "num_layers", "num_experts"),
     *(
         f"{weight}_{kind}"

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import features, numpy_of, streams
+from tests.helpers import features, numpy_of, once, randomize, streams
+from tests.layers.feature_networks import columns, network, symbols
+from tests.models import cloned, loaded
+from tests.refusals import check_refused
 
 TASKS = ["click", "buy"]
 
@@ -59,3 +62,84 @@ def test_custom_branches_read_the_inputs_unchanged():
     np.testing.assert_array_equal(outputs["click"]["1st"], expected["click"])
     with pytest.raises(KeyError, match=r"branch must be one of \['1st', '2nd'\]"):
         block["3rd"]
+
+
+# Copies of the features.
+
+
+def scaled(width):
+    """Return a network with integers, columns `(B,)`, and a layer with adapted state."""
+    inputs = {**symbols(), "age": keras.Input((), name="age")}
+    scale = keras.layers.Normalization()
+    scale.adapt(np.array([[5.0], [20.0], [80.0]]))
+    item = keras.layers.Embedding(10, width)(inputs["item"])
+    age = keras.ops.expand_dims(inputs["age"], -1)
+    return keras.Model(inputs, keras.layers.Concatenate()([item, scale(inputs["price"]), age]))
+
+
+def aged():
+    return {**columns(), "age": np.array([30.0, 40.0, 50.0], "float32")}
+
+
+NETWORKS = {
+    "one": lambda: scaled(3),
+    "by_stream": lambda: {"click": scaled(1), "buy": scaled(2), "shared": scaled(3)},
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_features_are_copied_for_each_stream(name, tmp_path):
+    networks, x = NETWORKS[name](), aged()
+    inputs = keras.tree.map_structure(lambda a: keras.Input(a.shape[1:], dtype=str(a.dtype)), x)
+    expert = pk.ExpertBlock([4], activation="tanh")
+    block = pk.HedgedBlock(TASKS, expert, features=networks)
+    model = keras.Model(inputs, block(inputs))
+    by_hand = pk.HedgedBlock(TASKS, expert)(pk.StreamFeatures(TASKS, networks)(inputs))
+    other = keras.Model(inputs, by_hand)
+    randomize(model)
+    other.set_weights(model.get_weights())
+    expected = numpy_of(model(x))
+    np.testing.assert_equal(numpy_of(other(x)), expected)
+    assert all(layer.built for layer in model._flatten_layers())
+    block._features.layers[0].trainable = False
+    for again in (loaded(model, tmp_path), cloned(model, tmp_path)):
+        again.set_weights(model.get_weights())
+        np.testing.assert_equal(numpy_of(again(x)), expected)
+        paths = [[w.path for w in each.trainable_weights] for each in (model, again)]
+        assert paths[0] == paths[1]
+        assert len(paths[0]) == len(model.weights) - 1
+
+
+def test_features_are_copied_for_each_branch(tmp_path):
+    branches = {"shared": pk.SharedBottomBlock(TASKS, 4), "ple": pk.PLEBlock(2, TASKS, 4)}
+    block, x = pk.HedgedBlock(TASKS, branches=branches, features=network()), columns()
+    outputs = numpy_of(block(x))  # columns of integers, without a functional model
+    for branch, of_branch in branches.items():
+        features = getattr(block._features, f"stream-{branch}")(x)
+        expected = numpy_of(of_branch(features))
+        for task in TASKS:
+            np.testing.assert_allclose(outputs[task][branch], expected[task], rtol=1e-6)
+    assert not {id(w) for w in block._features.layers[0].weights} & {
+        id(w) for w in block._features.layers[1].weights
+    }
+    again = pk.HedgedBlock.from_config(block.get_config())
+    again.build({key: x.shape for key, x in symbols().items()})  # floats of all columns
+    again.set_weights(block.get_weights())
+    np.testing.assert_equal(numpy_of(again(x)), outputs)
+
+
+@once
+def test_refused_features():
+    branches = {"a": pk.SharedBottomBlock(TASKS, 4), "b": pk.PLEBlock(1, TASKS, 4)}
+    networks = {stream: keras.layers.Dense(3) for stream in (*TASKS, "shared")}
+    dense = keras.layers.Dense(3)
+    for refused, error, message in [
+        ({"branches": branches, "features": networks}, ValueError, "features must be one network"),
+        ({"expert_block": 4, "features": {"click": dense}}, ValueError, "missing: .*'shared'"),
+        ({"expert_block": 4, "features": 4}, TypeError, "feature_block must be an instance"),
+    ]:
+        check_refused(lambda kwargs=refused: pk.HedgedBlock(TASKS, **kwargs), error, message)
+    block = pk.HedgedBlock(TASKS, 4, features=dense)
+    check_refused(lambda: block([features(2, 3)]), TypeError, "inputs must be a tensor or a dict")
+    message = "own must be None"
+    check_refused(lambda: pk.StreamFeatures(TASKS, networks, own=[]), ValueError, message)

@@ -43,6 +43,7 @@ BLOCKS = {
     **LEVELS,
     "shared_bottom": lambda: pk.SharedBottomBlock(["a", "b", "c"], 4, name="bottom"),
     "hedged": lambda: pk.HedgedBlock(["click", "buy"], 4, name="hedged"),
+    "hedged_features": lambda: pk.HedgedBlock(["a", "b"], 4, features=keras.layers.Dense(3)),
     "streams": model_of_streams,
 }
 
