@@ -1,7 +1,7 @@
 """Iteration over any form of data that Keras accepts."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import count, islice
 from operator import itemgetter
 from typing import Any
 
@@ -24,6 +24,7 @@ class Batches:
         y: Arrays; None with batches.
         batch_size: The number of rows per batch, only for arrays; None for `default`.
         default: The default batch size; None for all rows in one batch.
+        steps: The number of batches; None for all.
         argument: The name of `x` in messages about batches.
 
     Attributes:
@@ -41,9 +42,11 @@ class Batches:
         y: Nested = None,
         batch_size: int | None = None,
         default: int | None = DEFAULT_SIZE,
+        steps: int | None = None,
         argument: str = "x",
     ) -> None:
         self._data: Any = x
+        self._steps = steps
         self._argument = argument
         self._is_dataset = is_dataset(x)
         if self._is_dataset:
@@ -82,13 +85,18 @@ class Batches:
         return int(self._data.num_batches) if is_indexed else len(self._data)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return islice(self._all(), self._steps)
+
+    def _all(self) -> Iterator[tuple[Any, Any]]:
         if not self._is_dataset:
             for start in range(0, self.rows, self._size):
                 yield _map_arrays(itemgetter(slice(start, start + self._size)), self._data)
             return
         batches = self._data
         if isinstance(batches, keras.utils.PyDataset):
-            batches = map(batches.__getitem__, range(batches.num_batches))
+            is_endless = batches.num_batches is None
+            indices = count() if is_endless else range(batches.num_batches)
+            batches = map(batches.__getitem__, indices)
         batch = None
         for batch in batches:
             x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)

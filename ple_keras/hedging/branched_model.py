@@ -1,47 +1,54 @@
 """The branches of a model: their values and losses on held-out rows, and their weights."""
 
+from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import warn_user
-from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import sum_over_processes, to_numpy
 from ple_keras._typing import ByName, Nested, TaskName, Tensor, WeightSlice
 from ple_keras.heads.binary_heads import ProductHead
 from ple_keras.heads.task_heads import find_heads, hedged_heads
+from ple_keras.hedging.branch_weights import Branch
 from ple_keras.hedging.mixture import best_mixture, label_losses
 from ple_keras.labels.sample_space import SAFE_PREDICTION
-from ple_keras.layers.experts import StackedExperts
 from ple_keras.layers.gate import Observer
-from ple_keras.layers.hedged_block import OWN
 from ple_keras.steps.observing_model import ObservingModel, check_model, task_labels
 from ple_keras.steps.trace_function import trace_function
 
-Branch: TypeAlias = tuple[TaskName, str]
-# The values that a head mixes, `(examples, units)` for each branch; for a product, the logits of
-# its factors. ALL has the labels, `(examples, width)`, without missing ones. Some numbers are NaN.
-BranchValues: TypeAlias = dict[Branch, np.ndarray]
-ALL = ""  # of a task, instead of a branch: its labels, or its mixture
-LARGE_CHANGE = 1e-3  # of a prediction, relative to it: more than rounding on a GPU
 
-
-class Unit(NamedTuple):
-    """Branches that losses train together, and that stop together.
-
-    The own branch of a task is a unit, and so are the own branches of all factors of a product. Any
-    other branch is one unit over all tasks.
+class LabeledValues(NamedTuple):
+    """Labels, and the values that heads mix for them.
 
     Attributes:
-        branch: The name of the branch; "" for a task without branches.
-        tasks: The tasks.
+        labels: `(examples, width)` by task, without missing labels. Some numbers are NaN.
+        values: `(examples, units)` by branch; for a product, the logits of its factors.
     """
 
-    branch: str
-    tasks: tuple[TaskName, ...]
+    labels: dict[TaskName, np.ndarray]
+    values: dict[Branch, np.ndarray]
+
+
+class Losses(NamedTuple):
+    """Mean losses over the labels of all processes.
+
+    A relative loss is divided by the loss of a constant prediction, the mean label or the
+    frequencies of classes, both minus the loss of labels as predictions. If labels are no
+    predictions in any form, it is divided by the loss of logits of 0. Tasks without labels or
+    training have none.
+
+    Attributes:
+        by_branch: The loss of each branch.
+        relative: The relative loss of each branch.
+        relative_mixtures: The relative loss of the mixture of each task.
+    """
+
+    by_branch: dict[Branch, float]
+    relative: dict[Branch, float]
+    relative_mixtures: dict[TaskName, float]
 
 
 class BranchedModel:
@@ -74,45 +81,39 @@ class BranchedModel:
         trace_function(self.observed, "predict")
 
     def _values(self, outputs: ByName, observer: Observer) -> dict[str, dict[str, Tensor]]:
-        values = {task: {"": outputs[task]} for task in self.heads}
-        for task, stack in observer.branches.items():
-            names = self.heads[task].branch_names
-            values[task] = {branch: stack[i] for i, branch in enumerate(names, start=1)}
-        return values
+        return {
+            task: {branch: stack[i] for i, branch in enumerate(self.heads[task].branch_names, 1)}
+            for task, stack in observer.branches.items()
+        }
 
-    def read(self, batches: Iterable[tuple[Nested, Nested]]) -> BranchValues:
+    def read(self, batches: Iterable[tuple[Nested, Nested]]) -> LabeledValues:
         """Return the labels and values of hedged tasks with a loss. Products can lack labels."""
-        found: dict[Branch, list[np.ndarray]] = {}
+        all_labels: dict[TaskName, list[np.ndarray]] = defaultdict(list)
+        all_values: dict[Branch, list[np.ndarray]] = defaultdict(list)
         for x, y in batches:
-            outputs, labels = self.observed.run_batch(x), task_labels(y, self.mixed_heads)
+            outputs, given = self.observed.run_batch(x), task_labels(y, self.mixed_heads)
             for task, head in self.heads.items():
-                if head.has_loss and head.branch_names and labels.get(task) is not None:
-                    present, is_labeled = head._present_labels(labels[task])
+                if head.has_loss and head.branch_names and given.get(task) is not None:
+                    present, is_labeled = head._present_labels(given[task])
                     head._check_values(present)
-                    found.setdefault((task, ALL), []).append(present)
+                    all_labels[task].append(present)
                     for branch in head.branch_names:
                         values = [outputs[f][branch][is_labeled] for f in self._factors(task)]
-                        found.setdefault((task, branch), []).append(np.concatenate(values, -1))
-        return {key: np.concatenate(arrays) for key, arrays in found.items()}
+                        all_values[task, branch].append(np.concatenate(values, -1))
+        labels = {task: np.concatenate(arrays) for task, arrays in all_labels.items()}
+        return LabeledValues(labels, {b: np.concatenate(x) for b, x in all_values.items()})
 
     def _factors(self, task: TaskName) -> list[TaskName]:
         """Return the factors of a product that are no products, or the task itself."""
         of = getattr(self.heads[task], "of", ())
         return [factor for each in of for factor in self._factors(each)] or [task]
 
-    def losses(self, found: BranchValues) -> tuple[dict[Branch, float], dict[Branch, float]]:
-        """Return the mean losses over the labels of all processes, and relative losses.
-
-        They are keyed by task and branch, which is ALL for the mixture. The relative loss is
-        divided by the loss of a constant prediction, the mean label or the frequencies of classes,
-        both minus the loss of labels as predictions. If labels are no predictions in any form, it
-        is divided by the loss of logits of 0. Tasks without labels or training have none.
-        """
-        losses: dict[Branch, float] = {}
-        relative: dict[Branch, float] = {}
-        for task in [task for task, branch in found if branch == ALL]:
-            head, labels = self.heads[task], found[task, ALL]
-            values = [found[task, branch] for branch in head.branch_names]
+    def losses(self, found: LabeledValues) -> Losses:
+        """Return the losses of the branches and mixtures."""
+        losses = Losses({}, {}, {})
+        for task, labels in found.labels.items():
+            head = self.heads[task]
+            values = [found.values[task, branch] for branch in head.branch_names]
             mixtures = [to_numpy(self.heads[each].mixture) for each in self._factors(task)]
             mixed = np.einsum("ub,bnu->nu", mixtures, values)
             tensors = [*map(ops.convert_to_tensor, [mixed, *values])]
@@ -132,14 +133,17 @@ class BranchedModel:
             *totals, least, constant, count = sum_over_processes(sums).tolist()
             least *= are_predictions
             scale = abs(constant - least)
-            for branch, total in zip((ALL, *head.branch_names), totals):
-                losses[task, branch] = total / count if count else np.nan
-                if count and head.loss_weight:
-                    scale = scale if 0 < scale < np.inf else count
-                    relative[task, branch] = (total - least) / scale
-        return losses, relative
+            is_counted = count and head.loss_weight
+            scale = scale if 0 < scale < np.inf else count
+            if is_counted:
+                losses.relative_mixtures[task] = (totals[0] - least) / scale
+            for branch, total in zip(head.branch_names, totals[1:]):
+                losses.by_branch[task, branch] = total / count if count else np.nan
+                if is_counted:
+                    losses.relative[task, branch] = (total - least) / scale
+        return losses
 
-    def fit_mixtures(self, found: BranchValues, prior: float, allows_nan: bool = False) -> float:
+    def fit_mixtures(self, found: LabeledValues, prior: float, allows_nan: bool = False) -> float:
         """Fit and assign the mixtures, and return the mean of their relative losses.
 
         Args:
@@ -148,91 +152,16 @@ class BranchedModel:
             allows_nan: Whether a mixture stays as it is if the values of a branch are not finite.
         """
         for task, head in self.mixed_heads.items():
-            labels = found[task, ALL]
-            values = np.stack([found[task, branch] for branch in head.branch_names])
+            labels = found.labels[task]
+            values = np.stack([found.values[task, branch] for branch in head.branch_names])
             mixture, count = to_numpy(head.mixture), 0
             if not allows_nan or np.isfinite(values).all():
                 mixture, count = best_mixture(head, labels, values, prior), len(labels)
             sums = sum_over_processes(np.append(mixture, 1.0) * count)
             mixture = sums[:-1] / sums[-1] if sums[-1] else mixture
             head.mixture.assign(mixture.astype("float32"))
-        relative = [loss for (_, branch), loss in self.losses(found)[1].items() if branch == ALL]
+        relative = self.losses(found).relative_mixtures.values()
         return sum(relative) / len(relative) if relative else np.nan
-
-    def find_weights(self, x: Nested) -> dict[Unit, list[WeightSlice]]:
-        """Return the variables, and the slices of stacked experts, of each unit of branches.
-
-        A part belongs to the only unit whose predictions become NaN, or change, if it is NaN. What
-        no unit reads, such as mixtures and statistics of gates, belongs to none.
-
-        Args:
-            x: A batch of validation data.
-
-        Warns:
-            UserWarning: If several units read a trainable variable, which belongs to none.
-        """
-        if keras.backend.backend() == "tensorflow":
-            self.observed.run_eagerly = True  # a compiled Dense with ReLU turns NaN into 0
-        expected = self.observed.run_batch(x)
-        units = self._find_units(expected)
-        weights: dict[Unit, list[WeightSlice]] = {unit: [] for unit in units.values()}
-        stacks = find_layers(self.model, StackedExperts)
-        parts = [part for stack in stacks for e in stack._streams.value for part in stack.slices(e)]
-        known = {id(variable) for variable, _ in parts}
-        parts += [(v, ()) for v in self.model.weights if id(v) not in known]
-        parts = [part for part in parts if keras.backend.is_float_dtype(part[0].dtype)]
-        changes = [self._changes(part, x, expected, units) for part in parts]
-        common = []
-        # Summed so that all processes keep the same parts.
-        for part, row in zip(parts, sum_over_processes(np.array(changes))):
-            found = {unit for unit, count in zip(units.values(), row) if count}
-            if len(found) == 1:
-                weights[found.pop()].append(part)
-            elif part[0].trainable and any(unit.branch for unit in found):
-                common.append(part[0].path)
-        if common:
-            warn_user(
-                "FitHedge keeps the best epoch of each branch, but several branches read the "
-                f"weights {[*dict.fromkeys(common)]}, which stay as in the last epoch. Give each "
-                "branch its own features with StreamFeatures, or set keep_best=False"
-            )
-        return {unit: of_unit for unit, of_unit in weights.items() if unit.branch}
-
-    def _find_units(self, branches: Any) -> dict[Branch, Unit]:
-        heads = self.heads
-        joined = {task: {task} for task in heads}  # products and their factors
-        for task, head in heads.items():
-            tasks = set().union(*(joined[each] for each in (task, *getattr(head, "of", ()))))
-            joined.update(dict.fromkeys(tasks, tasks))
-        units = {}
-        for task, branch in [(t, b) for t in heads for b in branches[t]]:
-            alike = {each for each in heads if branch in branches[each]}
-            tasks = joined[task] if branch in (OWN, "") else alike
-            units[task, branch] = Unit(branch, tuple(sorted(tasks)))
-        return units
-
-    def _changes(
-        self, part: Any, x: Nested, expected: Any, branches: Iterable[Branch]
-    ) -> list[float]:
-        """Return the number of predictions of each branch that become NaN or change with a NaN."""
-        variable, index = part
-        value = ops.copy(variable)
-        # No new array, which processes of JAX would compare: NaN differs from itself.
-        whole = ops.convert_to_tensor(variable)
-        spoiled = whole * np.nan
-        for i in index:
-            spoiled = ops.concatenate([whole[:i], spoiled[i : i + 1], whole[i + 1 :]])
-        try:
-            variable.assign(spoiled)
-            actual = self.observed.run_batch(x)
-        finally:
-            variable.assign(value)
-        counts = []
-        for task, branch in branches:
-            old, new = expected[task][branch], actual[task][branch]
-            is_close = np.isclose(new, old, LARGE_CHANGE, LARGE_CHANGE)
-            counts.append((~is_close & np.isfinite(old)).sum(dtype="float64"))
-        return counts
 
 
 def read_part(part: WeightSlice) -> np.ndarray:

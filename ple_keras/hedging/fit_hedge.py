@@ -1,25 +1,27 @@
 """The fit of the mixtures of branches on held-out rows, and their best epochs."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from ple_keras._checks import check_bool, check_int, check_number, warn_user
-from ple_keras._keras.batches import Batches, refuse_batches
-from ple_keras._keras.tensors import sum_over_processes
+from ple_keras._keras.batches import Batches, is_dataset, refuse_batches
+from ple_keras._keras.tensors import replica_count, sum_over_processes
 from ple_keras._typing import Logs, Nested, TaskName, WeightSlice
 from ple_keras.heads.task_heads import hedged_heads
+from ple_keras.hedging.branch_weights import Unit, find_weights
 from ple_keras.hedging.branched_model import (
-    ALL,
-    LARGE_CHANGE,
     BranchedModel,
-    BranchValues,
-    Unit,
+    LabeledValues,
     assign_parts,
     read_part,
 )
+
+LARGE_CHANGE = 1e-3  # of a loss, relative to it: more than rounding on a GPU
 
 
 class KeptWeights(NamedTuple):
@@ -38,6 +40,9 @@ class KeptWeights(NamedTuple):
 
 class FitHedge(keras.callbacks.Callback):
     """Callback that fits the mixtures of a HedgedBlock, and keeps the best epoch of each branch.
+
+    `fit` of a MultiTaskModel with `validation_data` and without this callback does the same as with
+    `FitHedge()` as its last callback.
 
     The mixture a of a task is fitted on its labels in the validation data, with the `prior`:
 
@@ -67,12 +72,12 @@ class FitHedge(keras.callbacks.Callback):
     weight of 0, or without validation labels, do not count. A branch with only such tasks keeps its
     last epoch. NaN is never the lowest loss.
 
-    A weight belongs to a branch if the predictions of no other branch depend on it. To find out,
-    FitHedge sets weights to NaN for predictions of the first validation batch. Weights that this
-    batch does not read belong to no branch. Optimizer states do not change. The copies are NumPy
-    arrays, as large as the model. A `fit` with `initial_epoch` keeps the copies of earlier epochs,
-    if there are any, and any other one starts anew. Other callbacks, such as ModelCheckpoint and
-    EarlyStopping, see the weights and mixture of each epoch.
+    A branch owns its copy of the features of the HedgedBlock, or of a StreamFeatures before it, its
+    experts, its tower and its output. Weights that several branches read, such as a table before
+    the block, stay as in the last epoch. Optimizer states do not change. The copies are NumPy
+    arrays, as large as the branches. A `fit` with `initial_epoch` keeps the copies of earlier
+    epochs, if there are any, and any other one starts anew. Other callbacks, such as
+    ModelCheckpoint and EarlyStopping, see the weights and mixture of each epoch.
 
     At the end of each epoch, FitHedge logs these keys, which History, CSVLogger and TensorBoard
     keep:
@@ -88,11 +93,13 @@ class FitHedge(keras.callbacks.Callback):
     and for padded positions of sequences.
 
     Args:
-        validation_data: `(x, y)` or `(x, y, sample_weight)` of arrays, or batches of them, as for
-            `fit`. y is a dict of labels keyed by task, or an array in a model with one task.
-            Training rows would lead to a worse mixture. Batches are read to their end: of an
-            endless iterable, pass `list(itertools.islice(batches, steps))`.
-        batch_size: The number of rows per batch, only for arrays; by default 1024.
+        validation_data: None for the validation data of `fit` of a MultiTaskModel. Or `(x, y)` or
+            `(x, y, sample_weight)` of arrays, or batches of them, as for `fit`. y is a dict of
+            labels keyed by task, or an array in a model with one task. Training rows would lead to
+            a worse mixture. Batches are read to their end: of an endless iterable, pass
+            `list(itertools.islice(batches, steps))`.
+        batch_size: The number of rows per batch, only for arrays; by default
+            `validation_batch_size` of `fit` without `validation_data`, else 1024.
         prior: The weight of the prior, at least 0.
         keep_best: Whether each branch ends with the weights of its best epoch, instead of the last.
         patience: The number of epochs in which no branch improves, after which `fit` ends; None
@@ -108,12 +115,12 @@ class FitHedge(keras.callbacks.Callback):
         ValueError: If `validation_data` is empty, an iterator, or a `tf.data.Dataset` or PyDataset
             without an end, or its numbers of rows differ, `batch_size` or `patience` is below 1,
             `prior` is negative or not finite, or `patience` is given with `keep_best=False`. In
-            `fit`, if the model has no HedgedBlock, or `y` lacks a task. With `keep_best`, if the
-            optimizer averages weights (`use_ema`).
+            `fit`, if the model has no HedgedBlock, `y` lacks a task, or there are no rows. With
+            `keep_best`, if the optimizer averages weights (`use_ema`).
 
     Warns:
         UserWarning: With `keep_best`, if several branches read a trainable weight, such as a common
-            table. It stays as in the last epoch. After `fit`, if `hedge/loss` is not that of the
+            table, before the first step. After `fit`, if `hedge/loss` is not that of the
             model, for example because of common statistics.
 
     Example:
@@ -124,7 +131,8 @@ class FitHedge(keras.callbacks.Callback):
     >>> model.compile("adam")
     >>> x = np.eye(4)[:, :2]
     >>> y = {"click": np.array([0, 1, 1, 0]), "buy": np.array([0, np.nan, 1, 1])}
-    >>> fitted = model.fit(x, y, validation_data=(x, y), callbacks=[FitHedge((x, y))], verbose=0)
+    >>> hedge = FitHedge(patience=3)
+    >>> fitted = model.fit(x, y, validation_data=(x, y), callbacks=[hedge], verbose=0)
     >>> weights = [fitted.history[f"hedge/click/{branch}"][0] for branch in ("shared", "own")]
     >>> round(sum(weights), 6)
     1.0
@@ -132,18 +140,21 @@ class FitHedge(keras.callbacks.Callback):
 
     def __init__(
         self,
-        validation_data: Nested,
+        validation_data: Nested = None,
         batch_size: int | None = None,
         prior: float = 1.0,
         keep_best: bool = True,
         patience: int | None = None,
     ) -> None:
         super().__init__()
-        x, y = validation_data, None
-        if isinstance(validation_data, tuple) and len(validation_data) in (2, 3):
-            x, y, *_ = validation_data
-        refuse_batches(x, "validation_data")
-        self._batches = Batches(x, y, batch_size)
+        self._batches: Any = None  # a Batches, at the latest from `fit`
+        self._batch_size = None if batch_size is None else check_int(batch_size, "batch_size", 1)
+        self._reads_fit = validation_data is None
+        if not self._reads_fit:
+            x, y = validation_data, None
+            if isinstance(validation_data, tuple) and len(validation_data) in (2, 3):
+                x, y, *_ = validation_data
+            self._set_rows(x, y, batch_size)
         self._branched: BranchedModel | None = None
         self._weights: dict[Unit, list[WeightSlice]] = {}
         self.prior = check_number(prior, "prior", minimum=0)
@@ -156,18 +167,64 @@ class FitHedge(keras.callbacks.Callback):
             )
         self.kept: dict[Unit, KeptWeights] = {}
         self._logged: dict[str, float] = {}
-        self._best: BranchValues = {}
+        self._best = LabeledValues({}, {})
         self._due: int | None = None  # the epoch, until the mixtures are fitted
 
+    def _set_rows(self, x: Nested, y: Nested, size: int | None, steps: int | None = None) -> None:
+        refuse_batches(x, "validation_data", endless=steps is None)
+        self._batches = Batches(x, y, size, steps=steps)
+
+    def read_from_fit(self, validation: Any, given: Mapping[str, Any]) -> None:
+        """Read the validation data of `fit`, unless the callback has rows of its own.
+
+        Args:
+            validation: `(x, y)`, or None.
+            given: The arguments of `fit`.
+        """
+        if not self._reads_fit:
+            return
+        self._batches = None
+        if validation is not None:
+            x, y = validation
+            steps, size = given.get("validation_steps"), given.get("validation_batch_size")
+            if steps and not size:  # whose rows depend on the size of a batch, by default Keras's
+                size = given.get("batch_size") or 32
+            self._set_rows(x, y, self._batch_size or (None if is_dataset(x) else size), steps)
+
+    def prepare(self, model: keras.Model, validation: Any, given: Mapping[str, Any]) -> None:
+        """Prepare for `fit` of a model before it begins, to find out whether the rows can be read.
+
+        Args:
+            model: The model.
+            validation: As for `read_from_fit`.
+            given: As for `read_from_fit`.
+        """
+        self.set_model(model)
+        self.read_from_fit(validation, given)
+        self._check_rows()
+        if model.built or replica_count() > 1:  # an error
+            self._find_branches().read(islice(self._batches, 1))
+
+    def release(self) -> None:
+        """Forget the rows, and the copies of weights."""
+        self._batches, self.kept, self._best = None, {}, LabeledValues({}, {})
+
+    def _check_rows(self) -> None:
+        if self._batches is None:
+            raise ValueError(
+                "validation_data must be given to fit of a MultiTaskModel, or to FitHedge. "
+                "Received: validation_data=None"
+            )
+
     def on_train_begin(self, logs: Logs = None) -> None:
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        if self.keep_best and any(x.use_ema for x in getattr(optimizer, "optimizers", [optimizer])):
+        self._check_rows()
+        if self.keep_best and averages_weights(self.model.optimizer):
             raise ValueError(
                 "keep_best must be False with use_ema=True of the optimizer, since Keras replaces "
                 "the weights by their averages at the end of fit. "
                 "Received: keep_best=True, use_ema=True"
             )
-        self._logged, self._best = {}, {}
+        self._logged, self._best = {}, LabeledValues({}, {})
         if self.model.built:  # raises errors before the training
             self._find_branches()
 
@@ -197,13 +254,13 @@ class FitHedge(keras.callbacks.Callback):
     def on_train_end(self, logs: Logs = None) -> None:
         branched = self._find_branches()
         self._restore()
-        loss = branched.fit_mixtures(branched.read(self._batches), self.prior)
+        loss = branched.fit_mixtures(branched.read(self._batches), self.prior, allows_nan=True)
         best = self._logged.get("hedge/loss", loss)
         if self.keep_best and abs(loss - best) > LARGE_CHANGE * (1 + abs(best)):
             warn_user(
                 f"hedge/loss is {best:.4g}, but {loss:.4g} for the model after fit: branches share "
-                "weights or statistics, as in the last epoch, or validation_data has changed. Give "
-                "each branch its own features with StreamFeatures, or set keep_best=False"
+                "weights or statistics, as in the last epoch, or validation_data has changed. Pass "
+                "the layers before the HedgedBlock as its features, or set keep_best=False"
             )
 
     def _restore(self) -> None:
@@ -218,29 +275,29 @@ class FitHedge(keras.callbacks.Callback):
             return
         branched = self._find_branches()
         found = best = branched.read(self._batches)
-        losses, relative = branched.losses(found)
-        self._logged |= {f"hedge/{t}/{b}_loss": loss for (t, b), loss in losses.items() if b != ALL}
+        losses, relative, _ = branched.losses(found)
+        self._logged |= {f"hedge/{t}/{b}_loss": loss for (t, b), loss in losses.items()}
         for unit, parts in self._weights.items():
-            branches = [(t, unit.branch) for t in unit.tasks if (t, unit.branch) in found]
+            branches = [(t, unit.branch) for t in unit.tasks if (t, unit.branch) in found.values]
             terms = [relative[branch] for branch in branches if branch in relative]
             least = self.kept[unit].loss if unit in self.kept else math.inf
             if terms and sum(terms) < least:  # not NaN
                 self.kept[unit] = KeptWeights(epoch, sum(terms), [*map(read_part, parts)])
-                self._best |= {branch: found[branch] for branch in branches}
+                self._best.values.update({branch: found.values[branch] for branch in branches})
         epochs = {kept.epoch for kept in self.kept.values()} or {epoch}
         if epoch in epochs or "hedge/loss" not in self._logged:
             best = found if epochs == {epoch} else self._best_values(found)
-            loss = branched.fit_mixtures(best, self.prior, allows_nan=self.keep_best)
+            loss = branched.fit_mixtures(best, self.prior, allows_nan=True)
             self._best, self._logged["hedge/loss"] = best, loss
         if best is not found or epoch not in epochs:
-            branched.fit_mixtures(found, self.prior, allows_nan=self.keep_best)
+            branched.fit_mixtures(found, self.prior, allows_nan=True)
 
-    def _best_values(self, found: BranchValues) -> BranchValues:
+    def _best_values(self, found: LabeledValues) -> LabeledValues:
         """Return the values of the branches in their best epochs."""
-        labels = [(x, self._best.get(key, ())) for key, x in found.items() if key[1] == ALL]
+        labels = [(x, self._best.labels.get(task, ())) for task, x in found.labels.items()]
         is_other = [not np.array_equal(new, old, equal_nan=True) for new, old in labels]
         if not sum_over_processes(np.array(is_other, int)).any():
-            return {**found, **self._best}
+            return LabeledValues(found.labels, {**found.values, **self._best.values})
         # The rows are in another order, or `kept` is of an earlier run.
         current = [(part, read_part(part)) for unit in self.kept for part in self._weights[unit]]
         self._restore()
@@ -252,9 +309,14 @@ class FitHedge(keras.callbacks.Callback):
         """Return the branches of the model, which is compiled once."""
         if self._branched is None or self._branched.model is not self.model:
             self._branched = BranchedModel(self.model)
-            if self.keep_best:
-                self._weights = BranchedModel(self.model).find_weights(next(iter(self._batches))[0])
+            self._weights = find_weights(self.model) if self.keep_best else {}
         return self._branched
+
+
+def averages_weights(optimizer: keras.Optimizer) -> bool:
+    """Return whether Keras replaces the weights by their averages at the end of `fit`."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    return any(each.use_ema for each in getattr(optimizer, "optimizers", [optimizer]))
 
 
 def fit_hedge(

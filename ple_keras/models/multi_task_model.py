@@ -1,6 +1,7 @@
 """Models that are trained with the losses and metrics of their heads."""
 
 import inspect
+import math
 import warnings
 from collections.abc import Mapping
 from itertools import combinations
@@ -10,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import check_by_task, short_repr, warn_user
+from ple_keras._checks import check_bool, check_by_task, short_repr, warn_user
 from ple_keras._keras.batches import is_dataset
 from ple_keras._keras.internals import (
     calls_of,
@@ -20,10 +21,13 @@ from ple_keras._keras.internals import (
 )
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.saving import register
-from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Config, Nested, TaskName, Tensor
+from ple_keras.heads.head import Head
 from ple_keras.heads.regression_heads import StandardizedHead
 from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads
+from ple_keras.hedging.fit_hedge import FitHedge, averages_weights
+from ple_keras.labels.label_arrays import read_labels
+from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.losses.example_losses import BatchLoss
 from ple_keras.models.task_metrics import TaskMetrics
@@ -69,6 +73,8 @@ class MultiTaskTraining(Mixin):
     _fits = _evaluations = _predictions = 0  # the calls of `fit`, `evaluate` and `predict`
     _trace: bool | str = "auto"  # of `compile`
     _warns_of_eager_steps = True
+    _hedges = True  # see `compile`
+    _fit_hedge: FitHedge | None = None  # of `fit` without a FitHedge, which compiles the model once
     _is_functional = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -84,6 +90,7 @@ class MultiTaskTraining(Mixin):
         self,
         optimizer: str | keras.Optimizer = "rmsprop",
         trace: bool | Literal["auto"] = "auto",
+        hedge: bool = True,
         **kwargs: Any,
     ) -> None:
         """Configure the model for training.
@@ -94,12 +101,13 @@ class MultiTaskTraining(Mixin):
                 which only code of Keras, PyTorch and this package runs; with False, none. With
                 True, also steps with your own code, which then runs once for each shape of a batch,
                 as on TensorFlow and JAX: attributes are constants until the next `compile`.
+            hedge: Whether `fit` fits the mixtures of a HedgedBlock and keeps best epochs.
             **kwargs: `jit_compile`, `run_eagerly`, `steps_per_execution` and `auto_scale_loss`, as
                 for `keras.Model.compile`.
 
         Raises:
             TypeError: If an argument is given that belongs to the heads: `loss`, `loss_weights`,
-                `metrics` or `weighted_metrics`.
+                `metrics` or `weighted_metrics`. If `hedge` is not a bool.
             ValueError: If `trace` has another value, the model does not have exactly one TaskHeads,
                 a metric can't be copied, or two metrics have the same key in logs.
         """
@@ -114,6 +122,7 @@ class MultiTaskTraining(Mixin):
             raise ValueError(f"trace must be 'auto', True or False. Received: {trace=}")
         heads = _only_task_heads(self)
         self._trace, self._warns_of_eager_steps = trace, True
+        self._hedges, self._fit_hedge = check_bool(hedge, "hedge"), None
         super().compile(optimizer, **kwargs)
         # In attributes of layers, Keras would find metrics once per enclosing layer.
         self._task_metrics = TaskMetrics(heads, self._is_restored)
@@ -122,7 +131,7 @@ class MultiTaskTraining(Mixin):
     def get_compile_config(self) -> Config | None:
         """Return the arguments of `compile`, as configs of JSON."""
         config: Config | None = super().get_compile_config()
-        return config and {**config, "trace": self._trace}
+        return config and {**config, "trace": self._trace, "hedge": self._hedges}
 
     def compile_from_config(self, config: Config) -> None:
         """Compile the model as before it was saved or cloned.
@@ -140,6 +149,17 @@ class MultiTaskTraining(Mixin):
     def fit(self, x: Nested = None, y: Nested = None, *args: Any, **kwargs: Any) -> Any:
         """Train the model, as `keras.Model.fit`.
 
+        Standardized heads without a mean are adapted to `y`, if it has arrays, as by
+        `TaskHeads.adapt`.
+
+        For a model with a HedgedBlock, validation data and no FitHedge among the callbacks, `fit`
+        does what `FitHedge()` as the last callback would do: it fits the mixtures, and ends with
+        the best epoch of each branch. With `validation_split`, the rows are the last ones, as in
+        Keras. With `validation_steps`, they are the first batches. `validation_batch_size` is the
+        number of rows in a batch. In epochs without validation, because of `validation_freq`, the
+        same rows are read. With `epochs=0`, `fit` only fits the mixtures. Each call begins with the
+        weights that the call before kept, and can keep them again.
+
         Args:
             x: The features, or batches.
             y: `{task: labels}`, with exactly the tasks that have a loss; or the labels of the only
@@ -156,13 +176,20 @@ class MultiTaskTraining(Mixin):
                 restores weights comes after a FitHedge.
 
         Warns:
-            UserWarning: If the model has a HedgedBlock, and no FitHedge has fitted its mixtures,
-                once after `compile`.
+            UserWarning: Before the first step, if the model has a HedgedBlock, but its mixtures
+                can't be fitted, or best epochs can't be kept. Once after `compile`.
         """
         self._check_labels(y)
         given = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs).arguments
+        del given["self"]
         _check_batch_sizes(given)
-        callbacks = keras.tree.flatten(given.get("callbacks") or [])
+        labels, validation = _split_rows(given)
+        _adapt_heads(self._task_heads(), labels)
+        callbacks = given.get("callbacks") or []
+        callbacks = [*getattr(callbacks, "callbacks", keras.tree.flatten(callbacks))]
+        hedges = [each for each in callbacks if isinstance(each, FitHedge)]
+        for each in hedges:
+            each.read_from_fit(validation, given)
         for first, later in combinations(callbacks, 2):
             if getattr(first, "keep_best", False) and getattr(later, "restore_best_weights", False):
                 raise ValueError(
@@ -170,21 +197,48 @@ class MultiTaskTraining(Mixin):
                     "restores each branch to its own best epoch. "
                     f"Received: callbacks=[{type(first).__name__}, {type(later).__name__}]"
                 )
+        if not hedges and (hedge := self._prepared_hedge(validation, given)):
+            given["callbacks"] = [*callbacks, hedge]
         self._fits += 1
         self._reads_logs = self._needs_batch_logs(callbacks, given.get("verbose", "auto"))
         try:
-            history = super().fit(x, y, *args, **kwargs)
+            return super().fit(**given)
         finally:
             self._reads_logs = True
-        mixtures = [to_numpy(head.mixture) for head in hedged_heads(self).values()]
-        is_equal = mixtures and not any(map(np.ptp, mixtures))
-        if is_equal and None not in self._task_metrics.warned:
-            self._task_metrics.warned.add(None)
-            warn_user(
-                "All branches of the HedgedBlock have equal weights. Pass FitHedge(validation_data)"
-                " to fit, or call fit_hedge after it, with rows that the model does not train on."
+            if self._fit_hedge:
+                self._fit_hedge.release()
+
+    def _prepared_hedge(self, validation: Any, given: Mapping[str, Any]) -> FitHedge | None:
+        """Return a FitHedge for `fit` without one; None if there is nothing to fit, or it can't."""
+        heads = [*hedged_heads(self).values()] if self.built else find_layers(self, HedgedBlock)
+        if not (
+            self._hedges and self.compiled and any(getattr(x, "has_loss", True) for x in heads)
+        ):
+            return None
+        keep_best = not averages_weights(self.optimizer)
+        try:
+            if isinstance(given.get("callbacks"), keras.callbacks.CallbackList):
+                raise ValueError("callbacks must be a list. Received: callbacks=a CallbackList")
+            hedge = self._fit_hedge = self._fit_hedge or FitHedge(keep_best=keep_best)
+            hedge.prepare(self, validation, given)
+        except (TypeError, ValueError) as error:
+            self._warn_once(
+                "fit leaves the mixtures of the HedgedBlock as they are, and keeps the last epoch, "
+                f"not the best: {error} Rows that the model does not train on fit them, also by "
+                "fit_hedge after fit. compile(hedge=False) turns this off."
             )
-        return history
+            return None
+        if not keep_best:
+            self._warn_once(
+                "fit keeps the last epoch of each branch, not the best, since the optimizer "
+                "averages weights. Received: use_ema=True"
+            )
+        return hedge
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._task_metrics.warned:
+            self._task_metrics.warned.add(message)
+            warn_user(message)
 
     def evaluate(self, x: Nested = None, y: Nested = None, *args: Any, **kwargs: Any) -> Any:
         """Return the loss and the metrics, as `keras.Model.evaluate`.
@@ -484,13 +538,43 @@ def _outputs_error(model: keras.Model, heads: TaskHeads, outputs: Nested) -> Val
 
 def check_adapted(model: keras.Layer) -> None:
     """Check that all standardized heads know the mean of their labels."""
-    for task, head in find_heads(model).items():
-        if isinstance(head, StandardizedHead) and head.standardize and head.mean is None:
-            raise ValueError(
-                f"The head of {task!r} has standardize=True and needs the mean (and a regression "
-                "the deviation) of its labels. Call adapt(y) of the TaskHeads with the training "
-                "labels, or create a RegressionHead with mean and deviation. Received: mean=None"
-            )
+    for task in _unadapted(find_heads(model)):
+        raise ValueError(
+            f"The head of {task!r} has standardize=True and needs the mean (and a regression "
+            "the deviation) of its labels. Call adapt(y) of the TaskHeads with the training "
+            "labels, or create a RegressionHead with mean and deviation. Received: mean=None"
+        )
+
+
+def _unadapted(heads: Mapping[TaskName, Head]) -> list[TaskName]:
+    """Return the tasks whose heads need the mean of their labels."""
+    standardized = {t: head for t, head in heads.items() if isinstance(head, StandardizedHead)}
+    return [t for t, head in standardized.items() if head.standardize and head.mean is None]
+
+
+def _adapt_heads(heads: TaskHeads, y: Any) -> None:
+    """Adapt standardized heads that nobody has adapted, if `y` has arrays."""
+    trained = heads._trained_heads()
+    if len(trained) == 1 and not isinstance(y, Mapping):
+        y = dict.fromkeys(trained, y)
+    is_known = isinstance(y, Mapping) and all(hasattr(labels, "shape") for labels in y.values())
+    tasks = _unadapted(trained) if is_known else []
+    for task, statistics in read_labels(y, trained, None).items() if tasks else ():
+        if task in tasks:
+            trained[task]._adapt(statistics)
+
+
+def _split_rows(given: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the training labels in the arguments of `fit`, and the validation data `(x, y)`."""
+    x, y, share = given["x"], given["y"], given.get("validation_split")
+    if (data := given.get("validation_data")) is not None:
+        return y, keras.utils.unpack_x_y_sample_weight(data)[:2]
+    arrays = keras.tree.flatten((x, y))
+    if not share or is_dataset(x) or not all(hasattr(array, "shape") for array in arrays):
+        return y, None
+    end = math.floor(len(arrays[0]) * (1 - share))  # as in Keras
+    held_out = keras.tree.map_structure(lambda array: array[end:], (x, y))
+    return keras.tree.map_structure(lambda array: array[:end], y), held_out
 
 
 def _check_batch_sizes(given: Mapping[str, Any]) -> None:

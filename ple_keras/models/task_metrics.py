@@ -93,7 +93,7 @@ class TaskMetrics:
                 f"or a metric. Received: heads={list(heads)} with the repeated keys {repeated}"
             )
         self._means = TaskMeans(batch_keys, loss_keys)
-        self.warned: set[TaskName | None] = set()  # of labels of a task, or of equal mixtures
+        self.warned: set[str] = set()  # of tasks without labels, and other messages
         self.built = False
         self.all = [self._means, *metrics]
 

@@ -12,6 +12,7 @@ import pytest
 import ple_keras as pk
 from ple_keras._keras.batches import Batches
 from ple_keras.heads.task_heads import hedged_heads
+from ple_keras.hedging.branch_weights import find_weights
 from ple_keras.hedging.branched_model import BranchedModel, assign_parts, read_part
 from tests.helpers import QUICK, assert_same, features, numpy_of, once, randomize
 from tests.models import branched, chain, compiled, heads_of
@@ -64,13 +65,27 @@ def networks():
     return pk.MultiTaskModel(inputs, heads({**features, "plain": common}))
 
 
-def blocks():
+def with_features(by_stream):
+    """Return a model whose block copies networks, with a common layer before it."""
+    heads = two_heads()
+    network = keras.Sequential([keras.Input((3,)), dense(), keras.layers.BatchNormalization()])
+    networks = {stream: dense() for stream in (*TASKS, "shared")} if by_stream else network
+    block = pk.HedgedBlock(heads, dense(), features=networks)
+    return chain(*([] if by_stream else [dense(name="common")]), block, heads)
+
+
+def blocks(features=None):
     heads = two_heads()
     branches = {
         "ple": pk.PLEBlock(1, heads, [3], name="ple"),
         "bottom": pk.SharedBottomBlock(heads, dense()),
     }
-    return chain(pk.HedgedBlock(heads, branches=branches), heads)
+    return chain(pk.HedgedBlock(heads, branches=branches, features=features), heads)
+
+
+def sequence():
+    heads = two_heads()
+    return [pk.StreamFeatures(heads, dense()), pk.HedgedBlock(heads, [3]), heads]
 
 
 def products():
@@ -114,8 +129,18 @@ MODELS = {
     "stacked": (stacked, {SHARED, *OWNS}, []),
     "streams": (lambda: by_stream(None), {SHARED, *OWNS}, []),
     "own": (lambda: by_stream(["click"]), {SHARED, *OWNS}, ["kernel", "bias", "gamma", "beta"]),
+    "features": (lambda: with_features(False), {SHARED, *OWNS}, ["common"] * 2),
+    "features_by_stream": (lambda: with_features(True), {SHARED, *OWNS}, []),
     "networks": (networks, {SHARED, *OWNS}, ["net_click"] * 2),
     "blocks": (blocks, {("ple", SHARED[1]), ("bottom", SHARED[1])}, []),
+    "blocks_with_features": (
+        *(lambda: blocks(dense()), {("ple", SHARED[1]), ("bottom", SHARED[1])}, []),
+    ),
+    "nested": (
+        lambda: chain(dense(name="outer"), by_stream(None)),
+        *({SHARED, *OWNS}, ["outer"] * 2),
+    ),
+    "in_one_layer": (lambda: chain(pk.SequentialBlock(sequence())), {SHARED, *OWNS}, []),
     "products": (
         products,
         {("shared", ("both", "click", "cvr", "time")), JOINED, ("own", ("time",))},
@@ -142,7 +167,7 @@ def test_no_other_branch_reads_the_weights_of_a_unit(name):
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        weights = BranchedModel(model).find_weights(x)
+        weights = find_weights(model)
     texts = [str(w.message) for w in caught if "stay as in the last epoch" in str(w.message)]
     named = re.findall(r"'([^']+)'", texts[0]) if texts else []
     assert len(named) == len(common)
@@ -169,43 +194,20 @@ def test_no_other_branch_reads_the_weights_of_a_unit(name):
     }
 
 
-def test_a_compiled_relu_and_a_batch_of_zeros_hide_no_weights():
-    model = branched(two_heads(), [4, 4])
-    model.compile("sgd", jit_compile=QUICK["jit_compile"])
-    weights = BranchedModel(model).find_weights(np.zeros((4, 3), "float32"))
-    assert sorted(map(len, weights.values())) == [6, 6, 8]
-
-
 @once
 def test_statistics_that_branches_have_in_common_cause_a_warning():
     heads, (x, y) = two_heads(), rows()
     normalization = keras.layers.BatchNormalization(center=False, scale=False, momentum=0.5)
     model = chain(normalization, pk.HedgedBlock(heads, [3]), heads)
     randomize(model)
-    with pytest.warns(UserWarning, match=r"hedge/loss is .*, but .* after fit.*StreamFeatures"):
+    with pytest.warns(UserWarning, match=r"hedge/loss is .*, but .* after fit.*as its features"):
         fit(model, (x / 10, y), (x, y), epochs=2, learning_rate=0.0)
-
-
-@once
-def test_a_weight_that_no_branch_reads_belongs_to_none():
-    class Penalty(keras.layers.Layer):
-        def build(self, input_shape):
-            self.unread = self.add_weight(name="unread")
-
-        def call(self, inputs):
-            self.add_loss(self.unread**2)
-            return inputs
-
-    heads = two_heads()
-    model = chain(Penalty(), pk.HedgedBlock(heads, [3]), heads)
-    weights = BranchedModel(model).find_weights(rows()[0])
-    assert "unread" not in [variable.name for parts in weights.values() for variable, _ in parts]
 
 
 def branch_loss(model, data, *branch):
     """Return the loss of a branch, and its relative loss."""
     branched = BranchedModel(model)
-    losses, relative = branched.losses(branched.read(Batches(*data)))
+    losses, relative, _ = branched.losses(branched.read(Batches(*data)))
     return losses[branch], relative.get(branch)
 
 
