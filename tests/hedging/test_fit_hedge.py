@@ -1,7 +1,6 @@
 """The fit of the mixtures of a HedgedBlock."""
 
 import operator
-import warnings
 
 import keras
 import numpy as np
@@ -301,18 +300,6 @@ def test_fit_refuses_a_later_callback_that_restores_weights():
     message = r"must come before FitHedge, which.*callbacks=\[FitHedge, EarlyStopping\]"
     check_refused(lambda: model.fit(X, Y, callbacks=[hedge, stop]), ValueError, message)
     model.fit(X, Y, callbacks=[stop, hedge], verbose=0)
-
-
-@once
-def test_a_fit_without_a_fit_of_mixtures_has_a_warning():
-    model = hedged_model()
-    with pytest.warns(UserWarning, match=r"equal weights\. Pass FitHedge.*or call fit_hedge"):
-        model.fit(X, Y, verbose=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        model.fit(X, Y, verbose=0)
-        model.fit(X, Y, callbacks=[pk.FitHedge((X, Y))], verbose=0)
-        compiled(unhedged(), "sgd").fit(X, Y, verbose=0)
 
 
 def test_gate_statistics_do_not_change():
