@@ -219,8 +219,11 @@ def new_heads(kinds, classes):
     return pk.TaskHeads(heads), names
 
 
-def new_block(model, heads, width, dropout=0.0):
-    """Return a block whose experts have layers of `2 * width` and `width` units."""
+def new_block(model, heads, width, dropout=0.0, network=None):
+    """Return a block whose experts have layers of `2 * width` and `width` units.
+
+    Hedged branches have copies of a feature network.
+    """
     experts = pk.ExpertBlock([2 * width, width], dropout=dropout)
     if model == "mmoe":
         return pk.MMoEBlock(heads, experts, num_experts=len(heads) + 1)
@@ -228,7 +231,7 @@ def new_block(model, heads, width, dropout=0.0):
         levels = [pk.ExpertBlock(units, dropout=dropout) for units in (2 * width, width)]
         return pk.PLEBlock(2, heads, levels)
     if model == "hedged":
-        return pk.HedgedBlock(heads, experts)
+        return pk.HedgedBlock(heads, experts, features=network)
     return pk.SharedBottomBlock(heads, experts)
 
 
@@ -252,11 +255,9 @@ def find_width(model, kinds, classes, features):
 def build(model, columns, heads, setting, width):
     """Return a network that maps columns to the predictions of tasks."""
     network = columns.network(setting["width"], setting["table_dropout"])
-    inputs = network.input
-    is_hedged = model == "hedged"  # then each stream has its own tables
-    features = pk.StreamFeatures(heads, network)(inputs) if is_hedged else network(inputs)
-    block = new_block(model, heads, width, setting["dropout"])
-    return pk.MultiTaskModel(inputs, heads(block(features)))
+    block = new_block(model, heads, width, setting["dropout"], network)
+    features = network.input if model == "hedged" else network.output
+    return pk.MultiTaskModel(network.input, heads(block(features)))
 
 
 class RelativeLoss(keras.callbacks.Callback):

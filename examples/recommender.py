@@ -131,10 +131,12 @@ def encode(frame):
 def build(block, heads, columns):
     """Return a model with a block. Hedged branches have their own tables."""
     network = columns.network(width=16, dropout=0.1)
-    inputs = network.input
-    features = pk.StreamFeatures(heads, network) if block is pk.HedgedBlock else network
     experts = pk.ExpertBlock([64, 32], dropout=0.1)
-    return pk.MultiTaskModel(inputs, heads(block(heads, experts)(features(inputs))))
+    if block is pk.HedgedBlock:
+        features = block(heads, experts, features=network)(network.input)
+    else:
+        features = block(heads, experts)(network.output)
+    return pk.MultiTaskModel(network.input, heads(features))
 
 
 class PrintEpochs(keras.callbacks.Callback):
@@ -161,7 +163,7 @@ def train(block, tasks, columns, parts, epochs, seed, batch_size=1024):
     pk.check_inputs(model, x)
     model.compile(pk.table_optimizer(keras.optimizers.Adam(1e-3)))
     if block is pk.HedgedBlock:
-        rule = pk.FitHedge(validation, patience=3)
+        rule = pk.FitHedge(patience=3)
     else:
         rule = keras.callbacks.EarlyStopping("val_loss", patience=3, restore_best_weights=True)
     options = {"batch_size": batch_size, "epochs": epochs, "verbose": 0}

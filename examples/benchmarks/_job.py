@@ -109,7 +109,7 @@ def ours(block: str = "ple", is_sparse: bool = True) -> Job:
 
     def read_columns(width: int = WIDTH) -> Any:
         rows = [embedding(rows, width)(inputs[name]) for name, rows in COLUMNS.items()]
-        return keras.layers.Concatenate()([*rows, inputs["numbers"]])
+        return keras.Model(inputs, keras.layers.Concatenate()([*rows, inputs["numbers"]]))
 
     heads = pk.TaskHeads(
         [
@@ -117,16 +117,16 @@ def ours(block: str = "ple", is_sparse: bool = True) -> Job:
             for task, kind in KINDS.items()
         ]
     )
-    features = read_columns()
+    network = read_columns()
     if block == "hedged":
-        own = {task: read_columns(WIDTH // 4) for task in TASKS}
-        features = pk.HedgedBlock(heads, list(EXPERTS))({**own, "shared": features})
+        networks = {**{task: read_columns(WIDTH // 4) for task in TASKS}, "shared": network}
+        features = pk.HedgedBlock(heads, list(EXPERTS), features=networks)(inputs)
     elif block == "bottom":
-        features = pk.SharedBottomBlock(heads, list(EXPERTS))(features)
+        features = pk.SharedBottomBlock(heads, list(EXPERTS))(network.output)
     else:
-        features = pk.PLEBlock(LEVELS, heads, list(EXPERTS))(features)
+        features = pk.PLEBlock(LEVELS, heads, list(EXPERTS))(network.output)
     model = pk.MultiTaskModel(inputs, heads(features))
-    model.compile(pk.table_optimizer() if is_sparse else "adam")
+    model.compile(pk.table_optimizer() if is_sparse else "adam", hedge=False)
 
     def fit(x: Arrays, y: Arrays) -> None:
         model.fit(x, y, BATCH, shuffle=False, verbose=0)

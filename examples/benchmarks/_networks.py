@@ -270,7 +270,7 @@ def build_network(
         warmup_target=rate,
         warmup_steps=warmup,
     )
-    model.compile(getattr(keras.optimizers, network.optimizer)(schedule))
+    model.compile(getattr(keras.optimizers, network.optimizer)(schedule), hedge=False)
     return model
 
 

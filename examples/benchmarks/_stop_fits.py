@@ -65,7 +65,7 @@ def build_columns(kind: str, data: Dataset, sizes: Recipe, optimizer: Any) -> An
         widths = sizes.widths[described.block]
         features = build_block(described, data.tasks, widths, sizes.dropout)(features)
     model = pk.MultiTaskModel(inputs, heads(features))
-    model.compile(optimizer)
+    model.compile(optimizer, hedge=False)
     return model
 
 
@@ -98,7 +98,7 @@ def build(kind: str, case: Case, decays: bool, data: Dataset, sizes: Recipe) -> 
     rate = learning_rate(case.data, kind)
     model = build_network(kind, data, sizes, rate, dict(case.weights), metrics=[])
     if not decays:
-        model.compile(keras.optimizers.Adam(rate / 4))
+        model.compile(keras.optimizers.Adam(rate / 4), hedge=False)
     return model
 
 

@@ -1,6 +1,6 @@
 """A check of features before training."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import keras
@@ -14,6 +14,7 @@ from ple_keras._keras.tensors import is_number, to_numpy
 from ple_keras._typing import Nested
 from ple_keras.heads.task_heads import find_heads
 from ple_keras.labels.sample_space import check_dtype, format_shape, shapes_match
+from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.layers.stream_features import StreamFeatures
 from ple_keras.models.multi_task_model import check_adapted
 from ple_keras.steps.observing_model import naming_input
@@ -160,8 +161,7 @@ class _Observed(keras.Operation):
     def __init__(self, operation: keras.Operation, read: Values, returned: Values) -> None:
         super().__init__(name=operation.name)
         self._operation, self._read, self._returned = operation, read, returned
-        copies = operation.layers if isinstance(operation, StreamFeatures) else []
-        self._copies = [_observed(copy, read, returned) for copy in copies]
+        self._copies = [_observed(copy, read, returned) for copy in _networks(operation)]
 
     def compute_output_spec(self, *args: object, **kwargs: object) -> Nested:
         return self._operation.compute_output_spec(*args, **kwargs)
@@ -173,6 +173,12 @@ class _Observed(keras.Operation):
         outputs = self._operation(*args, **kwargs)
         self._returned += _arrays(self._operation, outputs)
         return outputs
+
+
+def _networks(layer: keras.Operation) -> Sequence[keras.Layer]:
+    """Return the copies of the feature network inside a layer, which read what the layer reads."""
+    features = layer._features if isinstance(layer, HedgedBlock) else layer
+    return features.layers if isinstance(features, StreamFeatures) else []
 
 
 def _observed(operation: keras.Operation, read: Values, returned: Values) -> keras.Operation:
@@ -238,8 +244,7 @@ def _check_finite(returned: Values, model: keras.Model, numbers: Arrays, rows: n
 def _scale_warnings(read: Values, numbers: Arrays) -> Iterator[tuple[str, str]]:
     """Yield the names of arrays with a large column that a Dense layer or a block reads."""
     for layer, values in read:
-        is_network = isinstance(layer, StreamFeatures)  # whose layers are observed
-        if is_network or not isinstance(layer, keras.layers.Dense | BaseLayer):
+        if _networks(layer) or not isinstance(layer, keras.layers.Dense | BaseLayer):
             continue
         sample = _flat(values)[:FIRST_ROWS].astype("float64")
         means, deviations = sample.mean(axis=0), sample.std(axis=0)

@@ -121,6 +121,7 @@ class HedgedBlock(BaseLayer):
             streams = self._task_names if self._template else [b for b in blocks if b != SHARED]
             options = {"shared": SHARED in blocks, "dtype": self.dtype_policy, "name": "features"}
             self._features = StreamFeatures(streams, features, **options)
+            self.autocast = False  # the features cast their inputs, or need all digits
         self._branch_names = tuple(blocks)
         self._came_built = built_names(blocks.values())
         for branch, block in blocks.items():

@@ -79,11 +79,15 @@ def test_valid_features_are_accepted(model):
     pk.check_inputs(model, features(city=pd.Series(features()["city"])))
 
 
-def test_tables_inside_stream_features_and_of_several_columns_are_found():
+@pytest.mark.parametrize("is_hedged", [False, pytest.param(True, marks=once)])
+def test_tables_inside_copies_of_features_and_of_several_columns_are_found(is_hedged):
     inputs = {name: keras.Input((2,), dtype="int32", name=name) for name in ("a", "b")}
     table, both = pk.SparseEmbedding(4, 2, name="table"), keras.layers.Concatenate()
     network = keras.Model(inputs, keras.layers.Flatten()(table(both(list(inputs.values())))))
-    model = keras.Model(inputs, pk.StreamFeatures(["click"], network)(inputs))
+    copies = pk.StreamFeatures(["click"], network)
+    if is_hedged:
+        copies = pk.HedgedBlock(["click"], [3], features=network)
+    model = keras.Model(inputs, copies(inputs))
     x = {"a": np.array([[0, 1], [2, 3]]), "b": np.array([[0, 1], [2, 4]])}
     with pytest.raises(ValueError, match=r"from 0 to 3 for .*'table'\. .*x\['b'\]\[1, 1\]=4"):
         pk.check_inputs(model, x)
@@ -275,6 +279,8 @@ def test_features_that_stream_features_scale_cause_no_warning():
     network = keras.Sequential([adapted_to(income()), keras.layers.Dense(2)])
     streams = pk.StreamFeatures(["a", "b"], network)(numbers)
     pk.check_inputs(keras.Model(numbers, streams), income().astype("float32"))
+    block = pk.HedgedBlock(["a", "b"], [3], features=network)
+    pk.check_inputs(keras.Model(numbers, block(numbers)), income().astype("float32"))
 
 
 @once
