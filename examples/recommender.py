@@ -207,14 +207,14 @@ def draw(file, results, logs):
     """Draw the gains of each task with their intervals, and the losses of its branches by epoch."""
     figure, rows = pyplot.subplots(2, len(results), figsize=(9, 4.6), height_ratios=(1, 2))
     for axis, below, (task, (_, gains)) in zip(*rows, results.items()):
-        for branch in ("shared", "own"):
+        for branch, best in (("shared", "best over all tasks"), ("own", "best for the task")):
             losses = logs[f"hedge/{task}/{branch}_loss"]
             kept = logs[f"hedge/{task}/{branch}_epoch"][-1]
-            (line,) = below.plot(range(1, len(losses) + 1), losses, label=branch)
+            (line,) = below.plot(range(1, len(losses) + 1), losses, label=f"{branch}: {best}")
             if kept >= 0:  # not the weights before the training
                 below.plot(kept + 1, losses[kept], "o", color=line.get_color())
         below.set_title(f"{task}: loss by epoch, best marked", fontsize=10)
-        below.legend()
+        below.legend(fontsize=8)
         axis.axvline(0, color="grey", linewidth=1)
         gain, low, high = gains.T
         axis.errorbar(gain, OTHERS, xerr=[gain - low, high - gain], fmt="o", capsize=4)
@@ -260,12 +260,12 @@ def main():
         alone |= train(pk.SharedBottomBlock, [task], *options)[2]
     results = compare(parts[2][1], users, (hedged, bottom, alone))
     headings = "".join(f"{f'gain over {name}':>26}" for name in OTHERS)
-    print(f"\non the test rows  labels  hedged  bottom  alone{headings}")
+    print(f"\non the test rows  training labels  hedged  bottom  alone{headings}")
     for task, (scores, gains) in results.items():
         labels = np.isfinite(parts[0][1][task]).sum()
         figures = "".join(f"{x:8.3f}" for x in scores)
         figures += "".join("  {:+.3f} ({:+.3f}, {:+.3f})".format(*x) for x in gains)
-        print(f"{f'{task}, {METRICS[task]}':16}{labels:8,}{figures}")
+        print(f"{f'{task}, {METRICS[task]}':16}{labels:17,}{figures}")
 
     folder = Path("recommender")
     version = publish(folder, model, columns)
