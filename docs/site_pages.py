@@ -129,7 +129,7 @@ def examples_index() -> str:
     lines = [
         "# Examples",
         "",
-        "Except for serving, each script is one file to copy, with columns.py if it imports it.",
+        "Except for serving, each script is one file to copy.",
         "",
     ]
     for title, paths in scripts_by_folder().items():

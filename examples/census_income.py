@@ -8,7 +8,7 @@ categorical and 7 numeric columns. The script trains a PLE for both tasks, and a
 for each. It prints their AUCs on the test rows, the gains of the PLE, and the reports on its gates
 and its tasks. Then it saves the PLE and its encoding to the folder `census_income`, loads the PLE,
 and predicts. To use other data, replace `load_census` and `TASKS`. For other kinds of columns, see
-columns.py.
+`ple_keras.Columns`.
 """
 
 import argparse

@@ -35,14 +35,9 @@ def columns(frame):
 
 def model_of(columns, own=None):
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
-    if own:
-        networks = columns.network({"shared": 4, **own}, 0.5)
-        inputs = networks["shared"].input
-        features = {stream: network(inputs) for stream, network in networks.items()}
-    else:
-        network = columns.network(4, 0.5)
-        inputs, features = network.input, pk.StreamFeatures(heads, network)(network.input)
-    return pk.MultiTaskModel(inputs, heads(pk.HedgedBlock(heads, [8])(features)))
+    network = columns.network({"shared": 4, **own} if own else 4, 0.5)
+    inputs = network["shared"].input if own else network.input
+    return pk.MultiTaskModel(inputs, heads(pk.HedgedBlock(heads, [8], features=network)(inputs)))
 
 
 def test_branches_have_copies_of_the_feature_network(columns, frame):
