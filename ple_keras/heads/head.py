@@ -38,6 +38,7 @@ from ple_keras._typing import (
     StreamShapes,
     Tensor,
 )
+from ple_keras.heads.given_branches import check_given_shape, mix_given
 from ple_keras.labels.label_arrays import LabelStatistics, check_values, warn_if_constant
 from ple_keras.labels.sample_space import (
     LabeledExamples,
@@ -119,6 +120,7 @@ class Head(BaseLayer):
     _fixed: tuple[str, ...] = ("task", "units")
     _initial_bias = 0.0  # of the last Dense layer
     branch_names: tuple[str, ...] = ()  # of the features of a HedgedBlock
+    given: tuple[str, ...] = ()  # of TaskHeads: branches whose features are predictions
     mixture: keras.Variable = None  # the weights of the branches, `(branches,)`
 
     def __init__(
@@ -192,8 +194,14 @@ class Head(BaseLayer):
                 f"features}}). Received: head={self!r}, built={self.built}"
             )
         names = sorted(shapes)
+        trained = [branch for branch in names if branch not in self.given]
+        if not trained:
+            raise ValueError(
+                f"inputs[{self.task!r}] must have a branch of features next to given predictions, "
+                f"not only {names}. Received: given={[*self.given]}"
+            )
         with keras.name_scope(self.name, caller=self):
-            for branch in names:  # `branch-{name}` is a name in the file format
+            for branch in trained:  # `branch-{name}` is a name in the file format
                 name = f"{self.name}-{branch}"
                 copy: Head = checked_copy(self, f"heads[{self.task!r}]", name, branch)
                 setattr(self, f"branch-{branch}", copy)
@@ -209,7 +217,7 @@ class Head(BaseLayer):
 
     def _branch_heads(self) -> list["Head"]:  # not a property: Keras's saving would read it
         names = () if self.mixture is None else self.branch_names
-        return [getattr(self, f"branch-{branch}") for branch in names]
+        return [getattr(self, f"branch-{branch}") for branch in names if branch not in self.given]
 
     def branch_weights(self) -> dict[str, float]:
         """Return the weight of each branch of a HedgedBlock in the prediction.
@@ -220,8 +228,11 @@ class Head(BaseLayer):
         weights = [] if self.mixture is None else to_numpy(self.mixture).tolist()
         return dict(zip(self.branch_names, weights))
 
-    def _by_head(self, features: Streams) -> list[tuple["Head", Tensor]]:
-        """Return the head of each branch with its features, or the head itself without branches."""
+    def _by_head(self, features: Streams) -> list[tuple["Head | None", Tensor]]:
+        """Return the head of each branch with its features, or the head itself without branches.
+
+        A branch in `given` has no head.
+        """
         if self.mixture is None:
             return [(self, features)]
         argument = f"inputs[{self.task!r}]"
@@ -232,12 +243,16 @@ class Head(BaseLayer):
             )
         check_keys(features, self.branch_names, argument)
         rank = len(self._leading_axes) + 1  # by which a prediction differs from a stack of branches
-        if any(len(x.shape) != rank for x in features.values()):
+        pairs = [(getattr(self, f"branch-{b}", None), features[b]) for b in self.branch_names]
+        if any(len(x.shape) != rank for head, x in pairs if head is not None):
             raise ValueError(
                 f"{argument} must have {rank} axes in each branch, as the head was built for. "
                 f"Received: {argument}={short_repr(features)}"
             )
-        return [(getattr(self, f"branch-{name}"), features[name]) for name in self.branch_names]
+        for branch in {*self.given} & {*features}:
+            where = f"{argument}[{branch!r}]"
+            check_given_shape(features[branch].shape, rank, self.units, where)
+        return pairs
 
     def _mixed(self, features: Streams, with_branches: bool | None = False) -> Tensor:
         """Return the mixture of the values of branches, or the value of a head without branches.
@@ -250,12 +265,18 @@ class Head(BaseLayer):
             with_branches: Whether to return the stack `(1 + branches, ..., units)` of the mixture,
                 without a gradient, and the values that it mixes, if there are branches.
         """
-        values = [head.logits(x) for head, x in self._by_head(features)]
+        pairs = self._by_head(features)
+        values = [head.logits(x) for head, x in pairs if head is not None]
         if self.activation not in LOGIT_ACTIVATIONS:
             values = [*map(self._activate, values)]
         if self.mixture is None:
             return values[0]
-        mixed = self._mix(values)
+        given = {i: x for i, (head, x) in enumerate(pairs) if head is None}
+        if given:
+            mixture = ops.cast(self.mixture, values[0].dtype)
+            mixed, values = mix_given(values, given, mixture, self.activation)
+        else:
+            mixed = self._mix(values)
         return ops.stack([ops.stop_gradient(mixed), *values]) if with_branches else mixed
 
     def _mix(self, values: Sequence[Tensor]) -> Tensor:
@@ -293,10 +314,13 @@ class Head(BaseLayer):
             features: The task's features, `(..., H)`, or those of each branch of a HedgedBlock.
 
         Returns:
-            `(..., units)`, at least float32. With branches, the mixture of their logits.
+            `(..., units)`, at least float32. With branches, the mixture of their logits; with a
+            given one, of predictions, unless they are probabilities or counts.
         """
         if self.mixture is not None:
-            return self._mix([head.logits(x) for head, x in self._by_head(features)])
+            heads = self._by_head(features)
+            logits = [head.logits(x) for head, x in heads if head is not None]
+            return self._mix(logits) if len(logits) == len(heads) else self._mixed(features)
         if self._tower_template:
             features = self._tower(features)
         return self._projection(features)
@@ -440,15 +464,20 @@ class Head(BaseLayer):
         check_for_loss(labels, self.task, self.loss, self.units)
 
     def compute_output_shape(self, input_shape: StreamShapes) -> Shape:
-        return (*_first_branch(input_shape)[:-1], self.units)
+        return (*self._first_branch(input_shape)[:-1], self.units)
 
     def compute_output_spec(self, inputs: Streams, training: bool | None = None) -> Any:
         for head, x in self._by_head(inputs):
-            if head.input_spec is not None:
+            if head is not None and head.input_spec is not None:
                 check_width(x.shape, head.input_spec.axes[-1], f"inputs[{self.task!r}]")
         dtype = keras.dtype_policies.get(self._output_policy()).compute_dtype
-        shape = self.compute_output_shape(_first_branch(inputs).shape)
+        shape = self.compute_output_shape(self._first_branch(inputs).shape)
         return keras.KerasTensor(shape, dtype=dtype)
+
+    def _first_branch(self, value: Any) -> Any:
+        """Return the value of the first branch of features, or a value without branches."""
+        is_by_branch = isinstance(value, Mapping)
+        return next(value[b] for b in value if b not in self.given) if is_by_branch else value
 
     def get_config(self) -> Config:
         serialize = keras.saving.serialize_keras_object
@@ -470,11 +499,6 @@ class Head(BaseLayer):
         if "tower" in config:  # files of 0.3.0 can contain 0 or [] for no tower
             config = {**config, "tower": config["tower"] or None}
         return super().from_config(config)
-
-
-def _first_branch(value: Any) -> Any:
-    """Return the value of the first branch, or a value without branches."""
-    return next(iter(value.values())) if isinstance(value, Mapping) else value
 
 
 def without_keys(config: Config, *keys: str) -> Config:

@@ -21,6 +21,7 @@ from ple_keras._keras.saving import (
 from ple_keras._keras.tensors import all_valid, replica_count, to_numpy
 from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
 from ple_keras.heads.binary_heads import ProductHead, sort_products
+from ple_keras.heads.given_branches import check_given
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_losses import batch_loss, total_loss
 from ple_keras.labels.label_arrays import check_task_labels, read_labels
@@ -45,6 +46,12 @@ class TaskHeads(BaseLayer):
             at 0. `c = a = 1/2` for squared errors, `c = a = 1` for absolute errors, and
             `c = 1, a = 1/2` for all other losses. An example without a label adds nothing. The
             head's `loss_weight` multiplies both terms.
+        given: Names of branches that are predictions of the tasks by another model, next to the
+            branches of a HedgedBlock: `{task: {**features[task], "boosting": predictions}}`. They
+            are probabilities, counts, or numbers in the unit of the labels, `(..., units)`, or
+            `(...)` if `units` is 1. Probabilities are limited to 1.2e-7 and 1 - 1.2e-7, and counts
+            to at least 1.2e-7. Such a branch has no weights and is not trained. Where it is NaN,
+            the mixture is that of the other branches. A task can lack it.
         **kwargs: Keras's layer arguments.
 
     Call arguments:
@@ -61,7 +68,8 @@ class TaskHeads(BaseLayer):
         TypeError: If `heads` is an empty list, or contains anything other than heads.
         ValueError: If a dict is empty, a task is repeated, named "val", or named like another task
             after "val_", two heads have the same layer name, `loss_weighting` is unknown, a factor
-            of a ProductHead is missing or not a probability, or ProductHeads form a cycle.
+            of a ProductHead is missing or not a probability, ProductHeads form a cycle, or a name
+            in `given` is invalid, "own" or "shared".
 
     Reference:
 
@@ -80,16 +88,20 @@ class TaskHeads(BaseLayer):
     (['click', 'watch_time'], 0.1)
     """
 
-    _fixed = ("loss_weighting",)
+    _fixed = ("loss_weighting", "given")
 
     def __init__(
         self,
         heads: Sequence[Head] | Mapping[str, Head],
         loss_weighting: LearnedWeighting | None = None,
+        given: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         heads = _check_heads(heads)
+        self.given = check_given(given)
+        if self.given:
+            self.autocast = False  # float16 lacks the digits of predictions
         check_known_value(loss_weighting, (None, "uncertainty"), "loss_weighting")
         self.loss_weighting = loss_weighting
         self._multipliers_before_build: Mapping[str, float] = {}
@@ -98,6 +110,7 @@ class TaskHeads(BaseLayer):
         self._by_task = Untracked({head.task: head for head in heads})
         for head in heads:  # `head-{task}` is a name in the file format
             setattr(self, f"head-{head.task}", head)
+            head.given = self.given
         self._multipliers: keras.Variable = None
         self._log_variances: keras.Variable | None = None
 
@@ -162,6 +175,12 @@ class TaskHeads(BaseLayer):
                     f"The factors of {product.task!r} must have the same branches. "
                     f"Received: inputs={branches}, with the branches of each"
                 )
+        unused = {*self.given}.difference(*(head.branch_names for head in self.values()))
+        if unused:
+            raise ValueError(
+                f"inputs must have the given branches in at least one task; missing: "
+                f"{sorted(unused)}. Received: given={[*self.given]}"
+            )
         unusable = self.loss_weighting or self.activity_regularizer
         if unusable and any(head.branch_names for head in self.values()):
             raise ValueError(
@@ -507,7 +526,8 @@ class TaskHeads(BaseLayer):
 
     def get_config(self) -> dict[str, Any]:
         heads = serialize_children(self.values(), self._came_built)
-        return {**super().get_config(), "heads": heads}
+        config = {**super().get_config(), "heads": heads, "given": [*self.given]}
+        return config if self.given else {k: value for k, value in config.items() if k != "given"}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:

@@ -30,7 +30,15 @@ FORMATS = [  # `.ci/run` installs jax2onnx only for the nightly tests
 ]
 
 
-def heads(*others):
+def with_given(tasks, streams):
+    """Return predictions of heads with given branches, and the inputs of these."""
+    shapes = {"time": (2,), "kind": (4,)}
+    given = {task: keras.Input(shapes[task], name=f"given_{task}") for task in shapes}
+    branches = {task: {"net": streams[task], "given": x} for task, x in given.items()}
+    return tasks({**streams, **branches}), {x.name: x for x in given.values()}
+
+
+def heads(*others, **kwargs):
     return pk.TaskHeads(
         [
             pk.BinaryHead("click", tower=[8]),
@@ -38,7 +46,8 @@ def heads(*others):
             pk.RegressionHead("time", tower=[8], units=2),
             pk.MulticlassHead("kind", tower=[8], num_classes=4),
             *others,
-        ]
+        ],
+        **kwargs,
     )
 
 
@@ -51,24 +60,26 @@ def embedded(inputs):
 def with_gate_weights():
     """Return a PLE whose gates read a context, keep statistics, and are outputs."""
     inputs = {"x": keras.Input((16,), name="x"), "device": keras.Input((3,), name="device")}
-    tasks = heads()
+    tasks = heads(given=["given"])
     options = {"gate_reads": "both", "enable_gate_weights_metrics": True, "name": "ple"}
     block = pk.PLEBlock(2, tasks, [16, 8], 2, 2, gate_kwargs={"dropout": 0.3}, **options)
     streams, by_level = block(
         embedded(inputs["x"]), gate_context=inputs["device"], return_gate_weights=True
     )
-    return keras.Model(inputs, {**tasks(streams), **plain({"gate": by_level})})
+    outputs, given = with_given(tasks, streams)
+    return keras.Model({**inputs, **given}, {**outputs, **plain({"gate": by_level})})
 
 
 def by_stream_in_float16():
     """Return an MMoE of float16 that reads the features of each task."""
     keras.config.set_dtype_policy("mixed_float16")
-    tasks = heads()
+    tasks = heads(given=["given"])
     block = pk.MMoEBlock(tasks, [16, 8], num_experts=4, gate_kwargs={"dropout": 0.3})
     streams = [*tasks.task_names, "shared"]
     inputs = {stream: keras.Input((16,), name=f"{stream}_x") for stream in streams}
     by_stream = {stream: embedded(x) for stream, x in inputs.items()}
-    model = keras.Model({x.name: x for x in inputs.values()}, tasks(block(by_stream)))
+    outputs, given = with_given(tasks, block(by_stream))
+    model = keras.Model({x.name: x for x in inputs.values()} | given, outputs)
     keras.config.set_dtype_policy("float32")
     return model
 
@@ -76,10 +87,12 @@ def by_stream_in_float16():
 def with_product():
     """Return a PLE of two inputs, one of whose outputs is a product."""
     inputs = {"user": keras.Input((10,), name="user"), "item": keras.Input((6,), name="item")}
-    tasks = heads(pk.ProductHead("click_and_buy", of=("click", "buy")))
+    product = pk.ProductHead("click_and_buy", of=("click", "buy"))
+    tasks = heads(product, given=["given"])
     columns = [embedded(inputs["user"]), inputs["item"]]
     block = pk.PLEBlock(2, tasks, [8])
-    return keras.Model(inputs, tasks(block(keras.layers.Concatenate()(columns))))
+    outputs, given = with_given(tasks, block(keras.layers.Concatenate()(columns)))
+    return keras.Model(inputs | given, outputs)
 
 
 MODEL = {"tensorflow": with_gate_weights, "jax": by_stream_in_float16, "torch": with_product}
@@ -120,6 +133,8 @@ def test_a_file_predicts_the_same_without_keras_for_any_batch_size(form, tmp_pat
     model = MODEL[BACKEND]()
     randomize(model, scale=0.3)
     x = {each.name: features(64, *each.shape[1:], seed=1) for each in model.inputs}
+    for name in ("given_time", "given_kind"):
+        x[name] = np.where(np.arange(64)[:, None] % 3 > 0, np.abs(x[name]), np.float32(np.nan))
     with suppress_output():
         export(form, model, tmp_path)
     for rows in ROWS:
