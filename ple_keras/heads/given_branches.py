@@ -60,8 +60,9 @@ def mix_given(
     for i, prediction in sorted(given.items()):
         value = ops.stop_gradient(ops.cast(prediction, dtype))
         value = value if len(value.shape) == rank else ops.expand_dims(value, -1)
-        missing[i] = ops.any(ops.isnan(value), axis=-1, keepdims=True)
-        value = fill(value, missing[i], SAFE_PREDICTION)
+        is_nan = ops.isnan(value)
+        missing[i] = ops.any(is_nan, axis=-1, keepdims=True)
+        value = fill(value, is_nan, SAFE_PREDICTION)
         is_probability = activation in [keras.activations.get(x) for x in ("sigmoid", "softmax")]
         if is_probability or activation is keras.activations.exponential:
             high = 1 - MIN_PREDICTION if is_probability else None

@@ -251,7 +251,7 @@ CASES = {
     "task_heads_given": Case(
         *(pk.TaskHeads, {"buy": {"net": 5, "other": 1}, "click": {"net": 5, "other": 3}}),
         {"buy": 1, "click": 3},
-        heads=heads,
+        heads=lambda dtype: [pk.BinaryHead("buy", tower=4), pk.RegressionHead("click", units=3)],
         given=["other"],
     ),
     "task_heads_product": Case(

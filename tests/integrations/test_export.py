@@ -133,8 +133,11 @@ def test_a_file_predicts_the_same_without_keras_for_any_batch_size(form, tmp_pat
     model = MODEL[BACKEND]()
     randomize(model, scale=0.3)
     x = {each.name: features(64, *each.shape[1:], seed=1) for each in model.inputs}
-    for name in ("given_time", "given_kind"):
-        x[name] = np.where(np.arange(64)[:, None] % 3 > 0, np.abs(x[name]), np.float32(np.nan))
+    for name, values in x.items():
+        if name.startswith("given"):
+            x[name] = np.where(np.arange(64)[:, None] % 3 > 0, np.abs(values), np.float32(np.nan))
+        elif name in ("x", "user") or name.endswith("_x"):  # of NumberEmbedding
+            values[::5, 0] = np.nan
     with suppress_output():
         export(form, model, tmp_path)
     for rows in ROWS:
