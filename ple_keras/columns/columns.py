@@ -18,6 +18,7 @@ import numpy as np
 ARGUMENTS = ("ids", "numbers", "lists", "texts", "logs", "required")
 MISSING, UNKNOWN, FIRST = 0, 1, 2  # codes; FIRST is the first known value
 LARGEST = 5.0  # limit of a scaled number
+BINS, MAX_ROWS = 16, 100_000  # of the quantiles of numbers, and of the sample that has them
 MAX_LENGTH = 10  # of inferred lists and texts
 SELDOM = 5  # occurrences, below which a string looks like a text
 WORD = re.compile(r"[^\W_]+")
@@ -37,7 +38,8 @@ class Columns:
 
     An id becomes a code: 0 if it is missing, 1 if it is unknown, and 2 or higher if it is known. A
     list becomes a fixed number of codes, with the last entry first and zeros at the end. A text
-    becomes the codes of its first words. Numbers are scaled and clipped, and missing ones are NaN.
+    becomes the codes of its first words. Numbers are scaled, and missing ones are NaN. The networks
+    of `network` limit numbers to 5 deviations, or embed them.
 
     Frames of pandas (with types of NumPy, pandas and pyarrow) and polars are read. The model and
     its columns are two objects and two files, since a model reads arrays: save both, and load both.
@@ -57,6 +59,9 @@ class Columns:
         known: The known values of each table, after `fit`.
         scales: The mean, the standard deviation and the limits of each column of numbers, after
             `fit`. The limits are the range in training, widened by its width on both sides.
+        quantiles: The quantiles 0, 1/16, ..., 1 of each column of numbers or their logarithms, of
+            at most 100,000 random rows, after `fit`. Without them, as in files of earlier versions,
+            `transform` limits numbers to 5 deviations.
         missing: The share of missing values in each column, after `fit`.
         digest: A text that changes with the known values and scales. The networks of `network`
             contain it in the name of a layer, `columns_{digest}`.
@@ -107,6 +112,7 @@ class Columns:
             raise ValueError(f"required must name columns. Received: required={sorted(unknown)}")
         self.known: dict[str, Any] = {}
         self.scales: dict[str, list[float]] = {}
+        self.quantiles: dict[str, list[float]] = {}
         self.missing: dict[str, float] = {}
         self._codes: dict[str, dict[Any, int]] = {}
         self._kinds: dict[str | None, Any] = {}
@@ -158,6 +164,7 @@ class Columns:
         """
         counts: dict[str, Counter[Any]] = {table: Counter() for table in self._table.values()}
         moments = dict.fromkeys(self.numbers, (0, 0.0, 0.0, np.inf, -np.inf))
+        samples, random = dict.fromkeys(self.numbers, np.empty((2, 0))), np.random.default_rng(0)
         self.known, self.scales, self._kinds, self._types = {}, {}, {}, {}
         missing, rows = Counter[str](), 0
         for frame in [frames] if hasattr(frames, "columns") else frames:
@@ -174,12 +181,19 @@ class Columns:
                 x = self._numbers(frame, name)
                 missing[name] += int(np.isnan(x).sum())
                 moments[name] = _add_moments(*moments[name], x)
+                samples[name] = _add_rows(samples[name], x[~np.isnan(x)], random)
         known = {name: _find_known(name, count, min_rows) for name, count in counts.items()}
         scales = {name: _scale(name, name in self.logs, *each) for name, each in moments.items()}
-        return self._set(known, scales, {name: missing[name] / rows for name in self.names})
+        shares = np.linspace(0, 1, BINS + 1)
+        quantiles = {
+            name: np.quantile(x, shares, method="inverted_cdf").tolist()
+            for name, (_, x) in samples.items()
+        }
+        missing_shares = {name: missing[name] / rows for name in self.names}
+        return self._set(known, scales, quantiles, missing_shares)
 
-    def _set(self, known: Any, scales: Any, missing: Any) -> Self:
-        self.known, self.missing = known, missing
+    def _set(self, known: Any, scales: Any, quantiles: Any, missing: Any) -> Self:
+        self.known, self.quantiles, self.missing = known, quantiles, missing
         self.scales = {name: [*scales[name], -np.inf, np.inf][:4] for name in self.numbers}
         self._kinds = {name: _type(values[0]) for name, values in known.items()}
         self._types = dict.fromkeys(self.numbers, NUMBERS)
@@ -214,7 +228,8 @@ class Columns:
             x[name] = np.array([get(value, UNKNOWN) for value in values], "int32")
         for name, (mean, deviation, *_) in self.scales.items():
             scaled = (self._numbers(rows, name) - mean) / deviation
-            x[name] = np.minimum(np.maximum(scaled, -LARGEST), LARGEST).astype("float32")
+            largest = np.finfo("float32").max if name in self.quantiles else LARGEST
+            x[name] = np.minimum(np.maximum(scaled, -largest), largest).astype("float32")
         for name, (table, length) in self.sequences.items():
             get, padding, codes = self._codes[table].get, [MISSING] * length, array("i")
             used = slice(length) if name in self.texts else slice(None, -length - 1, -1)
@@ -269,17 +284,24 @@ class Columns:
         kind = NAMES[self._kinds[self._table[name]]]
         return f"it must be a list of {kind}s" if name in self.lists else f"it must be a {kind}"
 
-    def network(self, width: int | Mapping[str, int] = 16, dropout: float = 0.0) -> Any:
+    def network(
+        self,
+        width: int | Mapping[str, int] = 16,
+        dropout: float = 0.0,
+        number_units: int | None = None,
+    ) -> Any:
         """Return a functional model that maps the inputs to a vector of features.
 
         An id becomes a row of a table, and a list or a text the mean of rows. A number becomes two
-        features: the number, or 0 if it is missing, and 1 if it is missing. `network.input` has
+        features: the number, or 0 if it is missing, and 1 if it is missing. With `number_units`, a
+        NumberEmbedding with edges at the quantiles replaces the first one. `network.input` has
         the inputs, keyed by column. `HedgedBlock` and `StreamFeatures` copy the network.
 
         Args:
             width: The width of the tables. Or a dict of widths keyed by stream, such as
                 `{"shared": 16, "like": 4}`.
             dropout: The dropout rate of the rows of tables.
+            number_units: The width of the embedding of each number; None for the number itself.
 
         Returns:
             A functional `keras.Model`, or with a dict, `{stream: model}`. These models have the
@@ -287,12 +309,13 @@ class Columns:
 
         Raises:
             TypeError: If a width is not an integer.
-            ValueError: If the columns are not fitted, or a width is below 1.
+            ValueError: If the columns are not fitted, a width is below 1, or numbers without
+                quantiles are to be embedded.
         """
         from ple_keras.columns.network import build_network  # imports Keras
 
         self._check_fitted()
-        return build_network(self, width, dropout)
+        return build_network(self, width, dropout, number_units)
 
     def example(self) -> dict[str, Any]:
         """Return a row of known values and mean numbers, as a request can contain it."""
@@ -316,7 +339,7 @@ class Columns:
             file: The file, such as "columns.json".
         """
         self._check_fitted()
-        parts = (*ARGUMENTS, "known", "scales", "missing")
+        parts = (*ARGUMENTS, "known", "scales", "quantiles", "missing")
         Path(file).write_text(json.dumps({name: getattr(self, name) for name in parts}))
 
     @classmethod
@@ -334,7 +357,8 @@ class Columns:
         if not isinstance(tables, dict) or not all(isinstance(x, list) for x in tables.values()):
             raise ValueError(f"{file} must have a list of known values for each table, and scales")
         columns = cls(**{name: parts[name] for name in ARGUMENTS if name in parts})
-        return columns._set(tables, parts["scales"], parts.get("missing", {}))
+        others = (parts.get(name, {}) for name in ("quantiles", "missing"))
+        return columns._set(tables, parts["scales"], *others)
 
     def __str__(self) -> str:
         """Return a table of the columns."""
@@ -539,6 +563,13 @@ def _add_moments(
         total, step = count + len(x), x.mean() - mean
         squares += len(x) * x.var() + step**2 * count * len(x) / total
     return total, mean + step * len(x) / total, squares, min(low, x.min()), max(high, x.max())
+
+
+def _add_rows(sample: np.ndarray, x: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return the values with the smallest random numbers, which are those of the first row."""
+    sample = np.hstack([sample, [random.random(len(x)), x]])
+    is_small = sample.shape[1] <= MAX_ROWS
+    return sample if is_small else sample[:, np.argpartition(sample[0], MAX_ROWS)[:MAX_ROWS]]
 
 
 def _scale(

@@ -1,6 +1,7 @@
 """Columns encode requests like training rows, and refuse what they can't encode."""
 
 import json
+import sys
 
 import numpy as np
 import pandas as pd
@@ -76,15 +77,28 @@ def test_a_history_has_its_last_items_and_the_newest_is_first(columns, frame):
     assert history == [[2, 0, 0, 0], [0] * 4, [0] * 4, *last]
 
 
-def test_numbers_are_scaled_and_clipped(columns, frame):
+def test_numbers_are_scaled_and_have_quantiles(columns, frame):
     price = columns.transform(frame)["price"]
     values = np.array([1, np.nan, 3, 4, 5, 6])
     expected = (values - np.nanmean(values)) / np.nanstd(values)
     np.testing.assert_allclose(price, expected, rtol=1e-6)
-    assert columns.transform(frame.assign(price=1e30))["price"].tolist() == [5.0] * 6
+    for large in (1e30, 1e300):  # finite in float32
+        scaled = (large - np.nanmean(values)) / np.nanstd(values)
+        x = columns.transform(frame.assign(price=large))["price"]
+        np.testing.assert_allclose(x, min(scaled, np.finfo("float32").max), rtol=1e-6)
     logs = np.log10([1, 10, np.nan, 100, 1000, 10])
     votes = (logs - np.nanmean(logs)) / np.nanstd(logs)
     np.testing.assert_allclose(columns.transform(frame)["votes"], votes, rtol=1e-6)
+    assert columns.quantiles["price"][::4] == [1, 3, 4, 5, 6]
+    np.testing.assert_allclose(np.expm1(columns.quantiles["votes"][::8]), [0, 9, 999], atol=1e-9)
+
+
+def test_quantiles_of_a_stream_are_those_of_a_sample(monkeypatch):
+    module = sys.modules[Columns.__module__]
+    monkeypatch.setattr(module, "MAX_ROWS", 4000)
+    frames = (pd.DataFrame({"x": np.full(500, i / 100)}) for i in range(100))
+    quantiles = Columns(numbers=["x"]).fit(frames).quantiles["x"]
+    np.testing.assert_allclose(quantiles, np.linspace(0, 1, 17), atol=0.03)
 
 
 def test_rows_without_required_values_or_with_numbers_far_from_training_are_refused(columns):
@@ -256,13 +270,14 @@ def test_a_file_of_an_earlier_or_later_version_has_the_same_codes(columns, frame
     assert {*parts} - {*columns.__dict__} == set()
     del parts["missing"]
     scales = {name: scale[:2] for name, scale in parts["scales"].items()}
-    for changes in ({}, {"scales": scales}, {"quantiles": {"age": [1, 2]}}):
+    for changes in ({}, {"scales": scales}, {"later": {"age": [1, 2]}}, {"quantiles": {}}):
         file.write_text(json.dumps(parts | changes))
         copy = Columns.load(file)
         assert copy.digest == columns.digest
         for name, values in columns.transform(frame).items():
             np.testing.assert_array_equal(copy.transform(frame)[name], values)
         assert str(copy).splitlines()[1] == "user     id                           2"
+    assert copy.transform(frame.assign(price=1e30))["price"].tolist() == [5.0] * 6  # as before
     for wrong in ([], {}, {"known": {}}, parts | {"known": {"user": 3}}):
         file.write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match="must have a list of known values for each table"):

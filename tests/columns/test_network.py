@@ -87,6 +87,31 @@ def test_columns_of_one_kind_make_a_network(frame, options):
     assert model.predict_on_batch(columns.transform(frame))["click"].shape == (6, 1)
 
 
+def test_numbers_are_limited_or_embedded(frame, tmp_path):
+    numbers = frame.assign(time=1.7e9 + np.arange(6.0))
+    columns = pk.Columns(numbers=["age", "time"], logs=["votes"]).fit(numbers)
+    x = columns.transform(numbers.assign(age=[30, None, 1e30, -1e30, 25, 50]))
+    plain = columns.network().predict_on_batch(x)
+    scaled = (25 - 30) / np.std([30, 50, 40, 20, 10])
+    np.testing.assert_allclose(plain[:, 0], [0, 0, 5, -5, scaled, (50 - 30) / 14.142136], rtol=1e-5)
+    assert plain[:, 3].tolist() == [0, 1, 0, 0, 0, 0]
+    network = columns.network(number_units=3)
+    layer = next(each for each in network.layers if isinstance(each, pk.NumberEmbedding))
+    assert [len(edges) for edges in layer.edges] == [5, 6, 4]
+    parts = pk.NumberEmbedding(None, edges=layer.edges)
+    shares = np.reshape(parts(np.stack([x[n] for n in columns.numbers], -1)), (6, 3, 16)).sum(-1)
+    expected = [[2, 0], [0, 1], [4, 2], [0, 3], [1.5, 4], [4, 5]]  # of 10 to 50, and of seconds
+    np.testing.assert_allclose(shares[:, :2], expected, atol=1e-5)
+    embedded = network.predict_on_batch(x)
+    assert embedded.shape == (6, 3 * 3 + 3)
+    np.testing.assert_array_equal(loaded(network, tmp_path).predict_on_batch(x), embedded)
+    own = columns.network({"shared": 4, "like": 2}, number_units=2)
+    assert own["like"].output_shape == (None, 3 * 2 + 3)
+    columns.quantiles = {}
+    with pytest.raises(ValueError, match=r"fit the columns again. Received: number_units=3"):
+        columns.network(number_units=3)
+
+
 @once
 def test_the_codes_of_other_columns_are_refused_by_the_name_of_their_column(columns, frame):
     x = columns.transform(frame)
