@@ -42,6 +42,13 @@ def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
     warnings.warn(message, category, stacklevel=level)
 
 
+def first_error(error: BaseException) -> BaseException:
+    """Return the error that led to an error. Keras quotes whole configs in the errors after it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
+
+
 def check_int(value: SupportsIndex, argument: str, minimum: int) -> int:
     """Return `value` as an int of at least `minimum`. A bool is refused."""
     try:

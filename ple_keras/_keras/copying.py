@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from ple_keras._checks import first_error
 from ple_keras._keras.internals import SHARED_ID_KEY, is_from_keras, tensorflow_not_imported
 from ple_keras._keras.layers import layers_inside, walk
 from ple_keras._keras.saving import remove_build_shapes
@@ -97,14 +98,11 @@ def checked_copy(layer: keras.Layer, argument: str, name: str, *path: object) ->
     try:
         copy = copy_layer(layer, name, *path)
     except Exception as error:
-        cause: Any = error
-        while cause.__context__ is not None:  # Keras quotes whole configs around it
-            cause = cause.__context__
         raise ValueError(
             f"{argument} must be a layer that can be copied through its config. Define get_config, "
             "and an __init__ that passes **kwargs, such as name, to keras.layers.Layer. Write "
             f"{REGISTER} above its class and its functions. Replace a lambda with such a function. "
-            f"The copy failed: {cause}. Received: {argument}={layer!r}"
+            f"The copy failed: {first_error(error)}. Received: {argument}={layer!r}"
         ) from error
     copies = {"": copy, **dict(layers_inside(copy))}
     for place, inside in {"": layer, **dict(layers_inside(layer))}.items():

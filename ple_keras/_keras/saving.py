@@ -130,19 +130,6 @@ def ordered_attribute(name: str, members: Sequence[str]) -> str:
     return f"{name}-{digest[:8]}"
 
 
-class Dropout(keras.layers.Dropout):
-    """Keras's Dropout, with the state of its seed in files.
-
-    The class name, in snake case, is part of the file format.
-    """
-
-    def save_own_variables(self, store: Store) -> None:
-        save_seed(store, self.seed_generator)
-
-    def load_own_variables(self, store: Store) -> None:
-        load_seed(store, self.seed_generator)
-
-
 def save_seed(store: Store, generator: keras.random.SeedGenerator) -> None:
     """Write the state of a generator, which Keras does not save."""
     store[SEED_KEY] = to_numpy(generator.state).astype("int64")  # its dtype depends on the backend

@@ -1,4 +1,4 @@
-"""Conversions, dtypes and traces of tensors, replicas and processes."""
+"""Operations on tensors, their dtypes, and their traces."""
 
 from collections.abc import Iterable, Mapping
 from functools import reduce
@@ -108,37 +108,3 @@ def is_jax_tracer(value: Tensor) -> bool:
         return False
     jax = import_module("jax")
     return isinstance(value, jax.core.Tracer)
-
-
-def replica_count() -> int:
-    """Return the number of replicas of the current `tf.distribute` strategy."""
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    tf = import_module("tensorflow")
-    return int(tf.distribute.get_strategy().num_replicas_in_sync)
-
-
-def has_several_processes() -> bool:
-    """Return whether PyTorch's process group has several processes."""
-    if keras.backend.backend() != "torch":
-        return False
-    distributed = import_module("torch.distributed")
-    is_initialized: bool = distributed.is_available() and distributed.is_initialized()
-    return is_initialized and distributed.get_world_size() > 1
-
-
-def sum_over_processes(values: np.ndarray) -> np.ndarray:
-    """Return the sum over the processes of JAX, or of PyTorch's process group.
-
-    Every process must call it at the same point with the same shape, since it waits for all others.
-    On JAX, it does so only under a distribution: without one, a process works alone.
-    """
-    backend = import_module(keras.backend.backend())
-    is_jax = keras.backend.backend() == "jax"
-    if is_jax and keras.distribution.distribution() is not None and backend.process_count() > 1:
-        multihost = import_module("jax.experimental.multihost_utils")
-        values = multihost.process_allgather(values).sum(axis=0)
-    if has_several_processes():
-        values = ops.convert_to_tensor(values)  # on the device of the group
-        backend.distributed.all_reduce(values)
-    return to_numpy(values)

@@ -9,10 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from ple_keras._keras.tensors import sum_over_processes
+from ple_keras._keras.processes import sum_over_processes
 from ple_keras._typing import Logs
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.steps.observing_model import find_levels
+from ple_keras.steps.model_parts import find_levels
 
 # Keyed by level and gate: the sums of expert weights, entropy and largest weight; the count.
 Sums = dict[tuple[str, str], np.ndarray]

@@ -11,6 +11,7 @@ from ple_keras._checks import check_by_task, check_keys, check_known_value, chec
 from ple_keras._keras.building import symbolic
 from ple_keras._keras.internals import compiled_loss, load_error
 from ple_keras._keras.layers import BaseLayer, Untracked, find_layers
+from ple_keras._keras.processes import replica_count
 from ple_keras._keras.saving import (
     built_names,
     check_names,
@@ -18,7 +19,7 @@ from ple_keras._keras.saving import (
     save_names,
     serialize_children,
 )
-from ple_keras._keras.tensors import all_valid, replica_count, to_numpy
+from ple_keras._keras.tensors import all_valid, to_numpy
 from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
 from ple_keras.heads.binary_heads import ProductHead, sort_products
 from ple_keras.heads.given_branches import check_given
@@ -26,7 +27,7 @@ from ple_keras.heads.head import Head
 from ple_keras.heads.task_losses import batch_loss, total_loss
 from ple_keras.labels.label_arrays import check_task_labels, read_labels
 from ple_keras.labels.task_names import SHARED, task_names
-from ple_keras.layers.gate import active_observer
+from ple_keras.layers.observer import active_observer
 from ple_keras.losses.example_losses import BatchLoss, uncertainty_form
 
 

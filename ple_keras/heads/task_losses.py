@@ -8,7 +8,8 @@ import numpy as np
 from keras import ops
 
 from ple_keras._keras.internals import get_mask, set_mask
-from ple_keras._keras.tensors import fill, is_constant_in_jax_trace, replica_count
+from ple_keras._keras.processes import replica_count
+from ple_keras._keras.tensors import fill, is_constant_in_jax_trace
 from ple_keras._typing import Tensor
 from ple_keras.heads.head import Head
 from ple_keras.labels.sample_space import SAFE_PREDICTION

@@ -10,7 +10,7 @@ import numpy as np
 
 from ple_keras._checks import check_bool, check_int, check_number, warn_user
 from ple_keras._keras.batches import Batches, is_dataset, refuse_batches
-from ple_keras._keras.tensors import replica_count, sum_over_processes
+from ple_keras._keras.processes import replica_count, sum_over_processes
 from ple_keras._typing import Logs, Nested, TaskName, WeightSlice
 from ple_keras.heads.task_heads import hedged_heads
 from ple_keras.hedging.branch_weights import Unit, find_weights

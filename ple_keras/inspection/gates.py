@@ -15,7 +15,8 @@ from ple_keras._typing import ByName, Nested
 from ple_keras.inspection._report_text import Row, cells, join_items, report_text, table, to_json
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.steps.observing_model import ObservingModel, built_levels, flatten_positions
+from ple_keras.steps.model_parts import built_levels
+from ple_keras.steps.observing_model import ObservingModel, flatten_positions
 
 DEAD_UNIT_SHARE = 0.99  # of the examples for which a dead unit is 0
 COLLAPSED_WEIGHT = 0.95  # a gate has collapsed for an example with a larger weight
@@ -264,7 +265,7 @@ def _expert_use(
     """Return the figures of an expert from the "zeros" of all batches."""
     weight = {name: gate.mean[expert] for name, gate in gates.items() if expert in gate.mean}
     share = {}
-    if expert.startswith(f"{SHARED}/"):
+    if expert in block.experts_of(SHARED):
         total = sum(weight[task] for task in block.task_names)
         share = {task: weight[task] / total if total else math.nan for task in block.task_names}
     zeros, positions = counts.astype("float64").sum(axis=0)

@@ -21,14 +21,9 @@ from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.heads.task_losses import batch_loss
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.layers.gate import Observer
-from ple_keras.steps.observing_model import (
-    built_levels,
-    find_levels,
-    naming_input,
-    task_labels,
-    trained_heads,
-)
+from ple_keras.layers.observer import Observer
+from ple_keras.steps.model_parts import built_levels, find_levels, task_labels, trained_heads
+from ple_keras.steps.observing_model import naming_input
 
 MAX_NUMBERS = 10**7  # in a variable; larger ones, such as embedding tables, are omitted
 Part = list[WeightSlice]  # of a model
@@ -101,8 +96,8 @@ def gradient_conflict(
     parts = {
         (level, expert): part
         for level, block in levels.items()
-        for expert in block.expert_names
-        if expert.startswith(f"{SHARED}/") and (part := _trainable_part(block, expert))
+        for expert in block.experts_of(SHARED)
+        if (part := _trainable_part(block, expert))
     }
     gradients = TaskGradients(model, heads, list(parts.values()))
     for features, labels in Batches(x, y, batch_size, default=None):

@@ -28,15 +28,10 @@ from ple_keras.inspection.task_figures import (
     task_figures,
 )
 from ple_keras.labels.label_arrays import join_rows
-from ple_keras.layers.gate import Observer
+from ple_keras.layers.observer import Observer
 from ple_keras.losses.loss_kinds import USUAL_DEVIATION
-from ple_keras.steps.observing_model import (
-    ObservingModel,
-    check_model,
-    flatten_positions,
-    task_labels,
-    trained_heads,
-)
+from ple_keras.steps.model_parts import check_model, task_labels, trained_heads
+from ple_keras.steps.observing_model import ObservingModel, flatten_positions
 
 MAX_GRADIENTS = 64  # batches
 MIN_BATCHES = 32  # of arrays, by default, so that cosines are averaged over 16 pairs

@@ -34,10 +34,12 @@ from ple_keras._typing import (
     Tensor,
 )
 from ple_keras.labels.task_names import SHARED, task_names
-from ple_keras.layers.connections import GATE_INPUTS, Connections, GatedBlock, GateInputs, shape_of
+from ple_keras.layers.connections import GATE_INPUTS, Connections, GateInputs, shape_of
 from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.experts import CopiedExperts, Experts, StackedExperts
-from ple_keras.layers.gate import Gate, active_observer, gate_options
+from ple_keras.layers.gate import Gate, gate_options
+from ple_keras.layers.gated_block import GatedBlock
+from ple_keras.layers.observer import active_observer
 from ple_keras.layers.template import as_optional_template, as_stream_templates
 
 
@@ -225,7 +227,7 @@ class CGCBlock(GatedBlock):
     @property
     def num_task_experts(self) -> dict[str, int]:
         """The number of experts of each task."""
-        return {task: len(self._connections.experts_of(task)) for task in self._connections.tasks}
+        return {task: len(self.experts_of(task)) for task in self._connections.tasks}
 
     @property
     def gate_kwargs(self) -> dict[str, Any]:
@@ -236,6 +238,10 @@ class CGCBlock(GatedBlock):
     def expert_names(self) -> list[str]:
         """The experts, such as "click/expert_0": task experts in task order, then shared ones."""
         return list(self._connections.experts)
+
+    def experts_of(self, stream: str) -> list[str]:
+        """Return the experts of a task, or the "shared" ones, in order."""
+        return self._connections.experts_of(stream)
 
     @property
     def gate_experts(self) -> dict[str, list[str]]:

@@ -5,14 +5,12 @@ from functools import reduce
 from operator import add, mul
 from typing import Any
 
-import keras
 from keras import ops
 
 from ple_keras._checks import check_features, check_keys, check_width
 from ple_keras._keras.internals import get_mask, set_mask
-from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.tensors import all_valid
-from ple_keras._typing import ByName, GateInput, Nested, Shape, Streams, StreamShapes, Tensor
+from ple_keras._typing import ByName, GateInput, Shape, Streams, StreamShapes, Tensor
 from ple_keras.labels.task_names import SHARED
 
 STREAM, BOTH = "stream", "both"
@@ -102,30 +100,6 @@ class Connections:
             columns = ops.split(weights[gate], len(names), axis=-1)
             mixed = [(experts if self.experts[x] in (gate, SHARED) else stopped)[x] for x in names]
             outputs[gate] = reduce(add, map(mul, columns, mixed))
-        return outputs
-
-
-class GatedBlock(BaseLayer):
-    """Base of the blocks whose calls take `gate_context` and `return_gate_weights`."""
-
-    _symbolic_outputs: Untracked[Nested] = Untracked(None)
-
-    @property
-    def output(self) -> Nested:
-        """The outputs of a symbolic call, with gate weights if a call has returned them.
-
-        Keras counts the outputs of all calls by this attribute. With the outputs of the first call,
-        as in Keras, it would refuse a model of a later call that returns gate weights.
-        """
-        return self._symbolic_outputs.value or super().output
-
-    def __call__(self, *args: object, **kwargs: object) -> Nested:
-        """Call the block, and store the outputs of a symbolic call that returns gate weights."""
-        outputs = super().__call__(*args, **kwargs)
-        if kwargs.get("return_gate_weights") and isinstance(
-            keras.tree.flatten(outputs)[0], keras.KerasTensor
-        ):
-            self._symbolic_outputs = Untracked(outputs)
         return outputs
 
 

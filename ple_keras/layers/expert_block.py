@@ -17,8 +17,16 @@ from ple_keras._checks import (
 from ple_keras._keras.building import output_width
 from ple_keras._keras.copying import check_custom_functions, derive_initializer
 from ple_keras._keras.layers import BaseLayer
-from ple_keras._keras.saving import Dropout, register
-from ple_keras._typing import Activation, Initializer, Normalization, Regularizer, Shape, Tensor
+from ple_keras._keras.saving import load_seed, register, save_seed
+from ple_keras._typing import (
+    Activation,
+    Initializer,
+    Normalization,
+    Regularizer,
+    Shape,
+    Store,
+    Tensor,
+)
 
 NORMALIZATIONS = {
     "batch": keras.layers.BatchNormalization,
@@ -209,3 +217,16 @@ def check_units(
     if not units:
         raise ValueError(f"{argument} must not be empty. Received: {argument}={units!r}")
     return tuple(check_int(width, f"{argument}[{i}]", 1) for i, width in enumerate(units))
+
+
+class Dropout(keras.layers.Dropout):
+    """Keras's Dropout, with the state of its seed in files.
+
+    The class name, in snake case, is part of the file format.
+    """
+
+    def save_own_variables(self, store: Store) -> None:
+        save_seed(store, self.seed_generator)
+
+    def load_own_variables(self, store: Store) -> None:
+        load_seed(store, self.seed_generator)

@@ -1,10 +1,9 @@
-"""Gate: the weights of experts for each example, their statistics, and their observation."""
+"""Gate: the weights of experts for each example, and their statistics."""
 
 import inspect
 import math
 from collections.abc import Mapping
-from threading import local
-from typing import Any, Self
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,13 +22,13 @@ from ple_keras._keras.copying import derive_initializer
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import load_seed, register, save_seed
 from ple_keras._keras.tensors import at_least_float32, is_constant_in_jax_trace
-from ple_keras._typing import ByName, Initializer, LayerLike, Regularizer, Shape, Store, Tensor
+from ple_keras._typing import Initializer, LayerLike, Regularizer, Shape, Store, Tensor
+from ple_keras.layers.observer import active_observer
 from ple_keras.layers.template import as_optional_template
 
 DROPPED_LOGIT = -1e30  # its weight is 0
 # Arguments that a block sets, so that `gate_kwargs` can't contain them.
 SET_BY_BLOCKS = ("num_experts", "gate_block", "softmax_temperature", "track_weights")
-_thread = local()  # of the observer; torch.compile supports it, unlike a ContextVar
 
 
 @register
@@ -288,49 +287,6 @@ def gate_options(gate_kwargs: Mapping[str, Any] | None, *path: object) -> dict[s
         for key, value in gate_kwargs.items()
     }
     return {key: derive_initializer(value, *path) for key, value in options.items()}
-
-
-class Observer:
-    """What the layers that run, or are traced, in this thread compute inside.
-
-    Gates do not update their statistics within its `with`.
-
-    Args:
-        names: The name of each observed level, by the `id` of its block. A level inside an expert
-            of another one has no name.
-
-    Attributes:
-        levels: The gate weights and expert outputs of each level that ran, both keyed by name.
-        branches: The stack of the mixture and its branches of each hedged task.
-        repeated: The levels that ran more than once.
-    """
-
-    def __init__(self, names: Mapping[int, str]) -> None:
-        self.levels: dict[str, tuple[ByName, ByName]] = {}
-        self.branches: dict[str, Tensor] = {}
-        self.repeated: set[str] = set()
-        self._names = names
-
-    def __enter__(self) -> Self:
-        self._outer = active_observer()
-        _thread.observer = self
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        _thread.observer = self._outer
-
-    def receive(self, block: keras.Layer, weights: ByName, experts: ByName) -> None:
-        """Store the gate weights and expert outputs of a level that has a name."""
-        level = self._names.get(id(block))
-        if level in self.levels:
-            self.repeated.add(level)
-        elif level is not None:
-            self.levels[level] = weights, experts
-
-
-def active_observer() -> Observer | None:
-    """Return the observer of this thread, if there is one."""
-    return getattr(_thread, "observer", None)
 
 
 def _largest(values: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import keras
 
 from ple_keras._checks import warn_user
 from ple_keras._keras.internals import outermost_layer
-from ple_keras._keras.tensors import has_several_processes
+from ple_keras._keras.processes import has_several_processes
 from ple_keras._typing import Tensor
 
 # The ids of each lookup on JAX, `(ids,)`, and the gradients of their rows, `(ids, columns)`.

@@ -1,7 +1,7 @@
 """A sequence of layers that accepts dicts."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self, SupportsIndex
 
 import keras
@@ -11,7 +11,8 @@ from ple_keras._keras.building import symbolic
 from ple_keras._keras.saving import built_names, register, serialize_children
 from ple_keras._typing import ByName, Config, Nested, NestedShape, Streams, StreamShapes
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.layers.connections import STREAM, GatedBlock
+from ple_keras.layers.connections import STREAM
+from ple_keras.layers.gated_block import GatedBlock
 
 
 @register
@@ -116,7 +117,7 @@ class SequentialBlock(GatedBlock):
         inputs, context = symbolic(inputs_shape, self.compute_dtype), None
         if gate_context_shape is not None:
             context = symbolic(gate_context_shape, self.compute_dtype)
-        self._run_in_order(lambda layer: layer, inputs, context)
+        self._run_in_order("__call__", inputs, context)
         self._restore_frozen()
 
     def call(
@@ -128,16 +129,16 @@ class SequentialBlock(GatedBlock):
         return_gate_weights: bool = False,
     ) -> Nested:
         """Call the layers in order."""
-        return self._run_in_order(lambda layer: layer, inputs, gate_context, return_gate_weights)
+        return self._run_in_order("__call__", inputs, gate_context, return_gate_weights)
 
     def _run_in_order(
         self,
-        function_of: Callable[[keras.Layer], Any],
+        method: str,
         inputs: Nested,
         gate_context: Streams | None = None,
         return_gate_weights: bool = False,
     ) -> Nested:
-        """Apply a function of each layer in order, with the gate arguments that the layer takes."""
+        """Call a method of each layer in order, with the gate arguments that the layer takes."""
         given: dict[str, Any] = {} if gate_context is None else {"gate_context": gate_context}
         if check_bool(return_gate_weights, "return_gate_weights"):
             given["return_gate_weights"] = True
@@ -151,7 +152,7 @@ class SequentialBlock(GatedBlock):
         weights: dict[str, ByName] = {}
         for index, layer in enumerate(self._chain):
             arguments = {key: x for key, x in given.items() if key in _gate_arguments(layer)}
-            inputs = function_of(layer)(inputs, **arguments)
+            inputs = getattr(layer, method)(inputs, **arguments)
             if "return_gate_weights" in arguments:
                 inputs, added = inputs
                 is_nested = isinstance(layer, SequentialBlock)
@@ -172,7 +173,7 @@ class SequentialBlock(GatedBlock):
         return None
 
     def compute_output_spec(self, inputs: Nested, training: Any = None, **options: Any) -> Nested:
-        return self._run_in_order(lambda layer: layer.compute_output_spec, inputs, **options)
+        return self._run_in_order("compute_output_spec", inputs, **options)
 
     def compute_output_shape(
         self, inputs_shape: NestedShape, gate_context_shape: StreamShapes | None = None

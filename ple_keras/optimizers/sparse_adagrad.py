@@ -10,8 +10,9 @@ from keras import ops
 from ple_keras._checks import check_number, warn_user
 from ple_keras._keras.internals import variable_index
 from ple_keras._keras.layers import Untracked
+from ple_keras._keras.processes import has_several_processes
 from ple_keras._keras.saving import register
-from ple_keras._keras.tensors import fill, has_several_processes
+from ple_keras._keras.tensors import fill
 from ple_keras._typing import Config, Shape, Tensor
 from ple_keras.layers.row_updates import RecordedRows, replica_variable, row_updates
 from ple_keras.optimizers.share_tables import mean_over_processes

@@ -24,9 +24,9 @@ from torch.nn.functional import embedding
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from ple_keras._checks import warn_user
+from ple_keras._checks import first_error, warn_user
 from ple_keras._keras.internals import get_mask, has_rate_function
-from ple_keras._keras.tensors import has_several_processes
+from ple_keras._keras.processes import has_several_processes
 from ple_keras._typing import Tensor
 from ple_keras.layers.row_updates import RecordedRows
 from ple_keras.steps.known_code import find_unknown_code, is_known_file
@@ -248,8 +248,7 @@ class TracedStep:
 
 def _describe(error: BaseException) -> str:
     """Return the first line of an error, without what Keras adds, and the line of a user's code."""
-    while error.__context__ is not None:
-        error = error.__context__
+    error = first_error(error)
     frames = [f for f in extract_tb(error.__traceback__) if not is_known_file(f.filename)]
     where = "".join(f" ({frame.filename}:{frame.lineno})" for frame in frames[-1:])
     return f"{type(error).__name__}: {f'{error}'.partition(chr(10))[0]}{where}"

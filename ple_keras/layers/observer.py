@@ -1,0 +1,54 @@
+"""Observer of the gates, experts and branches that run in a thread."""
+
+from collections.abc import Mapping
+from threading import local
+from typing import Self
+
+import keras
+
+from ple_keras._typing import ByName, Tensor
+
+_thread = local()  # torch.compile supports it, unlike a ContextVar
+
+
+class Observer:
+    """What the layers that run, or are traced, in this thread compute inside.
+
+    Gates do not update their statistics within its `with`.
+
+    Args:
+        names: The name of each observed level, by the `id` of its block. A level inside an expert
+            of another one has no name.
+
+    Attributes:
+        levels: The gate weights and expert outputs of each level that ran, both keyed by name.
+        branches: The stack of the mixture and its branches of each hedged task.
+        repeated: The levels that ran more than once.
+    """
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        self.levels: dict[str, tuple[ByName, ByName]] = {}
+        self.branches: dict[str, Tensor] = {}
+        self.repeated: set[str] = set()
+        self._names = names
+
+    def __enter__(self) -> Self:
+        self._outer = active_observer()
+        _thread.observer = self
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _thread.observer = self._outer
+
+    def receive(self, block: keras.Layer, weights: ByName, experts: ByName) -> None:
+        """Store the gate weights and expert outputs of a level that has a name."""
+        level = self._names.get(id(block))
+        if level in self.levels:
+            self.repeated.add(level)
+        elif level is not None:
+            self.levels[level] = weights, experts
+
+
+def active_observer() -> Observer | None:
+    """Return the observer of this thread, if there is one."""
+    return getattr(_thread, "observer", None)
