@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from ple_keras._checks import check_int, check_known_value, check_number, short_repr
-from ple_keras._keras.batches import Batches
+from ple_keras._keras.batches import DEFAULT_SIZE, Batches
 from ple_keras._typing import GroupWeighting, Logs, Nested, TaskName, Tensor
 from ple_keras.heads.binary_heads import ProbabilityHead
 from ple_keras.heads.task_heads import find_heads
@@ -137,7 +137,9 @@ class GroupedAUC(keras.callbacks.Callback):
         self._x, self._y = validation_data[:2]
         self._groups = group_indices(groups, Batches(self._x, self._y).rows)
         self.tasks = None if tasks is None else list(tasks)
-        self.batch_size = 1024 if batch_size is None else check_int(batch_size, "batch_size", 1)
+        self.batch_size = (
+            DEFAULT_SIZE if batch_size is None else check_int(batch_size, "batch_size", 1)
+        )
         self.weighting = check_known_value(weighting, WEIGHTINGS, "weighting")
         self.name = name
 
@@ -149,8 +151,8 @@ class GroupedAUC(keras.callbacks.Callback):
         logs = logs if logs is not None else {}
         predictions = self.model.predict(self._x, batch_size=self.batch_size, verbose=0)
         for task, labels in self._labels_by_task().items():
-            of_task = np.float64(predictions[task]).ravel()
-            auc, share = auc_and_share(labels, of_task, self._groups, self.weighting)
+            scores = np.float64(predictions[task]).ravel()
+            auc, share = auc_and_share(labels, scores, self._groups, self.weighting)
             logs[f"val_{task}_{self.name}"] = auc
             logs[f"val_{task}_{self.name}_share"] = share
 

@@ -19,8 +19,8 @@ from ple_keras.layers.stream_features import StreamFeatures
 from ple_keras.models.multi_task_model import check_adapted
 from ple_keras.steps.observing_model import naming_input
 
-LARGE = 100  # mean or standard deviation of a column of numbers
-FIRST_ROWS = 1000  # of the call of the model, together with rows with an extreme value
+LARGE_SCALE = 100  # mean or standard deviation of a column of numbers
+CALLED_ROWS = 1000  # of the call of the model, together with rows with an extreme value
 MAX_COLUMNS = 1000  # of an array whose extreme values are found
 MAX_SHOWN = 20  # numbers of a row in a message
 Arrays = dict[str, np.ndarray]  # by name, such as "x['city']"
@@ -98,7 +98,7 @@ def _check_batch(model: keras.Layer, x: Nested) -> dict[str, str]:
             warnings[f"{name} is a label"] = f"{name} is an input with the name of a task. {remedy}"
         if is_number(str(array.dtype)):
             numbers[name] = array
-    found = [np.arange(min(FIRST_ROWS, len(keras.tree.flatten(x)[0])))]
+    found = [np.arange(min(CALLED_ROWS, len(keras.tree.flatten(x)[0])))]
     for array in numbers.values():
         columns = _flat(array)[:, :MAX_COLUMNS]
         found += [columns.argmin(axis=0), columns.argmax(axis=0)]  # NaN is an extreme value
@@ -246,9 +246,9 @@ def _scale_warnings(read: Values, numbers: Arrays) -> Iterator[tuple[str, str]]:
     for layer, values in read:
         if _networks(layer) or not isinstance(layer, keras.layers.Dense | BaseLayer):
             continue
-        sample = _flat(values)[:FIRST_ROWS].astype("float64")
+        sample = _flat(values)[:CALLED_ROWS].astype("float64")
         means, deviations = sample.mean(axis=0), sample.std(axis=0)
-        for i in np.flatnonzero(np.maximum(np.abs(means), deviations) > LARGE)[::-1]:
+        for i in np.flatnonzero(np.maximum(np.abs(means), deviations) > LARGE_SCALE)[::-1]:
             if name := _find_column(numbers, _flat(values)[:, i], ":"):
                 text = f"a mean of {means[i]:.3g} and a standard deviation of {deviations[i]:.3g}"
                 remedy = "Scale it with keras.layers.Normalization, adapted to these data"

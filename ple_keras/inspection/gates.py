@@ -21,11 +21,13 @@ from ple_keras.steps.observing_model import ObservingModel, flatten_positions
 DEAD_UNIT_SHARE = 0.99  # of the examples for which a dead unit is 0
 COLLAPSED_WEIGHT = 0.95  # a gate has collapsed for an example with a larger weight
 # Thresholds of the warnings:
-LARGE_SHARE = 0.9  # of the examples of a collapsed gate; of one task's use of a shared expert
+COLLAPSED_SHARE = 0.9  # of the examples, above which a gate has collapsed
+ONE_TASK_SHARE = 0.9  # of the tasks' weights, above which one task uses a shared expert alone
 UNUSED_SHARE = 0.1  # of a uniform weight, below which an expert is almost unused
-DEAD_UNITS_SHARE = 0.5  # of an expert's units
-EVEN_ENTROPY = 0.99  # of a gate, with
-EVEN_SPREAD = 0.02  # of each weight over the examples
+DEAD_UNITS_SHARE = 0.5  # of an expert's units, above which a warning names them
+# A gate is even if its entropy is at least the first number, and the standard deviation of each
+# weight over the examples is at most the second.
+EVEN_ENTROPY, EVEN_SPREAD = 0.99, 0.02
 
 
 def gate_weights(
@@ -182,7 +184,7 @@ class GateReport:
     def __str__(self) -> str:
         parts = [f"Gates and experts over {self.examples:,} examples"]
         for name, level in self.levels.items():
-            mixing = {gate: mixed for gate, mixed in level.gates.items() if len(mixed.mean) > 1}
+            mixing = {gate: use for gate, use in level.gates.items() if len(use.mean) > 1}
             tables = [table(_gate_rows(mixing))] if mixing else []
             parts.append("\n".join([name, *tables, table(_expert_rows(level.experts))]))
         return report_text(parts, self.warnings)
@@ -275,7 +277,7 @@ def _expert_use(
 
 def _warnings(level: LevelUse) -> Iterator[str]:
     for name, gate in level.gates.items():
-        if len(gate.mean) > 1 and gate.over_95 > LARGE_SHARE:
+        if len(gate.mean) > 1 and gate.over_95 > COLLAPSED_SHARE:
             yield (
                 f"the gate of {name} has collapsed, with a weight over {COLLAPSED_WEIGHT} for "
                 f"{gate.over_95:.0%} of the examples. Try a higher gate_softmax_temperature, "
@@ -288,23 +290,23 @@ def _warnings(level: LevelUse) -> Iterator[str]:
                 "gate_block."
             )
     uniform = {name: 1 / len(gate.mean) for name, gate in level.gates.items()}
-    for expert, mixed in level.experts.items():
-        if all(w < UNUSED_SHARE * uniform[gate] for gate, w in mixed.weight.items()):
+    for expert, use in level.experts.items():
+        if all(w < UNUSED_SHARE * uniform[gate] for gate, w in use.weight.items()):
             yield (
                 f"{expert} is almost unused: each gate assigns it less than {UNUSED_SHARE:.0%} "
                 "of a uniform weight. Try fewer experts, or a higher dropout or "
                 "balance_regularizer in gate_kwargs."
             )
-        elif len(mixed.share) > 1 and max(mixed.share.values()) > LARGE_SHARE:
-            task = max(mixed.share, key=mixed.share.__getitem__)
+        elif len(use.share) > 1 and max(use.share.values()) > ONE_TASK_SHARE:
+            task = max(use.share, key=use.share.__getitem__)
             yield (
-                f"{expert} is used almost only by {task}, with {mixed.share[task]:.0%} of "
+                f"{expert} is used almost only by {task}, with {use.share[task]:.0%} of "
                 "the tasks' weight. Try a higher dropout in gate_kwargs, or one more task expert "
                 f"for {task}."
             )
-        if mixed.dead_units > DEAD_UNITS_SHARE:
+        if use.dead_units > DEAD_UNITS_SHARE:
             yield (
-                f"{expert} has {mixed.dead_units:.0%} dead units, 0 for almost every "
+                f"{expert} has {use.dead_units:.0%} dead units, 0 for almost every "
                 'example. Try ExpertBlock(..., activation="swish", normalization="batch"), or a '
                 "lower learning rate."
             )

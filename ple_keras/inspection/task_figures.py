@@ -19,7 +19,7 @@ from ple_keras.losses.example_losses import MIN_PROBABILITY
 from ple_keras.losses.loss_kinds import loss_name
 from ple_keras.metrics.array_metrics import grouped_auc
 
-ROUNDING = 1e-7  # of a probability near 1, in float32
+MIN_COMPLEMENT = 1e-7  # of 1 - p, since float32 has few probabilities closer to 1
 # Thresholds of the warnings:
 MIN_LABELS = 100
 LEARNED_ERROR = 0.3  # relative error below which a small gradient is not a problem
@@ -145,7 +145,9 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray) -> Tas
     y, p, errors = y[is_labeled], p[is_labeled], np.array([math.nan])
     figures["label_mean"], figures["label_deviation"] = _mean_and_deviation(y, is_list)
     if isinstance(head, ProbabilityHead):
-        errors = _crossentropies(np.hstack([1 - y, y]), np.hstack([np.maximum(1 - p, ROUNDING), p]))
+        errors = _crossentropies(
+            np.hstack([1 - y, y]), np.hstack([np.maximum(1 - p, MIN_COMPLEMENT), p])
+        )
         if np.isin(y, (0, 1)).all() and 0 < y.mean() < 1:
             figures["auc"] = grouped_auc(y[:, 0], p[:, 0], np.zeros(count, int))
     elif isinstance(head, MulticlassHead):

@@ -38,7 +38,7 @@ MIN_BATCHES = 32  # of arrays, by default, so that cosines are averaged over 16 
 MIN_SIZE = 32  # of these batches
 # Of the gradient on shared parts. Next to a loss of the same size, a loss weight of 10, a share of
 # 0.9, cost income .01 AUC in a shared bottom, and a weight of 1 cost nothing (docs/results).
-LARGE_SHARE = 0.9
+DOMINANT_SHARE = 0.9
 SMALL_SHARE = 0.1  # of an equal share
 # Of conflicts. Trends were .9 before training, .3 to .8 while the loss fell, and below .25 when
 # tasks no longer gained from more epochs. Cosines were then above -.14 in healthy models, and
@@ -199,8 +199,8 @@ def task_report(
         is_arrays = isinstance(validation, tuple)
         batches = Batches(*validation[:2]) if is_arrays else Batches(validation)
         _, validation_figures = _read_figures(observed, batches, heads)
-    tasks = {task: mixed for task, (mixed, *_) in figures.items()}
-    validated = {task: mixed for task, (mixed, *_) in validation_figures.items()}
+    tasks = {task: whole for task, (whole, *_) in figures.items()}
+    validated = {task: whole for task, (whole, *_) in validation_figures.items()}
     branches = _branch_uses(model, heads, validation_figures or figures)
     layers = find_layers(model, TaskHeads)
     weights = {task: w for layer in layers for task, w in layer.loss_weights().items()}
@@ -225,11 +225,11 @@ def _predictions(
     """
     predictions = {}
     for task in outputs.keys() & heads.keys():
-        head, of_task, mask = heads[task], [outputs[task]], get_mask(outputs[task])
+        head, values, mask = heads[task], [outputs[task]], get_mask(outputs[task])
         if task in observer.branches:
             stack = head._predict(observer.branches[task][1:])
-            of_task += ops.unstack(stack, len(head.branch_names))
-        predictions[task] = [flatten_positions(each, mask, math.nan) for each in of_task]
+            values += ops.unstack(stack, len(head.branch_names))
+        predictions[task] = [flatten_positions(each, mask, math.nan) for each in values]
     return predictions
 
 
@@ -263,9 +263,9 @@ def _read_figures(
         if gradients and rows == size and number % every == 0 and number < every * MAX_GRADIENTS:
             gradients.add(x, known)
     figures = {}
-    for task, of_task in found.items():
-        labels, *parts = (join_rows([*arrays]) for arrays in zip(*of_task))
-        figures[task] = [task_figures(heads[task], part, labels) for part in parts]
+    for task, batches_read in found.items():
+        labels, *predicted = (join_rows([*arrays]) for arrays in zip(*batches_read))
+        figures[task] = [task_figures(heads[task], values, labels) for values in predicted]
     return examples, figures
 
 
@@ -276,8 +276,8 @@ def _branch_uses(
     history = getattr(model, "history", None)
     logs = history.history if isinstance(history, keras.callbacks.History) else {}
     branches: dict[str, dict[str, BranchUse]] = {}
-    for task, (_, *of_branches) in figures.items():
-        for (name, weight), found in zip(heads[task].branch_weights().items(), of_branches):
+    for task, (_, *by_branch) in figures.items():
+        for (name, weight), found in zip(heads[task].branch_weights().items(), by_branch):
             epochs = logs.get(f"hedge/{task}/{name}_epoch", [math.nan])
             branches.setdefault(task, {})[name] = BranchUse(weight, found, epochs[-1] + 1)
     return branches
@@ -314,18 +314,18 @@ def _share_warnings(
     """Yield warnings about losses that are too large or too small for shared parts."""
     shares = {name: task.gradient_share for name, task in training.items() if task.loss_weight}
     may_learn = {task for task in shares if tasks[task].may_learn}
-    is_one_large = any(share > LARGE_SHARE for share in shares.values())
+    is_one_large = any(share > DOMINANT_SHARE for share in shares.values())
     low, high = USUAL_DEVIATION
     in_units = [
         task
         for task, share in shares.items()
         if not getattr(heads[task], "standardize", True)
-        and not low <= tasks[task].label_deviation <= (2 if share > LARGE_SHARE else high)
+        and not low <= tasks[task].label_deviation <= (2 if share > DOMINANT_SHARE else high)
     ]
     for task, share in shares.items():
         start = f"{task}: its loss has {share:.1%} of the gradient on shared parts, which hardly"
         is_hedged = heads[task].mixture is not None  # and its loss weight has no effect
-        is_large = share > LARGE_SHARE and tasks[task].label_deviation > 0 and may_learn - {task}
+        is_large = share > DOMINANT_SHARE and tasks[task].label_deviation > 0 and may_learn - {task}
         is_small = share < SMALL_SHARE / len(shares) and task in may_learn and not is_one_large
         if is_large and in_units:
             cause = task if task in in_units else in_units[0]
@@ -361,13 +361,13 @@ def _figure_rows(report: TaskReport) -> tuple[Iterable[Row], Iterable[Row]]:
     errors = [["task", "data", "loss", "relative error", "calibration", "metric"]]
     for task, train_use in report.tasks.items():
         validation = [("", "validation", report.validation[task])] if report.validation else []
-        for *start, part in [(task, "x", train_use), *validation]:
-            label = cells(part, label_mean=".3g", label_deviation=".3g")
-            prediction = cells(part, prediction_mean=".3g", prediction_deviation=".3g")
-            counts = cells(part, labels=",", label_share=".0%")
+        for *start, data in [(task, "x", train_use), *validation]:
+            label = cells(data, label_mean=".3g", label_deviation=".3g")
+            prediction = cells(data, prediction_mean=".3g", prediction_deviation=".3g")
+            counts = cells(data, labels=",", label_share=".0%")
             figures.append([*start, *counts, " ± ".join(label), " ± ".join(prediction)])
-            numbers = cells(part, loss=".4g", relative_error=".3f", calibration=".2f")
-            errors.append([*start, *numbers, _metric(part)])
+            numbers = cells(data, loss=".4g", relative_error=".3f", calibration=".2f")
+            errors.append([*start, *numbers, _metric(data)])
     return figures, errors
 
 
@@ -396,7 +396,7 @@ def _conflict_rows(report: TaskReport) -> Iterator[Row]:
 def _branch_rows(report: TaskReport) -> Iterator[Row]:
     yield "task", "branch", "weight", "epoch", "relative error", "metric"
     for task, branches in report.branches.items():
-        mixed = BranchUse(math.nan, (report.validation or report.tasks)[task])
-        for index, (branch, each) in enumerate([*branches.items(), ("mixed", mixed)]):
+        mixture = BranchUse(math.nan, (report.validation or report.tasks)[task])
+        for index, (branch, each) in enumerate([*branches.items(), ("mixed", mixture)]):
             row = ["" if index else task, branch, *cells(each, weight=".2f", epoch=".0f")]
             yield *row, *cells(each.figures, relative_error=".3f"), _metric(each.figures)

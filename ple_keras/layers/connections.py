@@ -98,8 +98,8 @@ class Connections:
         outputs = {}
         for gate, names in self.gates.items():
             columns = ops.split(weights[gate], len(names), axis=-1)
-            mixed = [(experts if self.experts[x] in (gate, SHARED) else stopped)[x] for x in names]
-            outputs[gate] = reduce(add, map(mul, columns, mixed))
+            read = [(experts if self.experts[x] in (gate, SHARED) else stopped)[x] for x in names]
+            outputs[gate] = reduce(add, map(mul, columns, read))
         return outputs
 
 

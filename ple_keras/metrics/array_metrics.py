@@ -10,7 +10,7 @@ from ple_keras._typing import BinStrategy, GroupWeighting, Tensor
 from ple_keras.labels.sample_space import to_number_array
 
 WEIGHTINGS = ("rows", "equal")
-ROUNDING = 1e-6  # by which a probability can lie outside [0, 1]
+TOLERANCE = 1e-6  # by which a probability can lie outside [0, 1]
 
 
 def expected_calibration_error(
@@ -65,7 +65,7 @@ def expected_calibration_error(
     y, p = _label_rows(labels, predictions)
     y, p = y[~np.isnan(y)], p[~np.isnan(y)]
     for argument, values in (("labels", y), ("predictions", p)):
-        wrong = values[(values < -ROUNDING) | (values > 1 + ROUNDING)]
+        wrong = values[(values < -TOLERANCE) | (values > 1 + TOLERANCE)]
         if len(wrong):
             raise ValueError(
                 f"{argument} must lie in [0, 1]. Received: {argument}=[..., {wrong[0]}]"

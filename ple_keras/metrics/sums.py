@@ -236,7 +236,7 @@ class LogitAUC(MetricOfSums):
     def _batch_sums(self, y_true: Tensor, y_pred: Tensor, weights: Tensor) -> Tensor:
         """Return the number of positives, and then of negatives, in each interval."""
         y_true, y_pred, weights = (ops.reshape(x, (-1,)) for x in (y_true, y_pred, weights))
-        y_pred = clip(y_pred, 1e-37, 1 - 2**-23)  # within MIN_LOGIT and MAX_LOGIT
+        y_pred = clip(y_pred, MIN_PROBABILITY, 1 - 2**-23)  # within MIN_LOGIT and MAX_LOGIT
         logits = ops.log(y_pred) - ops.log1p(-y_pred)
         tail, usual = BINS_PER_LOGIT * TAIL_SCALE, BINS_PER_LOGIT * (1 - TAIL_SCALE)
         bins = logits * tail + clip(logits, *USUAL) * usual - BINS_PER_LOGIT * FIRST

@@ -22,11 +22,11 @@ REFUSED = ("weight_decay", "clipvalue", "use_ema", "gradient_accumulation_steps"
 
 # On JAX, a table with fewer rows for each id of a batch is updated as a whole, which is faster.
 ROWS_PER_ID = 6
-READS = 100  # after which the sum of squares of an average row equals its start
+START_READS = 100  # after which the sum of squares of an average row equals its start
 MEMORY = 0.99  # share of the recent squares that a step keeps
 TINY = 1e-30  # prevents a division of 0 by 0
 MAX_SQUARES = 1e30  # of a row's gradient, so that sums over rows and batches are finite in float32
-LARGE = 10_000  # rows of a table that should not be updated as a whole
+LARGE_TABLE = 10_000  # rows of a table that should not be updated as a whole
 
 
 @register
@@ -192,7 +192,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         recent = self._recent[index]
         value = MEMORY * recent.value + SQUARES[keras.backend.backend()](gradient)
         self.assign(recent, value)
-        return READS * value[0] / (value[1] + TINY) + TINY
+        return START_READS * value[0] / (value[1] + TINY) + TINY
 
     def get_config(self) -> Config:
         config: Config = super().get_config()
@@ -241,7 +241,7 @@ def _split_jax(gradient: Tensor, variable: keras.Variable) -> tuple[Tensor | Non
     updates = row_updates(variable)
     parts = None if updates is None else updates.rows_of(gradient)
     if updates is None or parts is None:
-        if updates is not None and updates.rows >= LARGE and not updates.has_warned:
+        if updates is not None and updates.rows >= LARGE_TABLE and not updates.has_warned:
             updates.has_warned = True
             warn_user(
                 f"A training step updates all rows of the table {variable.path!r}, and takes longer"

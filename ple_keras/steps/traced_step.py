@@ -34,7 +34,7 @@ from ple_keras.steps.step_constants import StepConstants
 
 MAX_GRAPHS = 16  # of batches with different shapes
 RUNS = {"train": "_fits", "test": "_evaluations", "predict": "_predictions"}  # of MultiTaskTraining
-READS = (torch.Tensor.tolist, torch.equal, torch.allclose)  # PyTorch refuses other ones
+TENSOR_READS = (torch.Tensor.tolist, torch.equal, torch.allclose)  # PyTorch refuses other ones
 GRADIENT = torch.Tensor.grad.__get__
 TRACE_LOCK = RLock()  # PyTorch records one graph at a time
 Replay = Callable[[list[Any], list[Any]], Any]  # of a step, with values of variables and a batch
@@ -292,7 +292,7 @@ class Recorder(TorchFunctionMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if function in READS:
+        if function in TENSOR_READS:
             raise UntraceableError("a step reads the values of a tensor")
         if function == GRADIENT:
             return self._gradient(args[0])
