@@ -45,7 +45,7 @@ def test_branches_have_copies_of_the_feature_network(columns, frame):
     model = model_of(columns)
     x = columns.transform(frame)
     pk.check_inputs(model, x)
-    model.compile(pk.table_optimizer("adam"))
+    model.compile(pk.table_optimizer("adam"), hedge=False)
     y = {"click": np.array([0, 1, 0, 1, 1, 0]), "time": np.arange(6.0)}
     assert np.isfinite(model.fit(x, y, verbose=0).history["loss"]).all()
     tables = [w for w in model.trainable_variables if "_table" in w.path]
