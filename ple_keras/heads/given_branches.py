@@ -1,5 +1,6 @@
 """Branches whose values are predictions of another model."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any
@@ -42,11 +43,15 @@ def check_given_shape(shape: Sequence[int | None], rank: int, units: int, argume
 
 
 def mix_given(
-    values: Sequence[Tensor], given: Mapping[int, Tensor], mixture: Tensor, activation: Any
+    values: Sequence[Tensor],
+    given: Mapping[int, Tensor],
+    mixture: Tensor,
+    activation: Any,
+    is_filled: bool,
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the mixture of all branches, and the value of each, without gradients of given ones.
 
-    Where a prediction is NaN, the mixture is that of the other branches, and so is its value.
+    Where a prediction is NaN, the mixture is that of the other branches.
 
     Args:
         values: The values of the branches of features, `(..., units)`, in order.
@@ -54,6 +59,7 @@ def mix_given(
         mixture: The weights of all branches, `(branches,)`.
         activation: The activation of the head, whose logits are mixed if it is a sigmoid, a softmax
             or an exponential.
+        is_filled: Whether missing values are the mixture, instead of NaN.
     """
     dtype, rank = values[0].dtype, len(values[0].shape)
     shares, every, missing = [*ops.unstack(mixture, mixture.shape[0])], [*values], {}
@@ -73,6 +79,7 @@ def mix_given(
         shares[i] = shares[i] * ops.cast(ops.logical_not(missing[i]), dtype)
     products = [share * value for share, value in zip(shares, every)]
     mixed = reduce(ops.add, products) / reduce(ops.add, shares)
+    fill_value = ops.stop_gradient(mixed) if is_filled else ops.full_like(mixed, math.nan)
     for i, is_missing in missing.items():
-        every[i] = ops.where(is_missing, ops.stop_gradient(mixed), every[i])
+        every[i] = ops.where(is_missing, fill_value, every[i])
     return mixed, every

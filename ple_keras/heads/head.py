@@ -254,7 +254,12 @@ class Head(BaseLayer):
             check_given_shape(features[branch].shape, rank, self.units, where)
         return pairs
 
-    def _mixed(self, features: Streams, with_branches: bool | None = False) -> Tensor:
+    def _mixed(
+        self,
+        features: Streams,
+        with_branches: bool | None = False,
+        is_filled: bool | None = False,
+    ) -> Tensor:
         """Return the mixture of the values of branches, or the value of a head without branches.
 
         Values are the logits of probabilities and counts. For other heads, they are predictions,
@@ -264,6 +269,7 @@ class Head(BaseLayer):
             features: As for `logits`.
             with_branches: Whether to return the stack `(1 + branches, ..., units)` of the mixture,
                 without a gradient, and the values that it mixes, if there are branches.
+            is_filled: Whether missing predictions of `given` are the mixture, instead of NaN.
         """
         pairs = self._by_head(features)
         values = [head.logits(x) for head, x in pairs if head is not None]
@@ -274,7 +280,7 @@ class Head(BaseLayer):
         given = {i: x for i, (head, x) in enumerate(pairs) if head is None}
         if given:
             mixture = ops.cast(self.mixture, values[0].dtype)
-            mixed, values = mix_given(values, given, mixture, self.activation)
+            mixed, values = mix_given(values, given, mixture, self.activation, bool(is_filled))
         else:
             mixed = self._mix(values)
         return ops.stack([ops.stop_gradient(mixed), *values]) if with_branches else mixed

@@ -229,7 +229,7 @@ class TaskHeads(BaseLayer):
                 values[task] = head.log_probability(logs)
             elif type(head).call is Head.call and head.activity_regularizer is None:
                 # Without `__call__`, whose checks take longer than a small head.
-                values[task] = head._mixed(features[task], with_branches)
+                values[task] = head._mixed(features[task], with_branches, returns_stacks)
             else:
                 outputs[task] = head(features[task], training=training)
                 continue

@@ -14,7 +14,7 @@ from ple_keras._typing import ByName, Nested, TaskName, Tensor, WeightSlice
 from ple_keras.heads.binary_heads import ProductHead
 from ple_keras.heads.task_heads import find_heads, hedged_heads
 from ple_keras.hedging.branch_weights import Branch
-from ple_keras.hedging.mixture import best_mixture, label_losses
+from ple_keras.hedging.mixture import best_mixture, label_losses, missing_values
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.layers.observer import Observer
 from ple_keras.steps.model_parts import check_model, task_labels
@@ -115,9 +115,13 @@ class BranchedModel:
         losses = Losses({}, {}, {})
         for task, labels in found.labels.items():
             head = self.heads[task]
-            values = [found.values[task, branch] for branch in head.branch_names]
+            values = np.stack([found.values[task, branch] for branch in head.branch_names])
             mixtures = [to_numpy(self.heads[each].mixture) for each in self._factors(task)]
-            mixed = np.einsum("ub,bnu->nu", mixtures, values)
+            missing = missing_values(head, values)
+            mixed = np.einsum("ub,bnu->nu", mixtures, np.where(missing, 0, values))
+            if missing.any():
+                mixed /= np.einsum("ub,bnu->nu", mixtures, ~missing)
+                values = np.where(missing, mixed, values)
             tensors = [*map(ops.convert_to_tensor, [mixed, *values])]
             if isinstance(head, ProductHead):
                 tensors = [ops.sum(ops.log_sigmoid(x), -1, keepdims=True) for x in tensors]
@@ -157,7 +161,7 @@ class BranchedModel:
             labels = found.labels[task]
             values = np.stack([found.values[task, branch] for branch in head.branch_names])
             mixture, count = to_numpy(head.mixture), 0
-            if not allows_nan or np.isfinite(values).all():
+            if not allows_nan or np.isfinite(values[~missing_values(head, values)]).all():
                 mixture, count = best_mixture(head, labels, values, prior), len(labels)
             sums = sum_over_processes(np.append(mixture, 1.0) * count)
             mixture = sums[:-1] / sums[-1] if sums[-1] else mixture

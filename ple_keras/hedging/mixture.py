@@ -33,7 +33,9 @@ def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: floa
     """
     if not len(labels):
         return np.full(len(values), 1 / len(values))
-    wrong = values[~np.isfinite(values)]
+    missing = missing_values(head, values)
+    wrong = values[~np.isfinite(values) & ~missing]
+    values = np.where(missing, 0, values)
     if len(wrong):
         raise ValueError(
             f"The predictions of {head.task!r} must be finite to fit its mixture. Lower the "
@@ -45,6 +47,8 @@ def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: floa
 
     def penalized(weights: np.ndarray) -> float:
         mixed = np.tensordot(weights, values, 1)
+        if missing.any():
+            mixed /= np.tensordot(weights, ~missing, 1)
         predictions = head._predict(ops.convert_to_tensor(mixed, keras.config.floatx()))
         losses = label_losses(head, labels, predictions)
         total = float(losses.sum(dtype="float64"))
@@ -53,6 +57,14 @@ def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: floa
         return float(total - max(prior, MIN_PRIOR) / 2 * np.log(weights).sum())
 
     return minimize_on_simplex(penalized, len(values))
+
+
+def missing_values(head: Head, values: np.ndarray) -> np.ndarray:
+    """Return which values of `given` branches are missing, `(branches, examples, units)`."""
+    missing = np.isnan(values)
+    for branch, of_branch in zip(head.branch_names, missing):
+        of_branch &= branch in head.given
+    return missing if head.given else np.zeros_like(missing)
 
 
 def minimize_on_simplex(function: Callable[[np.ndarray], float], size: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Branches that are predictions of another model: their mixture, training and files."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -199,6 +201,43 @@ def test_fit_hedge_and_reports_know_given_branches():
     assert list(branches) == ["boosting", "own", "shared"]
     np.testing.assert_allclose(branches["boosting"].figures.loss, entropy, rtol=1e-4)
     assert branches["boosting"].weight == pytest.approx(logs["hedge/a/boosting"][-1], abs=0.2)
+
+
+def test_rows_without_predictions_do_not_count_for_their_weight():
+    rows = 400
+    rng = np.random.default_rng(0)
+    p, x = rng.random(rows).astype("float32"), features(rows, 4)
+    y = {"a": (rng.random(rows) < p).astype("float32")}
+    model = hedged(pk.BinaryHead("a"))
+    half = np.where(np.arange(rows) % 2, p, NAN).astype("float32")
+    known = ~np.isnan(half)
+    (weights,) = pk.fit_hedge(model, {"x": x, "boosting": half}, y).values()
+    stack = {b: numpy_of(v) for b, v in block_values(model, x).items()}
+    others = np.stack([stack["own"], stack["shared"]])
+    logit = np.log(p / (1 - p))[:, None]
+
+    def loss(a):  # of boosting, and of own among the others
+        rest = a[1] * others[0] + (1 - a[1]) * others[1]
+        f = np.where(known[:, None], a[0] * logit + (1 - a[0]) * rest, rest)[:, 0]
+        b = np.array([a[0], (1 - a[0]) * a[1], (1 - a[0]) * (1 - a[1])])
+        return np.sum(np.log1p(np.exp(f)) - y["a"] * f) - np.log(b).sum() / 2
+
+    found = weights["boosting"], weights["own"] / (1 - weights["boosting"])
+    grid = np.linspace(0.01, 0.99, 50)
+    assert loss(found) <= min(loss((a, b)) for a in grid for b in grid) + 1e-3
+    hedge = pk.FitHedge(({"x": x, "boosting": half}, y))
+    model.compile("sgd")
+    with warnings.catch_warnings(action="error", category=UserWarning):  # of another hedge/loss
+        missing = {"x": x, "boosting": np.full(rows, NAN)}
+        logs = model.fit(missing, y, verbose=0, callbacks=[hedge]).history
+    assert np.isfinite(logs["hedge/a/boosting_loss"]).all()
+
+
+def block_values(model, x):
+    """Return the logits of the branches of features."""
+    (head,) = heads_of(model).values()
+    block = next(each for each in model.layers if isinstance(each, pk.HedgedBlock))
+    return {b: getattr(head, f"branch-{b}").logits(v) for b, v in block(x)["a"].items()}
 
 
 def test_half_precision_keeps_the_digits_of_given_values():

@@ -86,8 +86,12 @@ def test_a_network_of_half_precision_keeps_the_numbers_of_its_inputs():
     x = table()
     inputs = keras.Input((x.shape[1],))
     network = keras.Model(inputs, adapted(x, None, 4, dtype="mixed_float16")(inputs))
+    expected = numpy_of(network(x)).astype("float32")
     features = pk.StreamFeatures(["a"], network, dtype="mixed_float16")(x)["a"]
-    assert np.abs(numpy_of(features).astype("float32") - numpy_of(network(x))).max() == 0
+    np.testing.assert_array_equal(numpy_of(features).astype("float32"), expected)
+    same = keras.layers.Dense(expected.shape[1], kernel_initializer="identity", dtype="float32")
+    block = pk.HedgedBlock(["a"], same, features=network, dtype="mixed_float16")
+    np.testing.assert_array_equal(numpy_of(block(x)["a"]["own"]).astype("float32"), expected)
 
 
 def test_edges_are_the_quantiles_of_each_number():
