@@ -1,6 +1,6 @@
 """Compare linear models, gradient boosting, single-task networks and four blocks on your own data.
 
-    pip install -e ".[torch,flights]"  # or examples, for your own file
+    pip install -e ".[torch,boosting,flights]"  # or boosting without flights, for your own file
     KERAS_BACKEND=torch python examples/compare.py
     KERAS_BACKEND=torch python examples/compare.py rows.parquet --tasks click watch_time \\
         --ids user item --time day --search 8
@@ -9,32 +9,37 @@ Takes two minutes on two cores without arguments, for 10,000 flights from New Yo
 months, days and hours as ids, and three seeds. The networks are single-task networks, a shared
 bottom, MMoE, PLE, and hedged branches with their own features. Their widths are chosen so that each
 model has about as many parameters as the single-task networks together, not counting tables. Two
-baselines of scikit-learn learn each task alone: a linear model of one-hot codes, and gradient
-boosting.
+baselines learn each task alone: a linear model of one-hot codes, and gradient boosting of LightGBM
+or, without it, of scikit-learn. Its ids are categories. It stops
+when 50 trees have not lowered the validation loss, and predicts with the best number of trees.
 
-    columns    all except the tasks and --time, or the columns in --columns. Strings, booleans and
-               lists become codes, and so do the integers in --ids. Strings are texts, and become
-               codes of words, if most occur fewer than five times. Other columns are numbers.
-               Values can be missing. Leave out columns that are unknown when the model predicts.
+    columns    all except the tasks, --time and --group, or the columns in --columns. Strings,
+               booleans and lists become codes, and so do the integers in --ids. Strings are texts,
+               and become codes of words, if most occur fewer than five times. Other columns are
+               numbers. Values can be missing. Leave out columns that are unknown when the model
+               predicts.
     tasks      0 and 1 or booleans are a binary task, strings a multiclass task, and other numbers a
                regression, unless you state the kind: --tasks stars:multiclass votes:count. Labels
                can be missing, and those of classes with fewer than 5 training rows are left out.
     rows       70% for training, 15% for validation, and 15% for the test: at random for each seed,
-               or in the order of --time. Validation chooses epochs, settings and the penalty of
-               linear models, and fits the mixtures of branches.
+               or in the order of --time. All rows with one value of --group, such as a person, are
+               in one part. Validation chooses epochs, trees, settings and the penalty of linear
+               models, and fits the mixtures of branches.
 
 The learning rate decays to 0. Every network keeps its best epoch on the validation rows, by the
-mean over tasks of the loss relative to a constant prediction, and each hedged branch its own.
+mean over tasks of the loss relative to a constant prediction, and each hedged branch its own. The
+table has this loss for every model.
 
-With --search 8, each network tries the same 8 settings: that of the options, and 7 that change half
-of its parts at random. Training ends after a quarter or a half of the epochs if the loss is
-above the median of earlier settings. All seeds use the best setting. The search uses the rows of
-the first seed, whose validation rows are partly test rows of other seeds.
+With --search 8, each network, and boosting in each task, tries 8 settings: that of the options, and
+7 that change half of its parts at random. Training of networks ends after a quarter or a half of
+the epochs if the loss is above the median of earlier settings. All seeds use the best setting. The
+search uses the rows of the first seed, whose validation rows are partly test rows of other seeds.
 
 A gain is the difference from the single-task networks with the same seed, and is positive if the
 model is better. Its 95% interval is Student's, over at least two seeds. With --time, all seeds use
 the same rows, so the interval covers only the initial values and the order of the rows. The script
-prints a table, and plots it in `compare.png`.
+prints a table, and plots it in `compare.png`. --save writes the validation and test rows of each
+seed to a Parquet file: the numbers of rows in your file, from 0, labels, and predictions.
 """
 
 import argparse
@@ -46,7 +51,8 @@ import sys
 import time
 import warnings
 from collections import Counter
-from functools import partial
+from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads are far slower on a busy machine
@@ -56,12 +62,17 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot
 from pandas.api import types
-from scipy import sparse, stats
-from sklearn import ensemble, linear_model, metrics, preprocessing
+from scipy import sparse, special, stats
+from sklearn import ensemble, linear_model, metrics
 from sklearn.decomposition import TruncatedSVD
 from sklearn.exceptions import ConvergenceWarning
 
 import ple_keras as pk
+
+try:
+    import lightgbm
+except (ImportError, OSError):  # OSError: without OpenMP
+    lightgbm = None
 
 BASELINES = ["linear", "boosting"]
 NETWORKS = ["bottom", "mmoe", "ple", "hedged"]
@@ -71,16 +82,23 @@ HEADS = {
     "multiclass": pk.MulticlassHead,
     "count": partial(pk.CountHead, standardize=True),
 }
-METRICS = {  # of labels and predictions, which are probabilities by class for multiclass tasks
+LOSSES = {  # of labels and predictions, which are probabilities by class for multiclass tasks
+    "binary": lambda y, p: -np.mean(np.log(np.maximum(np.where(y > 0, p, 1 - p), 1e-7))),
+    "regression": lambda y, p: np.mean((y - p) ** 2),
+    "multiclass": lambda y, p: -np.mean(np.log(np.maximum(p[range(len(y)), y.astype(int)], 1e-7))),
+    "count": lambda y, p: np.mean(special.kl_div(y, np.maximum(p, 1e-7))),
+}
+METRICS = {
     "binary": ("auc", metrics.roc_auc_score),
     "regression": ("rmse", metrics.root_mean_squared_error),
     "multiclass": ("accuracy", lambda y, p: np.mean(p.argmax(axis=-1) == y)),
-    "count": ("deviance", metrics.mean_poisson_deviance),
+    "count": ("deviance", lambda y, p: 2 * LOSSES["count"](y, p)),
 }
 SIGNS = {"binary": 1, "regression": -1, "multiclass": 1, "count": -1}  # 1: more is better
 FIRST = 2  # the code of the first known value
+LARGEST = 5.0  # deviations of a number in linear models
 LEAST = 100  # rows
-PARTS = {"training": (0, 0.7), "validation": (0.7, 0.85), "test": (0.85, 1)}
+PARTS, CUTS = ["training", "validation", "test"], [0.7, 0.85]
 TOWER, WIDTH = 16, 64  # WIDTH: of the last layer of a single-task network
 TABLES = pk.SparseAdagrad().get_config()
 SETTING = {
@@ -90,6 +108,7 @@ SETTING = {
     "table_start": TABLES["initial_accumulator_value"],
     "table_dropout": 0.0,
     "width": 8,
+    "number_units": 0,
 }
 CHOICES = {  # of a search
     "rate": [5e-4, 1e-3, 2e-3, 4e-3, 8e-3],
@@ -98,8 +117,40 @@ CHOICES = {  # of a search
     "table_start": [1e-7, 1e-5, 1e-3, 1e-2],
     "table_dropout": [0.0, 0.2, 0.4, 0.7],
     "width": [4, 8, 16, 32],
+    "number_units": [0, 4, 8, 16],
 }
 PENALTIES = [0.01, 0.1, 1.0, 10.0, 100.0]  # of linear models
+TREES = {  # of gradient boosting, and its choices of a search, with the names of LightGBM
+    "learning_rate": 0.05,
+    "num_leaves": 31,
+    "min_data_in_leaf": 20,
+    "feature_fraction": 1.0,
+    "lambda_l2": 0.0,
+    "cat_smooth": 10.0,
+}
+TREE_CHOICES = {
+    "learning_rate": [0.02, 0.05, 0.1],
+    "num_leaves": [7, 15, 31, 63, 127],
+    "min_data_in_leaf": [5, 20, 50, 100],
+    "feature_fraction": [0.4, 0.7, 1.0],
+    "lambda_l2": [0.0, 1.0, 10.0],
+    "cat_smooth": [1.0, 10.0, 100.0],
+}
+OBJECTIVES = {  # of LightGBM and of scikit-learn
+    "binary": ("binary", "log_loss"),
+    "regression": ("regression", "squared_error"),
+    "multiclass": ("multiclass", "log_loss"),
+    "count": ("poisson", "poisson"),
+}
+SCIKIT = {  # names of settings
+    "learning_rate": "learning_rate",
+    "num_leaves": "max_leaf_nodes",
+    "min_data_in_leaf": "min_samples_leaf",
+    "feature_fraction": "max_features",
+    "lambda_l2": "l2_regularization",
+}
+TREE_COUNT, TREE_PATIENCE = 2000, 50  # the largest number, and trees without improvement
+CATEGORIES = 254  # of an id in scikit-learn: the most frequent
 TOPICS = 20  # which gradient boosting gets instead of lists and texts
 PLOT = Path("compare.png")
 
@@ -107,16 +158,16 @@ PLOT = Path("compare.png")
 # The data
 
 
-def read(file, tasks, names, ids, by, length):
-    """Return the inputs, their `Columns`, the labels, and the kinds of the tasks."""
+def read(file, tasks, names, ids, by, group, length):
+    """Return the inputs, their `Columns`, the labels, the kinds of the tasks, and `groups_of`."""
     try:
         frame = pd.read_parquet(file, dtype_backend="pyarrow")
     except (OSError, ValueError) as error:
         sys.exit(f"{file} can't be read as a Parquet file: {error}")
     frame = frame.reset_index([name for name in frame.index.names if name is not None])
     tasks = dict(task.partition(":")[::2] for task in tasks)
-    names = names or [name for name in frame if name not in (*tasks, by)]
-    for name in (*tasks, *names, *ids, *([by] if by else [])):
+    names = names or [name for name in frame if name not in (*tasks, by, group)]
+    for name in (*tasks, *names, *ids, *filter(None, [by, group])):
         if name not in frame:
             sys.exit(f"{file} has no column {name!r}. Its columns are {', '.join(frame)}")
     for task, kind in tasks.items():
@@ -126,18 +177,40 @@ def read(file, tasks, names, ids, by, length):
         sys.exit(f"{overlap[0]!r} is a task, so it must not be among --columns")
     if len(frame) < LEAST:
         sys.exit(f"{file} must have at least {LEAST} rows. Received: {len(frame)} rows")
-    if by:
-        if frame[by].isna().any():
-            sys.exit(f"{by} must have a value in every row. Missing: {frame[by].isna().sum()}")
-        frame = frame.sort_values(by, kind="stable")
     frame = frame.reset_index(drop=True)
+    groups = groups_of(frame, by, group)
     tasks = {task: kind or infer(frame[task]) for task, kind in tasks.items()}
     labels = {task: check_task(task, kind, frame[task]) for task, kind in tasks.items()}
     new = {name: new_name(place, name) for place, name in enumerate(names)}
     inputs = frame[names].rename(columns=new)
     columns = try_to(pk.Columns.infer, inputs, ids=[new[name] for name in ids if name in new])
     lists, texts = ({n: (n, length) for n in found} for found in (columns.lists, columns.texts))
-    return inputs, pk.Columns(columns.ids, columns.numbers, lists, texts), labels, tasks
+    return inputs, pk.Columns(columns.ids, columns.numbers, lists, texts), labels, tasks, groups
+
+
+def groups_of(frame, by, group):
+    """Return the group of each row: its number in the order of time, or that of its value."""
+    if not by and not group:
+        return np.arange(len(frame))
+    values = frame[by or group]
+    if values.isna().any():
+        sys.exit(f"{values.name} must have a value in every row. Missing: {values.isna().sum()}")
+    if by:
+        return np.argsort(values.argsort(kind="stable").to_numpy())
+    return pd.factorize(values)[0]
+
+
+def split(groups, rng=None):
+    """Return the rows of each part, by group or in a random order of groups, which stay whole."""
+    if rng:
+        groups = rng.permutation(groups.max() + 1)[groups]
+    order = np.argsort(groups, kind="stable")
+    groups = groups[order]
+    cuts = [int(share * len(order)) for share in CUTS]
+    parts = np.split(order, np.searchsorted(groups, groups[cuts]))
+    if not all(map(len, parts)):
+        sys.exit(f"--group must have many small groups. Received: {len({*groups})} groups")
+    return parts
 
 
 def try_to(function, *args, **kwargs):
@@ -179,30 +252,28 @@ def new_name(place, name):
     return f"{place}_{re.sub(r'[^A-Za-z0-9]+', '_', name)}"
 
 
-def encode(inputs, columns, labels, kinds, order):
+def encode(inputs, columns, labels, kinds, rows):
     """Fit the columns. Return `(x, y)` for each part, the columns, and the classes by task."""
-    train = order[: int(PARTS["training"][1] * len(order))]
-    x = try_to(columns.fit, inputs.iloc[train]).transform(inputs)
+    x = try_to(columns.fit, inputs.iloc[rows[0]]).transform(inputs)
     y, classes = {}, {}
     for task, values in labels.items():
         if kinds[task] == "multiclass":
-            counts = values.iloc[train].value_counts()
-            known = {value: code for code, value in enumerate(sorted(counts[counts >= 5].index))}
-            codes, classes[task] = values.map(known).astype("float64"), len(known)
+            counts = values.iloc[rows[0]].value_counts()
+            classes[task] = sorted(counts[counts >= 5].index)
+            known = {value: code for code, value in enumerate(classes[task])}
+            codes = values.map(known).astype("float64")
             if lost := int(codes.isna().sum() - values.isna().sum()):
                 print(f"{task}: {lost:,} labels of classes with few training rows are left out")
             values = codes
         y[task] = values.to_numpy("float32")
     parts = []
-    for part, limits in PARTS.items():
-        start, end = (int(share * len(order)) for share in limits)
-        rows = order[start:end]
-        for task, labels in y.items():
-            found = np.unique(labels[rows][~np.isnan(labels[rows])])
-            if len(found) < 2:
-                what = f"one value, {found[0]:g}," if len(found) else "no label"
+    for part, found in zip(PARTS, rows):
+        for task, values in y.items():
+            several = np.unique(values[found][~np.isnan(values[found])])
+            if len(several) < 2:
+                what = f"one value, {several[0]:g}," if len(several) else "no label"
                 sys.exit(f"{task} has {what} in the {part} rows. Two values are needed")
-        parts.append(({k: v[rows] for k, v in x.items()}, {t: v[rows] for t, v in y.items()}))
+        parts.append(({k: v[found] for k, v in x.items()}, {t: v[found] for t, v in y.items()}))
     return parts, columns, classes
 
 
@@ -214,7 +285,7 @@ def new_heads(kinds, classes):
     names = {task: new_name(place, task) for place, task in enumerate(kinds)}
     heads = []
     for task, kind in kinds.items():
-        options = {"num_classes": classes[task]} if kind == "multiclass" else {}
+        options = {"num_classes": len(classes[task])} if kind == "multiclass" else {}
         heads.append(HEADS[kind](names[task], tower=[TOWER], **options))
     return pk.TaskHeads(heads), names
 
@@ -252,9 +323,14 @@ def find_width(model, kinds, classes, features):
     return widths[max(bisect.bisect_right(widths, goal, key=key) - 1, 0)]
 
 
-def build(model, columns, heads, setting, width):
-    """Return a network that maps columns to the predictions of tasks."""
-    network = columns.network(setting["width"], setting["table_dropout"])
+def features(columns, setting):
+    """Return a network from columns to a vector."""
+    units = setting["number_units"] or None  # None: numbers are not embedded
+    return columns.network(setting["width"], setting["table_dropout"], units)
+
+
+def build(model, network, heads, setting, width):
+    """Return a model of columns that predicts the tasks."""
     block = new_block(model, heads, width, setting["dropout"], network)
     features = network.input if model == "hedged" else network.output
     return pk.MultiTaskModel(network.input, heads(block(features)))
@@ -263,40 +339,40 @@ def build(model, columns, heads, setting, width):
 class RelativeLoss(keras.callbacks.Callback):
     """Callback that logs the lowest relative validation loss so far, as FitHedge does."""
 
-    def __init__(self, heads, x, y):
+    def __init__(self, kinds, x, y):
         super().__init__()
-        self.heads, self.x, self.y, self.best = heads, x, y, np.inf
-        exact = {task: exact_predictions(heads[task].units, labels) for task, labels in y.items()}
-        constant = {t: np.broadcast_to(np.nanmean(p, axis=0), p.shape) for t, p in exact.items()}
-        self.least, self.worst = self.losses(exact), self.losses(constant)
-
-    def losses(self, predictions):
-        """Return the losses of the tasks."""
-        losses = self.heads.compute_losses(self.y, predictions, training=False).values()
-        return np.array([*map(float, losses)])
+        self.kinds, self.x, self.y, self.best = kinds, x, y, np.inf
 
     def on_epoch_end(self, epoch, logs=None):
-        losses = self.losses(self.model.predict(self.x, batch_size=4096, verbose=0))
-        relative = (losses - self.least) / (self.worst - self.least)
-        self.best = logs["hedge/loss"] = min(self.best, np.mean(relative))
+        predictions = self.model.predict(self.x, batch_size=4096, verbose=0)
+        losses = [relative_loss(k, self.y[t], predictions[t]) for t, k in self.kinds.items()]
+        self.best = logs["hedge/loss"] = min(self.best, np.mean(losses))
 
 
-def exact_predictions(units, labels):
-    """Return the predictions with the least possible loss: the labels, or 1 for the right class."""
-    if units == 1:
-        return labels[:, None]
-    codes = np.nan_to_num(labels).astype(int)
-    return np.where(np.isnan(labels)[:, None], np.nan, np.eye(units)[codes]).astype("float32")
+def train(model, kinds, data, sizes, options, seed, setting, stop=()):
+    """Return the mean relative validation loss of a model, and its predictions by task.
 
-
-def train(model, kinds, data, widths, options, seed, setting, stop=()):
-    """Return the relative validation loss of a network, and the test metric of each task."""
-    parts, columns, classes = data
+    They are those of the validation rows and of the test rows.
+    """
     keras.utils.set_random_seed(seed)
+    if model in BASELINES:
+        fit = {"linear": linear, "boosting": boosting}[model]
+        predictions = {t: fit(t, kind, data, seed, setting) for t, kind in kinds.items()}
+    else:
+        _, width = sizes(model, setting["width"], setting["number_units"])
+        predictions = train_network(model, kinds, data, width, options, setting, stop)
+    labels = data[0][1][1]
+    losses = [relative_loss(k, labels[t], predictions[t][0]) for t, k in kinds.items()]
+    return np.mean(losses), predictions
+
+
+def train_network(model, kinds, data, width, options, setting, stop):
+    """Return the predictions of a network for the validation rows and the test rows, by task."""
+    parts, columns, classes = data
     heads, names = new_heads(kinds, classes)
     (x, y), valid, test = [(x, {names[task]: y[task] for task in kinds}) for x, y in parts]
     heads.adapt(y)
-    network = build(model, columns, heads, setting, widths[model, setting["width"]])
+    network = build(model, features(columns, setting), heads, setting, width)
     steps = options["epochs"] * -(-len(y[heads.task_names[0]]) // options["batch_size"])
     rate = keras.optimizers.schedules.CosineDecay(setting["rate"], steps)  # to 0
     tables = pk.SparseAdagrad(setting["table_rate"], setting["table_start"])
@@ -304,20 +380,29 @@ def train(model, kinds, data, widths, options, seed, setting, stop=()):
     keep = keras.callbacks.EarlyStopping(
         "hedge/loss", mode="min", patience=options["epochs"], restore_best_weights=True
     )
-    callbacks = [pk.FitHedge(valid)] if model == "hedged" else [RelativeLoss(heads, *valid), keep]
-    logs = network.fit(x, y, callbacks=[*callbacks, *stop], verbose=0, **options).history
-    predictions = network.predict(test[0], batch_size=4096, verbose=0)
-    return logs["hedge/loss"][-1], {
-        task: score(kind, test[1][names[task]], predictions[names[task]])
-        for task, kind in kinds.items()
-    }
+    loss = RelativeLoss({names[task]: kind for task, kind in kinds.items()}, *valid)
+    callbacks = [pk.FitHedge(valid)] if model == "hedged" else [loss, keep]
+    network.fit(x, y, callbacks=[*callbacks, *stop], verbose=0, **options)
+    found = [network.predict(x, batch_size=4096, verbose=0) for x, _ in (valid, test)]
+    return {task: [each[names[task]] for each in found] for task in kinds}
+
+
+def labeled(kind, labels, predictions):
+    """Return the labels and predictions of the rows with a label."""
+    known = ~np.isnan(labels)
+    return labels[known], predictions[known] if kind == "multiclass" else predictions[known].ravel()
 
 
 def score(kind, labels, predictions):
-    """Return the metric of a task over the rows with a label."""
-    known = ~np.isnan(labels)
-    predictions = predictions[known] if kind == "multiclass" else predictions[known].ravel()
-    return METRICS[kind][1](labels[known], predictions)
+    """Return the metric of a task."""
+    return METRICS[kind][1](*labeled(kind, labels, predictions))
+
+
+def relative_loss(kind, labels, predictions):
+    """Return the loss of a task, divided by the loss of the best constant."""
+    y, p = labeled(kind, labels, predictions)
+    best = np.bincount(y.astype(int), minlength=p.shape[-1]) / len(y) if p.ndim > 1 else np.mean(y)
+    return LOSSES[kind](y, p) / LOSSES[kind](y, np.broadcast_to(best, p.shape))
 
 
 # The search
@@ -340,14 +425,14 @@ class Halving(keras.callbacks.Callback):
             self.model.stop_training = bool(losses[-1] > np.median(losses))
 
 
-def draw_settings(first, number, columns):
-    """Return settings: the given one, and others that change about half of its parts."""
+def draw_settings(first, choices, unused, number):
+    """Return settings: the given one, and others that change about half of the parts in use."""
     rng = np.random.default_rng(0)
-    choices = {part: [x for x in CHOICES[part] if x != first[part]] for part in CHOICES}
-    parts = choices if columns.known else ["rate", "dropout"]
+    parts = [part for part in choices if part not in unused]
+    others = {part: [x for x in choices[part] if x != first[part]] for part in parts}
     settings = [first]
     while len(settings) < number:
-        changed = {part: rng.choice(choices[part]).item() for part in parts if rng.random() < 0.5}
+        changed = {p: rng.choice(each).item() for p, each in others.items() if rng.random() < 0.5}
         settings.append(first | changed)
     return settings
 
@@ -375,20 +460,12 @@ def search(settings, epochs, run, show):
 # The baselines
 
 
-def train_baseline(model, task, kind, parts, columns, seed):
-    """Return the test metric of a task, which a model of scikit-learn learns alone."""
-    keras.utils.set_random_seed(seed)
-    labeled = []
-    for x, y in parts:
-        known = ~np.isnan(y[task])
-        labeled.append(({name: values[known] for name, values in x.items()}, y[task][known]))
-    return {"linear": linear, "boosting": boosting}[model](kind, labeled, columns)
-
-
-def linear(kind, parts, columns):
-    """Return the test metric of the linear model with the best penalty on the validation rows."""
-    (x, y), valid, test = [(one_hot(x, columns), y) for x, y in parts]
-    best = -np.inf, None
+def linear(task, kind, data, seed, setting):
+    """Return the predictions of the linear model with the best penalty on the validation rows."""
+    parts, columns, _ = data
+    (x, y), valid, test = [(one_hot(x, columns), y[task]) for x, y in parts]
+    x, y = x[~np.isnan(y)], y[~np.isnan(y)]
+    best = np.inf, None
     for penalty in PENALTIES:
         if kind == "regression":
             model = linear_model.Ridge(penalty)
@@ -399,9 +476,15 @@ def linear(kind, parts, columns):
         with warnings.catch_warnings():  # about more iterations
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(x, y)
-        goodness = SIGNS[kind] * score(kind, valid[1], predict(kind, model, valid[0]))
-        best = max(best, (goodness, model), key=lambda pair: pair[0])
-    return score(kind, test[1], predict(kind, best[1], test[0]))
+        predict = model.predict_proba if hasattr(model, "predict_proba") else model.predict
+        found = [last_class(kind, predict(x)) for x, _ in (valid, test)]
+        best = min(best, (relative_loss(kind, valid[1], found[0]), found), key=lambda pair: pair[0])
+    return best[1]
+
+
+def last_class(kind, predictions):
+    """Return predictions as networks do: of binary tasks, the probability of 1."""
+    return predictions[:, 1] if kind == "binary" else predictions
 
 
 def one_hot(x, columns):
@@ -409,7 +492,8 @@ def one_hot(x, columns):
     parts = []
     for name, values in x.items():
         if name in columns.scales:
-            number = np.stack([np.nan_to_num(values), np.isnan(values)], axis=1)
+            number = np.clip(np.nan_to_num(values), -LARGEST, LARGEST)
+            number = np.stack([number, np.isnan(values)], axis=1)
             parts.append(sparse.csr_matrix(number))
             continue
         table, _ = columns.sequences.get(name, (name, 1))
@@ -420,41 +504,62 @@ def one_hot(x, columns):
     return sparse.hstack(parts, "csr")
 
 
-def boosting(kind, parts, columns):
-    """Return the test metric of gradient boosting, which stops on a tenth of the training rows.
+def boosting(task, kind, data, seed, setting):
+    """Return the predictions of gradient boosting, which stops on the validation rows.
 
-    A code becomes the mean label of its rows, out of fold, and lists and texts become a few topics.
+    Ids are categories, numbers are as they are, and lists and texts become a few topics.
     """
-    has_classes = kind in ("binary", "multiclass")
-    target = "auto" if has_classes else "continuous"
-    encoder = preprocessing.TargetEncoder(target_type=target)
-    tables = []
-    for x, y in parts:
-        features = [x[name][:, None] for name in columns.numbers]
-        if columns.ids:
-            codes = np.stack([x[name] for name in columns.ids], axis=1)
-            features.append(encoder.transform(codes) if tables else encoder.fit_transform(codes, y))
-        if columns.sequences:
-            matrix = one_hot({name: x[name] for name in columns.sequences}, columns)
-            if not tables:
-                count = min(TOPICS, matrix.shape[1])
-                topics = TruncatedSVD(count).fit(matrix)
-            features.append(topics.transform(matrix))
-        tables.append(np.hstack(features))
-    if has_classes:
-        model = ensemble.HistGradientBoostingClassifier(early_stopping=True)
-    else:
-        loss = "poisson" if kind == "count" else "squared_error"
-        model = ensemble.HistGradientBoostingRegressor(loss=loss, early_stopping=True)
-    model.fit(tables[0], parts[0][1])
-    return score(kind, parts[2][1], predict(kind, model, tables[2]))
+    parts, columns, classes = data
+    tables = [
+        np.reshape([x[name] for name in columns.numbers], (-1, len(y[task]))).T for x, y in parts
+    ]
+    if columns.sequences:
+        of_words = [{name: x[name] for name in columns.sequences} for x, _ in parts]
+        words = [one_hot(x, columns) for x in of_words]
+        topics = TruncatedSVD(min(TOPICS, words[0].shape[1]), random_state=seed).fit(words[0])
+        tables = [np.hstack([table, topics.transform(w)]) for table, w in zip(tables, words)]
+    for name in columns.ids:
+        codes = [np.where(x[name] == 0, np.nan, x[name]) for x, _ in parts]  # 0 is missing
+        if lightgbm is None:
+            known, counts = np.unique(codes[0], return_counts=True)
+            frequent = known[np.argsort(-counts, kind="stable")[:CATEGORIES]]
+            codes = [np.where(np.isin(each, frequent), each, np.nan) for each in codes]
+        tables = [np.column_stack([each, table]) for each, table in zip(codes, tables)]
+    rows = [(table, y[task]) for table, (_, y) in zip(tables, parts)]
+    training, valid = [(x[~np.isnan(y)], y[~np.isnan(y)]) for x, y in rows[:2]]
+    categories = [*range(len(columns.ids))]
+    boost = boost_with_scikit if lightgbm is None else boost_with_lightgbm
+    predict = boost(kind, training, valid, categories, len(classes.get(task, [0])), seed, setting)
+    return [predict(x) for x in tables[1:]]
 
 
-def predict(kind, model, x):
-    """Return predictions as networks do: probabilities for binary and multiclass tasks."""
-    if kind == "binary":
-        return model.predict_proba(x)[:, 1]
-    return model.predict_proba(x) if kind == "multiclass" else model.predict(x)
+def boost_with_lightgbm(kind, training, valid, categories, classes, seed, setting):
+    """Return a function that predicts with the trees that are best on the validation rows."""
+    fixed = {"num_class": classes, "seed": seed, "verbose": -1}
+    params = setting | fixed | {"objective": OBJECTIVES[kind][0]}
+    stop = lightgbm.early_stopping(TREE_PATIENCE, verbose=False)
+    rows = lightgbm.Dataset(*training, categorical_feature=categories, params=params)
+    model = lightgbm.train(params, rows, TREE_COUNT, [rows.create_valid(*valid)], callbacks=[stop])
+    return model.predict
+
+
+def boost_with_scikit(kind, training, valid, categories, classes, seed, setting):
+    """Return a function that predicts with the trees that are best on the validation rows."""
+    is_class = OBJECTIVES[kind][1] == "log_loss"
+    name = "HistGradientBoosting" + ("Classifier" if is_class else "Regressor")
+    model = getattr(ensemble, name)(
+        loss=OBJECTIVES[kind][1],
+        max_iter=TREE_COUNT,
+        categorical_features=categories,
+        early_stopping=True,
+        n_iter_no_change=TREE_PATIENCE,
+        tol=0,
+        random_state=seed,
+        **{option: setting[part] for part, option in SCIKIT.items()},
+    ).fit(*training, X_val=valid[0], y_val=valid[1])
+    best = max(np.argmax(model.validation_score_), 1)  # the first is without trees
+    staged = model.staged_predict_proba if is_class else model.staged_predict
+    return lambda x: last_class(kind, next(islice(staged(x), int(best) - 1, None)))
 
 
 # The results
@@ -491,23 +596,22 @@ def print_trial(name, setting, lowest, first, saved):
 
 
 def print_table(scores, losses, gains, kinds, parameters):
-    """Print the metrics of single-task networks, and the gains of the other models."""
+    """Print the metrics of the models, and their gains over single-task networks."""
     heads = [f"{task}, {METRICS[kind][0]}" for task, kind in kinds.items()]
-    print(f"{'':8} {'parameters':>10}  relative loss", *(f"{head:>22.22}" for head in heads))
+    print(f"{'':8} {'parameters':>10}  relative loss", *(f"{head:>28.28}" for head in heads))
     for model, results in scores.items():
         cells = []
         for task in kinds:
-            mean, half = gains.get((model, task)) or interval([each[task] for each in results])
-            is_significant = (model, task) in gains and abs(mean) > half
-            mark = "*" if is_significant else " "  # keeps the columns aligned
-            text = f"{mean:+.4f}" if (model, task) in gains else f"{mean:.4f}"
-            cells.append(f"{text} ± {half:.4f}{mark}" if np.isfinite(half) else text)
-        line = "".join(f"{cell:>23}" for cell in cells)
-        number, loss = "-", "-"
-        if model in parameters:
-            number, loss = f"{parameters[model]:,}", f"{np.mean(losses[model]):.4f}"
-        print(f"{model:8} {number:>10} {loss:>14}{line}".rstrip())
-    print("\nThe first row has the metrics, the others gains over it. *: the interval excludes 0")
+            cell = f"{np.mean([each[task] for each in results]):.4f}"
+            mean, half = gains.get((model, task), (None, None))
+            if mean is not None:
+                mark = "*" if abs(mean) > half else " "  # keeps the columns aligned
+                gain = f"{mean:+.4f} ± {half:.4f}{mark}" if np.isfinite(half) else f"{mean:+.4f}"
+                cell += f"  {gain:18}"
+            cells.append(f"{cell:29}")
+        number = f"{parameters[model]:,}" if model in parameters else "-"
+        print(f"{model:8} {number:>10} {np.mean(losses[model]):>14.4f}  {''.join(cells)}".rstrip())
+    print("\nMetrics, and gains over single-task networks. *: the interval excludes 0")
 
 
 def draw(gains, kinds, models):
@@ -524,6 +628,21 @@ def draw(gains, kinds, models):
     axes[0, 0].invert_yaxis()
     figure.tight_layout()
     figure.savefig(PLOT, dpi=150)
+
+
+def rows_of(seed, rows, labels, classes, predictions):
+    """Return a frame of validation and test rows, with labels and the predictions of models."""
+    frames = []
+    for place, part in enumerate(PARTS[1:]):
+        found = rows[place + 1]
+        columns = {"row": found, "seed": seed, "part": part}
+        columns |= {task: values.iloc[found].to_numpy() for task, values in labels.items()}
+        for (model, task), of_parts in predictions.items():
+            values = of_parts[place].reshape(len(found), -1).T
+            names = [f" {name}" for name in classes.get(task, ())] or [""]
+            columns |= {f"{model} {task}{n}": each for n, each in zip(names, values)}
+        frames.append(pd.DataFrame(columns))
+    return pd.concat(frames)
 
 
 def write_flights(file):
@@ -548,16 +667,19 @@ def parse():
     add("--tasks", nargs="+", default=[], metavar="COLUMN[:KIND]", help=f"{', '.join(HEADS)}")
     add("--columns", nargs="+", default=[], help="the inputs; all other columns by default")
     add("--ids", nargs="+", default=[], help="columns of integers that are ids")
-    add("--time", help="the column that orders the rows; a random split without it")
+    order = parser.add_mutually_exclusive_group().add_argument
+    order("--time", help="the column that orders the rows; a random split without it")
+    order("--group", help="a column, such as a person: its rows with one value are in one part")
     add("--list-length", type=int, default=10, help="10 by default: last entries, or first words")
     others = [*BASELINES, *NETWORKS]
     add("--models", nargs="+", choices=others, default=others, help="all by default")
     add("--seeds", type=int, default=3, help="3 by default; more seeds give smaller intervals")
     add("--epochs", type=int, default=10, help="10 by default")
     add("--batch-size", type=int, default=500, help="500 by default")
-    add("--search", type=int, default=1, help="the number of settings that each network tries")
+    add("--search", type=int, default=1, help="the number of settings that each model tries")
+    add("--save", type=Path, metavar="FILE", help="a Parquet file for rows and predictions")
     for part, value in SETTING.items():
-        option, kind = f"--{part.replace('_', '-')}", int if part == "width" else float
+        option, kind = f"--{part.replace('_', '-')}", type(value)
         add(option, type=kind, default=value, help=f"{value} by default")
     args = parser.parse_args()
     if args.file and not args.tasks:
@@ -571,67 +693,90 @@ def parse():
 
 def main():
     args = parse()
-    found = read(args.file, args.tasks, args.columns, args.ids, args.time, args.list_length)
-    inputs, columns, labels, kinds = found
-    rows = np.arange(len(inputs))
+    found = read(
+        args.file, args.tasks, args.columns, args.ids, args.time, args.group, args.list_length
+    )
+    inputs, columns, labels, kinds, groups = found
 
-    def split(seed):
-        order = rows if args.time else np.random.default_rng(seed).permutation(rows)
-        return encode(inputs, columns, labels, kinds, order)
+    def read_parts(seed):
+        rows = split(groups, None if args.time else np.random.default_rng(seed))
+        return rows, encode(inputs, columns, labels, kinds, rows)
 
-    data = parts, columns, classes = split(0)
-    print(f"{len(rows):,} rows of {args.file}\n\n{columns}\n")
+    _, data = read_parts(0)
+    _, columns, classes = data
+    print(f"{len(inputs):,} rows of {args.file}\n\n{columns}\n")
     for task, kind in kinds.items():
         print(f"{task}: {kind}, {labels[task].notna().mean():.1%} of the rows have a label")
 
-    alone = {f"single {task}": ("single", {task: kind}) for task, kind in kinds.items()}
-    jobs = alone | {model: (model, kinds) for model in args.models}  # by name
-    networks = {name: job for name, job in jobs.items() if name not in BASELINES}
-    tries = args.search * len(networks) if args.search > 1 else 0
+    jobs = {}  # the models, and their tasks, by name
+    for model in ["single", *args.models]:
+        is_alone = model == "single" or model in BASELINES
+        jobs |= {f"{model} {t}": (model, {t: k}) for t, k in kinds.items()} if is_alone else {}
+        jobs |= {} if is_alone else {model: (model, kinds)}
+    networks = {name: job for name, job in jobs.items() if job[0] not in BASELINES}
+    tuned = [name for name, job in jobs.items() if job[0] != "linear"] if args.search > 1 else []
+    tries = args.search * len(tuned)
     show = partial(show_progress, total=tries + args.seeds * len(jobs), start=time.perf_counter())
     options = {"batch_size": args.batch_size, "epochs": args.epochs}
 
-    settings = draw_settings({part: getattr(args, part) for part in SETTING}, args.search, columns)
-    features = {s["width"]: columns.network(s["width"]).output_shape[-1] for s in settings}
-    widths = {
-        (model, width): find_width(model, kinds, classes, size)
-        for model, _ in networks.values()
-        for width, size in features.items()
-    }
-    chosen = dict.fromkeys(networks, settings[0])
+    unused = [] if columns.known else ["table_rate", "table_start", "table_dropout", "width"]
+    unused += [] if columns.numbers else ["number_units"]
+    unused += [] if columns.ids and lightgbm else ["cat_smooth"]
+    settings = draw_settings(
+        {part: getattr(args, part) for part in SETTING}, CHOICES, unused, args.search
+    )
+    trees = draw_settings(TREES, TREE_CHOICES, unused, args.search)
+
+    @cache
+    def sizes(model, width, number_units):
+        """Return the numbers of features, and of units of the last layer of experts."""
+        setting = settings[0] | {"width": width, "number_units": number_units}
+        size = features(columns, setting).output_shape[-1]
+        return size, find_width(model, kinds, classes, size)
+
+    chosen = {name: trees[0] if name not in networks else settings[0] for name in jobs}
     if tries:
-        print(f"\n{'relative loss':22}  first    best  changes, and the loss that each saves")
-    for place, (name, (model, group)) in enumerate(networks.items() if tries else ()):
-        run = partial(train, model, group, data, widths, options, 0)
+        print(f"\n{'relative loss':26}  first    best  changes, and the loss that each saves")
+    for place, name in enumerate(tuned):
+        model, group = jobs[name]
+        run = partial(train, model, group, data, sizes, options, 0)
         start, what = args.search * place, f"{name}, search"
         trial = search(
-            settings, args.epochs, run, lambda n, start=start, what=what: show(start + n, what=what)
+            settings if name in networks else trees,
+            args.epochs,
+            run,
+            lambda n, start=start, what=what: show(start + n, what=what),
         )
         chosen[name] = trial[0]
         print_trial(name, *trial)
     print()
     parameters = Counter()
     for name, (model, group) in networks.items():
-        width = chosen[name]["width"]
-        units = widths[model, width]
-        parameters[model] += count(model, group, classes, features[width], units)
+        size, units = sizes(model, chosen[name]["width"], chosen[name]["number_units"])
+        parameters[model] += count(model, group, classes, size, units)
         print(f"{name}: experts of {2 * units} and {units} units")
+    if "boosting" in args.models:
+        print(f"boosting: {'LightGBM' if lightgbm else 'scikit-learn, without LightGBM'}")
     print()
 
-    losses = {model: [] for model in parameters}
-    scores = {model: [{} for _ in range(args.seeds)] for model in ["single", *args.models]}
+    losses = {model: [] for model in ["single", *args.models]}
+    scores = {model: [{} for _ in range(args.seeds)] for model in losses}
+    saved = []
     for seed in range(args.seeds):
-        parts, columns, _ = data = split(seed)
+        rows, data = read_parts(seed)
+        truth, predictions = data[0][2][1], {}
         for place, (name, (model, group)) in enumerate(jobs.items()):
             show(tries + seed * len(jobs) + place, what=f"{name}, seed {seed}")
-            if model in BASELINES:
-                fit = partial(train_baseline, model, parts=parts, columns=columns, seed=seed)
-                result = {task: fit(task, kind) for task, kind in kinds.items()}
-            else:
-                loss, result = train(model, group, data, widths, options, seed, chosen[name])
-                losses[model].append(loss)
-            scores[model][seed] |= result
+            loss, found = train(model, group, data, sizes, options, seed, chosen[name])
+            losses[model].append(loss)
+            predictions |= {(model, task): each for task, each in found.items()}
+            for task, (_, of_test) in found.items():
+                scores[model][seed][task] = score(kinds[task], truth[task], of_test)
+        if args.save:
+            saved.append(rows_of(seed, rows, labels, data[2], predictions))
     print(file=sys.stderr)
+    if args.save:
+        pd.concat(saved).to_parquet(args.save, index=False)
 
     gains = gains_of(scores, kinds, args.models)
     print_table(scores, losses, gains, kinds, parameters)

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -65,25 +66,86 @@ def compare(folder, file, *arguments):
     return run_example_here("compare.py", file, *arguments, cwd=folder)
 
 
-def test_baselines_learn_every_kind_of_task_and_one_seed_has_no_interval(folder):
+def test_baselines_learn_every_kind_of_task_and_the_file_has_their_predictions(
+    folder, frame, script, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
     out = compare(
         folder,
         "rows.parquet",
         *("--tasks", "click", "watch time", "genre:multiclass", "votes:count"),
         *("--columns", "user id", "city", "price, $", "tags", "title", "adult"),
         *("--ids", "user id", "--list-length", "2", "--seeds", "1", "--epochs", "1"),
-        *("--models", "linear", "boosting"),
+        *("--models", "linear", "boosting", "--group", "day", "--save", "saved.parquet"),
     )
     kinds = re.findall(r"^(\d\w+) +(id|number|list|text) .*%$", out, re.M)
     names = ["0_user_id", "1_city", "5_adult", "2_price_", "3_tags", "4_title"]
     assert kinds == [*zip(names, ["id", "id", "id", "number", "list", "text"])]
-    assert "genre: 2 labels of classes with few training rows are left out\n" in out
+    assert re.search(r"genre: \d labels of classes with few training rows are left out\n", out)
     assert re.search(r"click, auc +watch time, rmse +genre, accuracy +votes, deviance\n", out)
+    assert "boosting: scikit-learn, without LightGBM\n" in out
     assert "±" not in out
     # In one epoch, the networks learn less.
-    better, figure = r" +\+[.\d]+", r" +[-+][.\d]+"
-    rows = rf"^linear +- +-(?:{better}){{4}}\nboosting +- +-{figure}(?:{better}){{3}}$"
+    better, figure = r" +[.\d]+ +\+[.\d]+", r" +[.\d]+ +[-+][.\d]+"
+    rows = rf"^linear +- +[.\d]+(?:{better}){{4}}\nboosting +- +[.\d]+{figure}(?:{better}){{3}}$"
     assert re.search(rows, out, re.M)
+
+    saved = pd.read_parquet(folder / "saved.parquet")
+    assert not {*saved["row"][saved["part"] == "test"]} & {*saved["row"][saved["part"] != "test"]}
+    rows = frame.iloc[::-1].reset_index(drop=True).loc[saved["row"]]  # as in the file
+    np.testing.assert_array_equal(saved["watch time"], rows["watch time"])
+    days = saved.assign(day=[*rows["day"]]).groupby("day")["part"].nunique()
+    assert days.max() == 1
+    test = saved[saved["part"] == "test"]
+    for task, kind in (("click", "binary"), ("votes", "count")):
+        values = script["score"](kind, test[task].to_numpy(), test[f"linear {task}"].to_numpy())
+        assert f" {values:.4f} " in re.search(r"^linear.*", out, re.M).group()
+    assert saved["boosting genre drama"].between(0, 1).all()
+
+
+@pytest.mark.parametrize("library", ["lightgbm", "sklearn"])
+def test_boosting_learns_categories_and_stops_on_validation_rows(script, monkeypatch, library):
+    names = script["boosting"].__globals__
+    monkeypatch.setitem(names, "TREE_COUNT", 50)
+    if library == "lightgbm":
+        pytest.importorskip("lightgbm")
+    else:
+        monkeypatch.setitem(names, "lightgbm", None)
+    size, rng = 4000, np.random.default_rng(0)
+    codes = rng.integers(0, 280, size)  # more values than trees of scikit-learn can read
+    effect = rng.choice([0, 2], 280)[codes]
+    labels = {
+        "binary": np.where(codes > 0, effect / 2, np.nan),
+        "regression": 1e3 + effect,
+        "multiclass": np.minimum(effect, codes % 3),
+        "count": rng.poisson(1 + effect),
+    }
+    labels = {kind: pd.Series(each, dtype="float64") for kind, each in labels.items()}
+    frame = pd.DataFrame({"city": codes, "price": np.where(codes % 2, np.nan, 1e9)})
+    columns = script["pk"].Columns(ids=["city"], numbers=["price"])
+    rows = np.split(np.arange(size), [3000, 3500])
+    data = script["encode"](frame, columns, labels, {kind: kind for kind in labels}, rows)
+    settings = script["TREES"] | {"learning_rate": 0.2, "cat_smooth": 1.0}
+    for kind in labels if library == "lightgbm" else ("binary", "count"):  # slower
+        predictions = script["boosting"](kind, kind, data, 0, settings)
+        for (_, y), found in zip(data[0][1:], predictions, strict=True):
+            assert len(found) == 500
+            assert script["relative_loss"](kind, y[kind], found) < 0.8
+
+
+def test_groups_stay_whole_and_time_orders_the_rows(script):
+    split, groups_of = script["split"], script["groups_of"]
+    frame = pd.DataFrame({"person": [*"abcdefghij"] * 20, "day": np.arange(200)[::-1] // 2})
+    groups = groups_of(frame, None, "person")
+    parts = [split(groups, np.random.default_rng(seed)) for seed in (0, 1)]
+    for rows in parts:
+        assert [len(each) for each in rows] == [140, 20, 40]
+        assert sorted(np.concatenate(rows)) == [*range(200)]
+        people = [{*frame["person"][each]} for each in rows]
+        assert sum(map(len, people)) == 10
+    assert {*parts[0][2]} != {*parts[1][2]}
+    training, valid, test = (frame["day"][rows] for rows in split(groups_of(frame, "day", None)))
+    assert training.max() <= valid.min() <= valid.max() <= test.min()
 
 
 def test_a_search_prints_the_best_setting_of_each_network(folder):
@@ -94,8 +156,9 @@ def test_a_search_prints_the_best_setting_of_each_network(folder):
 
 
 def test_a_search_keeps_the_changes_that_lower_the_loss(script):
-    first = script["SETTING"]
-    settings = script["draw_settings"](first, 9, script["pk"].Columns())  # without tables
+    first, choices = script["SETTING"], script["CHOICES"]
+    unused = {*choices} - {"rate", "dropout"}
+    settings = script["draw_settings"](first, choices, unused, 9)
     changed = {part for each in settings for part in first if each[part] != first[part]}
     assert settings[0] == first
     assert changed == {"rate", "dropout"}
@@ -123,13 +186,12 @@ def test_the_loss_of_a_constant_is_1_and_the_lowest_one_counts(script):
     y = {"a": [0, 1, 1, np.nan], "b": [1, np.nan, 2, 6], "c": [0, 2, 1, 0], "d": [0, 3, 1, np.nan]}
     y = {task: np.array(labels, "float32") for task, labels in y.items()}
     kinds = zip(y, ("binary", "regression", "multiclass", "count"))
-    heads, _ = script["new_heads"](dict(kinds), {"c": 3})
-    heads.adapt(y := {f"{place}_{task}": y[task] for place, task in enumerate(y)})
-    heads({task: np.zeros((4, 2), "float32") for task in y})
-    means = zip(y, ([2 / 3], [3], [0.5, 0.25, 0.25], [4 / 3]))
-    constant = {task: np.float32(4 * [mean]) for task, mean in means}
-    exact = {task: script["exact_predictions"](heads[task].units, y[task]) for task in y}
-    callback, logs = script["RelativeLoss"](heads, None, y), []
+    kinds = dict(kinds)
+    constant = {"a": [2 / 3], "b": [3], "c": [0.5, 0.25, 0.25], "d": [4 / 3]}
+    constant = {task: np.float32(4 * [mean]) for task, mean in constant.items()}
+    exact = {task: np.nan_to_num(labels)[:, None] for task, labels in y.items()}
+    exact["c"] = np.eye(3)[y["c"].astype(int)]
+    callback, logs = script["RelativeLoss"](kinds, None, y), []
     for predictions in (constant, exact, constant):
         callback.set_model(SimpleNamespace(predict=lambda *_, found=predictions, **__: found))
         logs.append({})
@@ -149,7 +211,7 @@ def test_tasks_of_four_kinds_are_compared_with_single_networks(folder):
     assert re.search(r"^click: binary, 100\.0%", out, re.M)
     assert re.search(r"^watch time: regression, \d\d\.\d%", out, re.M)
     assert re.search(r"^genre: multiclass, \d\d\.\d%", out, re.M)
-    cell = r" +[-+.\d]+ ± [.\d]+\*?"
+    cell = r" +[.\d]+(?: +[-+][.\d]+ ± [.\d]+\*?)?"
     lines = re.findall(rf"^(single|bottom|hedged) +([\d,]+) +[\d.]+(?:{cell}){{4}}$", out, re.M)
     assert [model for model, *_ in lines] == ["single", "bottom", "hedged"]
     goal, *others = (int(parameters.replace(",", "")) for _, parameters in lines)
@@ -175,6 +237,8 @@ def test_tasks_of_four_kinds_are_compared_with_single_networks(folder):
         (["rows.parquet", *INPUT, "nested"], "Received: nested=['a']. Omit a column with --col"),
         (["few.parquet", "--tasks", "click"], "few.parquet must have at least 100 rows."),
         (["rows.parquet", "--tasks", "click", "--time", "never"], "never must have a value in ev"),
+        (["rows.parquet", "--tasks", "click", "--group", "never"], "never must have a value in e"),
+        (["rows.parquet", *INPUT, "day", "--group", "one"], "--group must have many small groups"),
         (["index.parquet", "--tasks", "day:binary", *INPUT[2:], "city"], "day must contain 0 and"),
         (["rows.parquet", "--tasks", "day:binary", "--columns", "city"], "day must contain 0 and"),
         (
