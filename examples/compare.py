@@ -26,14 +26,16 @@ when 50 trees have not lowered the validation loss, and predicts with the best n
                in one part. Validation chooses epochs, trees, settings and the penalty of linear
                models, and fits the mixtures of branches.
 
-The learning rate decays to 0. Every network keeps its best epoch on the validation rows, by the
-mean over tasks of the loss relative to a constant prediction, and each hedged branch its own. The
+The learning rate is constant. Every network trains until nothing has improved for 5 epochs, or
+--patience: the mean over tasks of the validation loss relative to a constant prediction, or any
+hedged branch. It keeps its best epoch, and each hedged branch its own. The
 table has this loss for every model.
 
 With --search 8, each network, and boosting in each task, tries 8 settings: that of the options, and
-7 that change half of its parts at random. Training of networks ends after a quarter or a half of
-the epochs if the loss is above the median of earlier settings. All seeds use the best setting. The
-search uses the rows of the first seed, whose validation rows are partly test rows of other seeds.
+7 that change half of its parts at random. Training of networks ends after 5 or 10 epochs (once or
+twice the patience) if the loss is above the median of earlier settings. All seeds use the best
+setting. The search uses the rows of the first seed, whose validation rows are partly test rows of
+other seeds.
 
 A gain is the difference from the single-task networks with the same seed, and is positive if the
 model is better. Its 95% interval is Student's, over at least two seeds. With --time, all seeds use
@@ -373,16 +375,16 @@ def train_network(model, kinds, data, width, options, setting, stop):
     (x, y), valid, test = [(x, {names[task]: y[task] for task in kinds}) for x, y in parts]
     heads.adapt(y)
     network = build(model, features(columns, setting), heads, setting, width)
-    steps = options["epochs"] * -(-len(y[heads.task_names[0]]) // options["batch_size"])
-    rate = keras.optimizers.schedules.CosineDecay(setting["rate"], steps)  # to 0
     tables = pk.SparseAdagrad(setting["table_rate"], setting["table_start"])
-    network.compile(pk.table_optimizer(keras.optimizers.Adam(rate), tables))
-    keep = keras.callbacks.EarlyStopping(
-        "hedge/loss", mode="min", patience=options["epochs"], restore_best_weights=True
+    network.compile(pk.table_optimizer(keras.optimizers.Adam(setting["rate"]), tables))
+    patience = options["patience"]
+    stop_all = keras.callbacks.EarlyStopping(
+        "hedge/loss", mode="min", patience=patience, restore_best_weights=True
     )
     loss = RelativeLoss({names[task]: kind for task, kind in kinds.items()}, *valid)
-    callbacks = [pk.FitHedge(valid)] if model == "hedged" else [loss, keep]
-    network.fit(x, y, callbacks=[*callbacks, *stop], verbose=0, **options)
+    callbacks = [loss, stop_all] if model != "hedged" else [pk.FitHedge(valid, patience=patience)]
+    limits = {name: options[name] for name in ("batch_size", "epochs")}
+    network.fit(x, y, callbacks=[*callbacks, *stop], verbose=0, **limits)
     found = [network.predict(x, batch_size=4096, verbose=0) for x, _ in (valid, test)]
     return {task: [each[names[task]] for each in found] for task in kinds}
 
@@ -409,20 +411,20 @@ def relative_loss(kind, labels, predictions):
 
 
 class Halving(keras.callbacks.Callback):
-    """Callback that ends training after a quarter or a half of the epochs.
+    """Callback that ends training after `patience` epochs, or twice as many.
 
     It does so if the loss is above the median of `seen`, the losses of earlier settings by epoch.
     """
 
-    def __init__(self, epochs, seen):
+    def __init__(self, patience, seen):
         super().__init__()
-        self.epochs, self.seen = {epochs // 4, epochs // 2}, seen
+        self.epochs, self.seen = {patience, 2 * patience}, seen
 
     def on_epoch_end(self, epoch, logs=None):
         if epoch + 1 in self.epochs:
             losses = self.seen.setdefault(epoch, [])
             losses.append(logs["hedge/loss"])
-            self.model.stop_training = bool(losses[-1] > np.median(losses))
+            self.model.stop_training |= bool(losses[-1] > np.median(losses))
 
 
 def draw_settings(first, choices, unused, number):
@@ -437,7 +439,7 @@ def draw_settings(first, choices, unused, number):
     return settings
 
 
-def search(settings, epochs, run, show):
+def search(settings, patience, run, show):
     """Return the best setting, its loss, the loss of the first, and how much each change saves.
 
     Changes of the best setting that save nothing are undone. `show` gets the number of each trial.
@@ -445,7 +447,7 @@ def search(settings, epochs, run, show):
     seen, saved, losses = {}, {}, []
     for number, setting in enumerate(settings):
         show(number)
-        losses.append(run(setting=setting, stop=[Halving(epochs, seen)])[0])
+        losses.append(run(setting=setting, stop=[Halving(patience, seen)])[0])
     best, lowest = settings[np.argmin(losses)], min(losses)
     for part in [part for part, value in settings[0].items() if best[part] != value]:
         without = best | {part: settings[0][part]}
@@ -674,7 +676,8 @@ def parse():
     others = [*BASELINES, *NETWORKS]
     add("--models", nargs="+", choices=others, default=others, help="all by default")
     add("--seeds", type=int, default=3, help="3 by default; more seeds give smaller intervals")
-    add("--epochs", type=int, default=10, help="10 by default")
+    add("--epochs", type=int, default=100, help="at most; 100 by default")
+    add("--patience", type=int, default=5, help="epochs without improvement; 5 by default")
     add("--batch-size", type=int, default=500, help="500 by default")
     add("--search", type=int, default=1, help="the number of settings that each model tries")
     add("--save", type=Path, metavar="FILE", help="a Parquet file for rows and predictions")
@@ -717,7 +720,7 @@ def main():
     tuned = [name for name, job in jobs.items() if job[0] != "linear"] if args.search > 1 else []
     tries = args.search * len(tuned)
     show = partial(show_progress, total=tries + args.seeds * len(jobs), start=time.perf_counter())
-    options = {"batch_size": args.batch_size, "epochs": args.epochs}
+    options = {name: getattr(args, name) for name in ("batch_size", "epochs", "patience")}
 
     unused = [] if columns.known else ["table_rate", "table_start", "table_dropout", "width"]
     unused += [] if columns.numbers else ["number_units"]
@@ -743,7 +746,7 @@ def main():
         start, what = args.search * place, f"{name}, search"
         trial = search(
             settings if name in networks else trees,
-            args.epochs,
+            args.patience,
             run,
             lambda n, start=start, what=what: show(start + n, what=what),
         )

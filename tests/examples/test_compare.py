@@ -174,7 +174,7 @@ def test_a_search_keeps_the_changes_that_lower_the_loss(script):
 def test_training_ends_with_a_loss_above_the_median(script):
     stops, seen = [], {}
     for loss in (0.5, 0.7, 0.4):
-        halving = script["Halving"](8, seen)
+        halving = script["Halving"](2, seen)
         halving.set_model(SimpleNamespace(stop_training=False))
         for epoch in range(4):
             halving.on_epoch_end(epoch, {"hedge/loss": loss})
