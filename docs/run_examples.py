@@ -34,7 +34,7 @@ RESULTS = {
     "benchmarks/scaling.py": "performance.md",
     "benchmarks/small_job.py": "performance.md",
     "benchmarks/step_time.py": "performance.md",
-    "benchmarks/stop_rules.py": "results/stop_rules.md",
+    "benchmarks/stop_rules.py": "results.md",
     "benchmarks/whole_job.py": "large_tables.md",
     "serving/drift.py": "columns.md",
     "serving/load_test.py": "serving.md",

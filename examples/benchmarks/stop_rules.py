@@ -54,7 +54,7 @@ from ._stop_fits import LENGTHS, Run, train
 from ._tables import align_columns, make_parser
 from .never_worse import DOCS, write
 
-KEPT = DOCS / "results" / "stop_rules.json"
+KEPT = DOCS / "maintainers" / "stop_rules.json"
 PAGE = KEPT.with_suffix(".md")
 BEST, LAST, VAL_LOSS = "own best", "last epoch", "val_loss"
 SHARED = "shared branch"

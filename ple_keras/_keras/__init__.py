@@ -1,4 +1,4 @@
-"""Utilities for building, copying, saving, freezing and quantizing Keras layers."""
+"""Utilities for building, copying, saving and freezing Keras layers, and for data and tensors."""
 
 import os
 
