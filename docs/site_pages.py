@@ -12,6 +12,8 @@ GROUPS = {
     "heads": "Heads",
     "losses": "Losses",
     "labels": "Labels",
+    "columns": "Columns",
+    "hedging": "Hedged branches",
     "metrics": "Metrics",
     "callbacks": "Callbacks",
     "optimizers": "Optimizers",
