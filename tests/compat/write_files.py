@@ -81,7 +81,19 @@ def counts():
     return pk.MultiTaskModel(inputs, heads(features)), pk.table_optimizer("adam")
 
 
-MODELS = {make.__name__: make for make in (hedged, ple, copied, counts)}
+def networks():
+    """Feature networks of different widths, which a HedgedBlock copies, since 0.6.0."""
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.BinaryHead("buy")])
+    inputs = {"user": keras.Input((), dtype="int32", name="user"), "x": keras.Input((3,), name="x")}
+    networks = {}
+    for stream, width in {"click": 2, "buy": 2, "shared": 4}.items():
+        table = pk.SparseEmbedding(8, width)(inputs["user"])
+        networks[stream] = keras.Model(inputs, keras.layers.Concatenate()([table, inputs["x"]]))
+    block = pk.HedgedBlock(heads, [4], features=networks)
+    return pk.MultiTaskModel(inputs, heads(block(inputs))), pk.table_optimizer("adam")
+
+
+MODELS = {make.__name__: make for make in (hedged, ple, copied, counts, networks)}
 
 
 def data():
