@@ -18,6 +18,7 @@ import numpy as np
 ARGUMENTS = ("ids", "numbers", "lists", "texts", "logs", "required")
 MISSING, UNKNOWN, FIRST = 0, 1, 2  # codes; FIRST is the first known value
 LARGEST = 5.0  # limit of a scaled number
+LARGEST_FLOAT = float(np.finfo("float32").max)
 BINS, MAX_ROWS = 16, 100_000  # of the quantiles of numbers, and of the sample that has them
 MAX_LENGTH = 10  # of inferred lists and texts
 SELDOM = 5  # occurrences, below which a string looks like a text
@@ -228,7 +229,7 @@ class Columns:
             x[name] = np.array([get(value, UNKNOWN) for value in values], "int32")
         for name, (mean, deviation, *_) in self.scales.items():
             scaled = (self._numbers(rows, name) - mean) / deviation
-            largest = np.finfo("float32").max if name in self.quantiles else LARGEST
+            largest = LARGEST_FLOAT if name in self.quantiles else LARGEST
             x[name] = np.minimum(np.maximum(scaled, -largest), largest).astype("float32")
         for name, (table, length) in self.sequences.items():
             get, padding, codes = self._codes[table].get, [MISSING] * length, array("i")
