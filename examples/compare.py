@@ -29,7 +29,8 @@ when 50 trees have not lowered the validation loss, and predicts with the best n
 The learning rate is constant. Every network trains until nothing has improved for 5 epochs, or
 --patience: the mean over tasks of the validation loss relative to a constant prediction, or any
 hedged branch. It keeps its best epoch, and each hedged branch its own. The
-table has this loss for every model.
+table has this loss for every model. "hedged+boosting" is hedged branches, in the same setting, with
+boosting as a branch: the validation rows, at which boosting stopped, give it too much weight.
 
 With --search 8, each network, and boosting in each task, tries 8 settings: that of the options, and
 7 that change half of its parts at random. Training of networks ends after 5 or 10 epochs (once or
@@ -77,7 +78,7 @@ except (ImportError, OSError):  # OSError: without OpenMP
     lightgbm = None
 
 BASELINES = ["linear", "boosting"]
-NETWORKS = ["bottom", "mmoe", "ple", "hedged"]
+NETWORKS = ["bottom", "mmoe", "ple", "hedged", BOTH := "hedged+boosting"]
 HEADS = {
     "binary": pk.BinaryHead,
     "regression": partial(pk.RegressionHead, standardize=True),
@@ -282,14 +283,14 @@ def encode(inputs, columns, labels, kinds, rows):
 # The models
 
 
-def new_heads(kinds, classes):
+def new_heads(kinds, classes, given=()):
     """Return heads, whose names have no spaces or punctuation, and these names by task."""
     names = {task: new_name(place, task) for place, task in enumerate(kinds)}
     heads = []
     for task, kind in kinds.items():
         options = {"num_classes": len(classes[task])} if kind == "multiclass" else {}
         heads.append(HEADS[kind](names[task], tower=[TOWER], **options))
-    return pk.TaskHeads(heads), names
+    return pk.TaskHeads(heads, given=given), names
 
 
 def new_block(model, heads, width, dropout=0.0, network=None):
@@ -303,7 +304,7 @@ def new_block(model, heads, width, dropout=0.0, network=None):
     if model == "ple":
         levels = [pk.ExpertBlock(units, dropout=dropout) for units in (2 * width, width)]
         return pk.PLEBlock(2, heads, levels)
-    if model == "hedged":
+    if model.startswith("hedged"):
         return pk.HedgedBlock(heads, experts, features=network)
     return pk.SharedBottomBlock(heads, experts)
 
@@ -334,8 +335,13 @@ def features(columns, setting):
 def build(model, network, heads, setting, width):
     """Return a model of columns that predicts the tasks."""
     block = new_block(model, heads, width, setting["dropout"], network)
-    features = network.input if model == "hedged" else network.output
-    return pk.MultiTaskModel(network.input, heads(block(features)))
+    inputs = network.input
+    branches = block(inputs if model.startswith("hedged") else network.output)
+    if heads.given:
+        given = {t: keras.Input((heads[t].units,), name=f"boosting_{t}") for t in branches}
+        branches = {t: {**branches[t], "boosting": given[t]} for t in branches}
+        inputs = inputs | {each.name: each for each in given.values()}
+    return pk.MultiTaskModel(inputs, heads(branches))
 
 
 class RelativeLoss(keras.callbacks.Callback):
@@ -351,10 +357,10 @@ class RelativeLoss(keras.callbacks.Callback):
         self.best = logs["hedge/loss"] = min(self.best, np.mean(losses))
 
 
-def train(model, kinds, data, sizes, options, seed, setting, stop=()):
+def train(model, kinds, data, sizes, options, seed, setting, stop=(), given=None):
     """Return the mean relative validation loss of a model, and its predictions by task.
 
-    They are those of the validation rows and of the test rows.
+    They are those of the validation rows and of the test rows, as in `given`, those of boosting.
     """
     keras.utils.set_random_seed(seed)
     if model in BASELINES:
@@ -362,17 +368,22 @@ def train(model, kinds, data, sizes, options, seed, setting, stop=()):
         predictions = {t: fit(t, kind, data, seed, setting) for t, kind in kinds.items()}
     else:
         _, width = sizes(model, setting["width"], setting["number_units"])
-        predictions = train_network(model, kinds, data, width, options, setting, stop)
+        predictions = train_network(model, kinds, data, width, options, setting, stop, given)
     labels = data[0][1][1]
     losses = [relative_loss(k, labels[t], predictions[t][0]) for t, k in kinds.items()]
     return np.mean(losses), predictions
 
 
-def train_network(model, kinds, data, width, options, setting, stop):
+def train_network(model, kinds, data, width, options, setting, stop, given):
     """Return the predictions of a network for the validation rows and the test rows, by task."""
     parts, columns, classes = data
-    heads, names = new_heads(kinds, classes)
-    (x, y), valid, test = [(x, {names[task]: y[task] for task in kinds}) for x, y in parts]
+    heads, names = new_heads(kinds, classes, ["boosting"] if given else [])
+    parts = [({**x}, {names[task]: y[task] for task in kinds}) for x, y in parts]
+    for task, predictions in (given or {}).items():
+        missing = np.full((len(parts[0][1][names[task]]), heads[names[task]].units), np.nan)
+        for (x, _), values in zip(parts, (missing, *predictions)):
+            x[f"boosting_{names[task]}"] = values.reshape(len(values), -1).astype("float32")
+    (x, y), valid, test = parts
     heads.adapt(y)
     network = build(model, features(columns, setting), heads, setting, width)
     tables = pk.SparseAdagrad(setting["table_rate"], setting["table_start"])
@@ -382,7 +393,8 @@ def train_network(model, kinds, data, width, options, setting, stop):
         "hedge/loss", mode="min", patience=patience, restore_best_weights=True
     )
     loss = RelativeLoss({names[task]: kind for task, kind in kinds.items()}, *valid)
-    callbacks = [loss, stop_all] if model != "hedged" else [pk.FitHedge(valid, patience=patience)]
+    fit_hedge = pk.FitHedge(valid, patience=patience)
+    callbacks = [fit_hedge] if model.startswith("hedged") else [loss, stop_all]
     limits = {name: options[name] for name in ("batch_size", "epochs")}
     network.fit(x, y, callbacks=[*callbacks, *stop], verbose=0, **limits)
     found = [network.predict(x, batch_size=4096, verbose=0) for x, _ in (valid, test)]
@@ -600,7 +612,7 @@ def print_trial(name, setting, lowest, first, saved):
 def print_table(scores, losses, gains, kinds, parameters):
     """Print the metrics of the models, and their gains over single-task networks."""
     heads = [f"{task}, {METRICS[kind][0]}" for task, kind in kinds.items()]
-    print(f"{'':8} {'parameters':>10}  relative loss", *(f"{head:>28.28}" for head in heads))
+    print(f"{'':15} {'parameters':>10}  relative loss", *(f"{head:>28.28}" for head in heads))
     for model, results in scores.items():
         cells = []
         for task in kinds:
@@ -612,7 +624,7 @@ def print_table(scores, losses, gains, kinds, parameters):
                 cell += f"  {gain:18}"
             cells.append(f"{cell:29}")
         number = f"{parameters[model]:,}" if model in parameters else "-"
-        print(f"{model:8} {number:>10} {np.mean(losses[model]):>14.4f}  {''.join(cells)}".rstrip())
+        print(f"{model:15} {number:>10} {np.mean(losses[model]):>14.4f}  {''.join(cells)}".rstrip())
     print("\nMetrics, and gains over single-task networks. *: the interval excludes 0")
 
 
@@ -685,6 +697,9 @@ def parse():
         option, kind = f"--{part.replace('_', '-')}", type(value)
         add(option, type=kind, default=value, help=f"{value} by default")
     args = parser.parse_args()
+    args.models = [model for model in others if model in args.models]
+    if BOTH in args.models and not {"boosting", "hedged"} <= {*args.models}:
+        parser.error(f"--models must have boosting and hedged for {BOTH}")
     if args.file and not args.tasks:
         parser.error("--tasks must name the columns of the labels")
     if not args.file:
@@ -717,7 +732,11 @@ def main():
         jobs |= {f"{model} {t}": (model, {t: k}) for t, k in kinds.items()} if is_alone else {}
         jobs |= {} if is_alone else {model: (model, kinds)}
     networks = {name: job for name, job in jobs.items() if job[0] not in BASELINES}
-    tuned = [name for name, job in jobs.items() if job[0] != "linear"] if args.search > 1 else []
+    tuned = (
+        [name for name, job in jobs.items() if job[0] not in ("linear", BOTH)]
+        if args.search > 1
+        else []
+    )
     tries = args.search * len(tuned)
     show = partial(show_progress, total=tries + args.seeds * len(jobs), start=time.perf_counter())
     options = {name: getattr(args, name) for name in ("batch_size", "epochs", "patience")}
@@ -752,6 +771,7 @@ def main():
         )
         chosen[name] = trial[0]
         print_trial(name, *trial)
+    chosen |= {BOTH: chosen["hedged"]} if BOTH in jobs else {}
     print()
     parameters = Counter()
     for name, (model, group) in networks.items():
@@ -770,7 +790,9 @@ def main():
         truth, predictions = data[0][2][1], {}
         for place, (name, (model, group)) in enumerate(jobs.items()):
             show(tries + seed * len(jobs) + place, what=f"{name}, seed {seed}")
-            loss, found = train(model, group, data, sizes, options, seed, chosen[name])
+            fit = partial(train, model, group, data, sizes, options, seed, chosen[name])
+            of_boosting = {task: predictions.get(("boosting", task)) for task in group}
+            loss, found = fit(given=of_boosting if model == BOTH else None)
             losses[model].append(loss)
             predictions |= {(model, task): each for task, each in found.items()}
             for task, (_, of_test) in found.items():

@@ -3,6 +3,7 @@
 import re
 import runpy
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -155,6 +156,27 @@ def test_a_search_prints_the_best_setting_of_each_network(folder):
     assert lowest <= first
 
 
+def test_boosting_is_a_branch_that_the_mixture_weighs(folder, frame, script, capsys):
+    kinds = {"click": "binary", "city": "multiclass"}
+    labels = {task: script["check_task"](task, kind, frame[task]) for task, kind in kinds.items()}
+    columns, rows = script["pk"].Columns(numbers=["day"]), np.split(np.arange(ROWS), [200, 300])
+    data = script["encode"](frame, columns, labels, kinds, rows)
+    exact = {"city": np.eye(2)[np.nan_to_num(data[0][1][1]["city"]).astype(int)]}
+    exact = {task: exact.get(task, data[0][1][1][task]) for task in kinds}
+    given = {
+        task: [np.nan_to_num(values), np.full(values.shape, np.nan)]
+        for task, values in exact.items()
+    }
+    sizes, options = lambda *_: (0, 4), {"batch_size": 100, "epochs": 1, "patience": 1}
+    train = partial(script["train"], script["BOTH"], kinds, data, sizes, options, 0)
+    loss, predictions = train(script["SETTING"], given=given)
+    assert loss < 0.05
+    assert all(np.isfinite(found[1]).all() for found in predictions.values())
+    with pytest.raises(SystemExit):
+        compare(folder, "rows.parquet", *INPUT, "day", "--models", "hedged+boosting")
+    assert "must have boosting and hedged for hedged+boosting" in capsys.readouterr().err
+
+
 def test_a_search_keeps_the_changes_that_lower_the_loss(script):
     first, choices = script["SETTING"], script["CHOICES"]
     unused = {*choices} - {"rate", "dropout"}
@@ -206,14 +228,17 @@ def test_tasks_of_four_kinds_are_compared_with_single_networks(folder):
         "rows.parquet",
         *("--tasks", "click", "watch time", "genre:multiclass", "votes:count"),
         *("--columns", "user id", "city", "price, $", "tags", "--ids", "user id", "--time", "day"),
-        *("--models", "bottom", "hedged", "--seeds", "2", "--epochs", "1"),
+        *("--models", "boosting", "bottom", "hedged", "hedged+boosting"),
+        *("--seeds", "2", "--epochs", "1"),
     )
     assert re.search(r"^click: binary, 100\.0%", out, re.M)
     assert re.search(r"^watch time: regression, \d\d\.\d%", out, re.M)
     assert re.search(r"^genre: multiclass, \d\d\.\d%", out, re.M)
     cell = r" +[.\d]+(?: +[-+][.\d]+ ± [.\d]+\*?)?"
-    lines = re.findall(rf"^(single|bottom|hedged) +([\d,]+) +[\d.]+(?:{cell}){{4}}$", out, re.M)
-    assert [model for model, *_ in lines] == ["single", "bottom", "hedged"]
+    lines = re.findall(
+        rf"^(single|bottom|hedged|hedged.boosting) +([\d,]+) +[\d.]+(?:{cell}){{4}}$", out, re.M
+    )
+    assert [model for model, *_ in lines] == ["single", "bottom", "hedged", "hedged+boosting"]
     goal, *others = (int(parameters.replace(",", "")) for _, parameters in lines)
     assert all(0.9 * goal < each <= goal for each in others)
     assert (folder / "compare.png").read_bytes().startswith(b"\x89PNG")
