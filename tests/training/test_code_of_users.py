@@ -64,7 +64,7 @@ def multiply(layer, x):
 
 
 @keras.saving.register_keras_serializable("tests")
-def own_loss(y_true, y_pred):
+def own_absolute_error(y_true, y_pred):
     return ops.abs(y_true - y_pred)
 
 
@@ -134,7 +134,7 @@ def test_code_of_users_runs_eagerly_with_one_warning(name):
 @once
 def test_predictions_run_no_loss_and_are_traced():
     def make():
-        return dense(heads=pk.TaskHeads([pk.RegressionHead("stars", loss=own_loss)]))
+        return dense(heads=pk.TaskHeads([pk.RegressionHead("stars", loss=own_absolute_error)]))
 
     with pytest.warns(UserWarning, match="eagerly"):
         model = assert_equal_steps(make, traced=0)
