@@ -185,6 +185,7 @@ def test_a_product_has_the_given_branches_of_its_factors():
     assert heads["ab"].branch_names == ("net", "other")
 
 
+@once
 def test_fit_hedge_and_reports_know_given_branches():
     rows = 300
     rng = np.random.default_rng(0)
@@ -203,6 +204,7 @@ def test_fit_hedge_and_reports_know_given_branches():
     assert branches["boosting"].weight == pytest.approx(logs["hedge/a/boosting"][-1], abs=0.2)
 
 
+@once
 def test_rows_without_predictions_do_not_count_for_their_weight():
     rows = 400
     rng = np.random.default_rng(0)

@@ -104,7 +104,8 @@ FORMS = {
 
 
 @pytest.mark.parametrize(
-    "name", [name if name == "by_stream" else pytest.param(name, marks=once) for name in FORMS]
+    "name",
+    [pytest.param(x, marks=pytest.mark.nightly if x == "by_stream" else once) for x in FORMS],
 )
 def test_fit_is_equal_to_stream_features_and_a_callback_by_hand(name):
     make_features, sequences, form = FORMS[name]
@@ -122,6 +123,7 @@ def test_fit_is_equal_to_stream_features_and_a_callback_by_hand(name):
     np.testing.assert_equal(*predictions)
 
 
+@once
 def test_the_rows_of_a_split_and_of_steps():
     (x, y), start = rows(), make().get_weights()
     split, first = make(), make()
