@@ -132,9 +132,9 @@ class _Readers:
         for branch, unit in units.items():
             layer = block[branch]
             if isinstance(layer, CGCBlock):
-                self._add(layer.level.gates[task].weights, unit)
+                self._add(layer._level.gates[task].weights, unit)
                 for expert in layer.gate_experts[task]:
-                    for variable, index in layer.level.experts.slices(expert):
+                    for variable, index in layer._level.experts.slices(expert):
                         self._found[id(variable), index].add(unit)
             else:
                 self._add(layer.weights, unit)

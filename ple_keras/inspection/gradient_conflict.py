@@ -357,5 +357,5 @@ def parts_before_heads(model: keras.Layer) -> list[Part]:
 
 
 def _trainable_part(block: CGCBlock, expert: str) -> Part:
-    slices = block.level.experts.slices(expert)
+    slices = block._level.experts.slices(expert)
     return [(v, index) for v, index in slices if v.trainable]

@@ -257,8 +257,8 @@ class CGCBlock(GatedBlock):
         """
         if not self.built:
             return UserList()
-        experts = self.level.experts.expert_layers().values() or [self.level.experts]
-        return UserList([*experts, *self.level.gates.values()])
+        experts = self._level.experts.expert_layers().values() or [self._level.experts]
+        return UserList([*experts, *self._level.gates.values()])
 
     def __repr__(self) -> str:
         experts = {**self.num_task_experts, SHARED: self.num_shared_experts}
@@ -295,7 +295,7 @@ class CGCBlock(GatedBlock):
             layer.build(gate_shapes[gate])
         widths = {stream: shape[-1] for stream, shape in shapes.items()}
         # Keras tracks the layers as attributes of the block, and not in this object.
-        self.level = BuiltLevel(experts, gates, widths)
+        self._level = BuiltLevel(experts, gates, widths)
         self._restore_frozen()
 
     def _make_gate(self, gate: str) -> Gate:
@@ -320,7 +320,7 @@ class CGCBlock(GatedBlock):
         """Compute the experts and mix them."""
         streams = self._streams(inputs)
         weights = self._weights(streams, gate_context, training)  # softmax(W g(r) / T)
-        experts = self.level.experts(streams, training=training)  # E_{k,i}(x_k), E_{s,i}(x_s)
+        experts = self._level.experts(streams, training=training)  # E_{k,i}(x_k), E_{s,i}(x_s)
         if observer := active_observer():
             observer.receive(self, weights, experts)
         outputs = self._mix(weights, experts)
@@ -348,7 +348,7 @@ class CGCBlock(GatedBlock):
 
     def _check_widths(self, shapes: Mapping[str, Shape]) -> None:
         """Check that the streams have the widths that the block was built for."""
-        for stream, width in self.level.widths.items():
+        for stream, width in self._level.widths.items():
             check_width(shapes[stream], width, f"inputs[{stream!r}]")
 
     def _weights(
@@ -357,7 +357,7 @@ class CGCBlock(GatedBlock):
         """Return the weights of every gate, `{gate: (..., experts)}`."""
         weights = {}
         inputs = self._gate_inputs.tensors(streams, gate_context, self.compute_dtype)
-        for name, gate in self.level.gates.items():
+        for name, gate in self._level.gates.items():
             # `keras.Layer.__call__` takes half the time of a gate on eager PyTorch, and is needed
             # only to pass masks on.
             run = gate.call if get_mask(inputs[name]) is None else gate
@@ -396,7 +396,7 @@ class CGCBlock(GatedBlock):
         shapes = self._connections.by_stream(inputs_shape)
         if self.built:
             self._check_widths(shapes)
-            width = self.level.experts.width
+            width = self._level.experts.width
         else:
             stream = next(iter(self._connections.experts.values()))
             template = self._expert_templates.value[stream]
@@ -417,7 +417,7 @@ class CGCBlock(GatedBlock):
             ValueError: If the block is not built, or the inputs are symbolic.
         """
         streams = self._streams(inputs)
-        return cast(dict[str, Tensor], self.level.experts(streams, training=training))
+        return cast(dict[str, Tensor], self._level.experts(streams, training=training))
 
     def gate_weights(
         self, inputs: Streams, training: bool | None = None, gate_context: Streams | None = None
@@ -458,7 +458,7 @@ class CGCBlock(GatedBlock):
         >>> _ = cgc(keras.ops.ones((1, 16)))
         >>> cgc.get_expert("shared/expert_0").trainable = False
         """
-        layers = self.level.experts.expert_layers() if self.built else {}
+        layers = self._level.experts.expert_layers() if self.built else {}
         if name not in layers:
             raise ValueError(
                 f"name must be one of {self.expert_names}, and the block must be built with "
@@ -483,11 +483,11 @@ class CGCBlock(GatedBlock):
                 "statistics. Received: enable_gate_weights_metrics="
                 f"{self.enable_gate_weights_metrics}, built={self.built}"
             )
-        return {name: gate.statistics() for name, gate in self.level.gates.items()}
+        return {name: gate.statistics() for name, gate in self._level.gates.items()}
 
     def reset_gate_statistics(self) -> None:
         """Reset the statistics of all gates."""
-        for gate in self.level.gates.values() if self.built else ():
+        for gate in self._level.gates.values() if self.built else ():
             gate.reset_statistics()
 
     def save_own_variables(self, store: Store) -> None:
@@ -498,7 +498,7 @@ class CGCBlock(GatedBlock):
 
     def _names_in_files(self) -> list[str]:
         """Return the names that a file must contain, in this order, for its weights to fit."""
-        kinds = [f"{self.level.experts.kind} experts", f"gates read {self.gate_reads}"]
+        kinds = [f"{self._level.experts.kind} experts", f"gates read {self.gate_reads}"]
         return [*self._connections.gates, *self._connections.experts, *kinds]
 
     def get_config(self) -> Config:

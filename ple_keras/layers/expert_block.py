@@ -20,7 +20,6 @@ from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import load_seed, register, save_seed
 from ple_keras._typing import (
     Activation,
-    Config,
     Initializer,
     Normalization,
     Regularizer,
@@ -196,7 +195,7 @@ class ExpertBlock(BaseLayer):
         inputs = keras.KerasTensor(tuple(input_shape), dtype=self.compute_dtype)
         return cast(Shape, keras.Operation.compute_output_spec(self, inputs).shape)
 
-    def get_config(self) -> Config:
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "units": list(self.units),

@@ -22,7 +22,7 @@ from ple_keras._keras.copying import derive_initializer
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import load_seed, register, save_seed
 from ple_keras._keras.tensors import at_least_float32, is_constant_in_jax_trace
-from ple_keras._typing import Config, Initializer, LayerLike, Regularizer, Shape, Store, Tensor
+from ple_keras._typing import Initializer, LayerLike, Regularizer, Shape, Store, Tensor
 from ple_keras.layers.observer import active_observer
 from ple_keras.layers.template import as_optional_template
 
@@ -249,7 +249,7 @@ class Gate(BaseLayer):
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.num_experts)
 
-    def get_config(self) -> Config:
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "gate_block": self._template and self._template.serialize(),

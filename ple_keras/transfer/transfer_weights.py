@@ -228,9 +228,9 @@ def _whole(weights: Iterable[keras.Variable]) -> list[WeightSlice]:
 def _level_parts(block: CGCBlock) -> Iterator[_Part]:
     """Yield the parts of a built level: experts, and each gate's columns of W and gate block."""
     for expert in block.expert_names:
-        yield _Part(expert, block.level.experts.slices(expert))
+        yield _Part(expert, block._level.experts.slices(expert))
     reads = f"gate_reads={block.gate_reads!r}"
-    for name, gate in block.level.gates.items():
+    for name, gate in block._level.gates.items():
         if gate.num_experts == 1:
             continue
         # With LoRA, the attribute `kernel` is a tensor, W plus the update.

@@ -51,7 +51,7 @@ def test_an_isolated_task_trains_only_its_own_experts(isolated):
     block = AdaTTBlock(TASKS, [4], 2, isolate_task_experts=isolated)
     block(features(6, 3))
     randomize(block)
-    parts = [block.level.experts.slices(f"buy/expert_{i}") for i in (0, 1)]
+    parts = [block._level.experts.slices(f"buy/expert_{i}") for i in (0, 1)]
     losses = lambda x: [keras.ops.sum(block(x)[gate]) for gate in ("click", "shared", "buy")]  # noqa: E731
     gradients = gradient_function(losses, parts, block)(keras.ops.convert_to_tensor(features(6, 3)))
     for click, shared, buy in gradients:

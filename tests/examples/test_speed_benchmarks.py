@@ -24,13 +24,13 @@ def tiny_case(tasks=3, experts=(5, 4), levels=2, features=4, batch=8, **sizes):
 def copy_weights(ours, loop):
     """Copy the stacked kernels, the gates and the towers to the loop's Dense layers."""
     for level, block in enumerate(ours.get_layer("ple")):
-        bank = block.level.experts
+        bank = block._level.experts
         for step, stacks in enumerate(zip(bank._kernels, bank._biases, strict=True)):
             kernels, biases = map(keras.ops.convert_to_numpy, stacks)
             for name, *weights in zip(block.expert_names, kernels, biases, strict=True):
                 name = f"level_{level}-{name.replace('/', '-')}-{step}"
                 loop.get_layer(name).set_weights(weights)
-        for gate, layer in block.level.gates.items():
+        for gate, layer in block._level.gates.items():
             weights = layer._projection.get_weights()
             loop.get_layer(f"level_{level}-{gate}-gate").set_weights(weights)
     for layer in ours.layers:

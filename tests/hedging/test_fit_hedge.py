@@ -311,7 +311,7 @@ def test_gate_statistics_do_not_change():
     model = chain(pk.HedgedBlock(heads, branches=branches), heads)
     model.compile(jit_compile=QUICK_JIT)
     pk.fit_hedge(model, X, Y)
-    gate = branches["mmoe"].level.gates["click"]
+    gate = branches["mmoe"]._level.gates["click"]
     assert gate.statistics()["count"] == 0
 
 

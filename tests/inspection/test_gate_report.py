@@ -23,7 +23,7 @@ def cgc(gates=None, **kwargs):
     for gate, weights in (gates or {}).items():
         kernel = np.zeros((4, len(weights)))
         kernel[0] = np.log(weights)  # the first feature is 1
-        layer.level.gates[gate].trainable_weights[0].assign(kernel)
+        layer._level.gates[gate].trainable_weights[0].assign(kernel)
     return layer
 
 
@@ -117,7 +117,7 @@ def test_even_gates_whose_weights_vary_with_the_example_have_no_warning():
     for factor, expected in ((0.1, 0), (0.03, 1)):
         for gate in TASKS:
             kernel = (0.1 if gate == "buy" else factor) * np.eye(4)[:, :2]
-            level.level.gates[gate].trainable_weights[0].assign(kernel)
+            level._level.gates[gate].trainable_weights[0].assign(kernel)
         report = pk.gate_report(level, X)
         use = report.levels["cgc"].gates["click"]
         assert use.entropy > 0.99

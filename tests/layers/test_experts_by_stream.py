@@ -53,7 +53,7 @@ def test_files_and_clones_keep_the_experts(expert_block, copied, tmp_path):
 def test_templates_by_stream_give_copies():
     block = built_ple({stream: [6, 4] for stream in SIZES})[0]
     assert [block.get_expert(name).units for name in block.expert_names] == [(6, 4)] * 5
-    assert built_ple([6, 4])[0].level.experts.kind == "stacked"
+    assert built_ple([6, 4])[0]._level.experts.kind == "stacked"
 
 
 def test_experts_may_be_of_any_layer_and_keep_their_options(tmp_path):

@@ -78,7 +78,7 @@ def test_each_column_of_the_shared_gate_is_copied_with_its_expert():
 def columns_by_expert(model):
     """Return the columns of the shared gate of the first level."""
     block = model.get_layer("ple")[0]
-    kernel = numpy_of(block.level.gates["shared"]._projection.kernel)
+    kernel = numpy_of(block._level.gates["shared"]._projection.kernel)
     return dict(zip(block.gate_experts["shared"], kernel.T.copy(), strict=True))
 
 
@@ -295,7 +295,7 @@ def test_normalization_uses_the_copied_statistics():
 def test_lora_weights_of_gates_are_copied():
     source, target = random_model(["a"]), random_model(["a"])
     for model in (source, target):
-        for gate in model.get_layer("ple")[0].level.gates.values():
+        for gate in model.get_layer("ple")[0]._level.gates.values():
             gate._projection.enable_lora(2)
     randomize(source, seed=5)
     check_whole_transfer(source, target, features(2, 3))
@@ -348,7 +348,7 @@ def random_level(reads, **kwargs):
 )
 def test_gates_that_read_another_input_are_left_out(of_source, of_target):
     source, target = (random_level(reads, gate_block=[2]) for reads in (of_source, of_target))
-    kernels = [gate._projection.kernel for gate in target.level.gates.values()]
+    kernels = [gate._projection.kernel for gate in target._level.gates.values()]
     before = [*map(numpy_of, kernels)]
     transfer = pk.transfer_weights(source, target)
     assert transfer.copied == ("gate/expert_0", "buy/expert_0", "shared/expert_0")
