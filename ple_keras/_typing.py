@@ -75,16 +75,6 @@ Outputs: TypeAlias = (
 )
 
 
-class ReadsLabels(HasTask, Protocol):
-    """A head with a loss, as checks and statistics of labels call it."""
-
-    def check_labels(self, labels: Tensor) -> None:
-        """Check an array of labels before training."""
-
-    def present_labels(self, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Return the labels that are not missing, `(labels, width)`, and True for each of them."""
-
-
 class Store(Protocol):
     """The part of a weights file that belongs to a layer."""
 

@@ -159,7 +159,7 @@ class BranchValues(keras.Model):
         for task, head in self.heads.items():
             x = features[task]
             if head.branch_names:
-                stack = head.mixed_values(x, with_branches=True)
+                stack = head._mixed(x, with_branches=True)
                 found[task] = {b: stack[i] for i, b in enumerate(head.branch_names, start=1)}
             else:
                 found[task] = {"only": head.logits(x)}

@@ -171,7 +171,7 @@ class GroupedAUC(keras.callbacks.Callback):
             )
         labels, by_task = task_labels(self._y, tasks), {}
         for task in tasks:
-            present, is_labeled = heads[task].present_labels(labels[task])
+            present, is_labeled = heads[task]._present_labels(labels[task])
             check_binary(present.ravel(), f"validation_data[1][{task!r}]")
             by_task[task] = np.full(is_labeled.size, np.nan)
             by_task[task][is_labeled.ravel()] = present.ravel()

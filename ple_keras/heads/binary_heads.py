@@ -22,7 +22,7 @@ class ProbabilityHead(Head):
     def _default_metrics(self) -> list[MetricLike]:
         return [LogitAUC()]
 
-    def check_label_values(self, labels: Tensor) -> None:
+    def _check_values(self, labels: Tensor) -> None:
         check_probabilities(labels, self.task)
 
 
@@ -76,8 +76,8 @@ class BinaryHead(ProbabilityHead):
         loss = keras.losses.BinaryCrossentropy() if loss is None else loss
         super().__init__(task, 1, "sigmoid", loss, metrics, tower, **kwargs)
 
-    def loss_key(self) -> str:
-        name = super().loss_key()
+    def _loss_name(self) -> str:
+        name = super()._loss_name()
         return name if self.pos_weight is None else f"weighted_{name}"
 
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:

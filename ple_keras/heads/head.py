@@ -175,7 +175,7 @@ class Head(BaseLayer):
         self._projection.build(shape)
         self._restore_frozen()
 
-    def build_branches(self, shapes: Mapping[str, Shape]) -> None:
+    def _build_branches(self, shapes: Mapping[str, Shape]) -> None:
         """Build a copy of the head for each branch of the features, and their mixture.
 
         TaskHeads calls this instead of `build`. All weights but the mixture belong to the copies.
@@ -206,7 +206,7 @@ class Head(BaseLayer):
                 copy: Head = checked_copy(self, f"heads[{self.task!r}]", name, branch)
                 setattr(self, f"branch-{branch}", copy)
                 if self._statistics.value:
-                    copy.adapt_to(self._statistics.value)
+                    copy._adapt(self._statistics.value)
                 copy.build(shapes[branch])
             equal = keras.initializers.Constant(1 / len(names))
             options = {"trainable": False, "autocast": False, "name": "mixture"}
@@ -254,7 +254,7 @@ class Head(BaseLayer):
             check_given_shape(features[branch].shape, rank, self.units, where)
         return pairs
 
-    def mixed_values(
+    def _mixed(
         self,
         features: Streams,
         with_branches: bool | None = False,
@@ -263,7 +263,7 @@ class Head(BaseLayer):
         """Return the mixture of the values of branches, or the value of a head without branches.
 
         Values are the logits of probabilities and counts. For other heads, they are predictions,
-        whose mixture keeps a squared error convex. `predictions_from` returns the prediction.
+        whose mixture keeps a squared error convex. `_predict` returns the prediction.
 
         Args:
             features: As for `logits`.
@@ -293,20 +293,20 @@ class Head(BaseLayer):
         """Return the prediction from the logits. A subclass can override it."""
         return self.activation(logits)
 
-    def predictions_from(self, value: Tensor) -> Tensor:
-        """Return the predictions from the result of `mixed_values`, with or without branches."""
+    def _predict(self, value: Tensor) -> Tensor:
+        """Return the predictions from the result of `_mixed`, with or without branches."""
         return self._activate(value) if self.activation in LOGIT_ACTIVATIONS else value
 
-    def is_stack(self, y_pred: Tensor) -> bool:
+    def _is_stack(self, y_pred: Tensor) -> bool:
         """Return whether an output of TaskHeads is the stack that trains branches."""
         rank = len(self._leading_axes) + 2
         return bool(self.branch_names) and len(ops.convert_to_tensor(y_pred).shape) == rank
 
-    def prediction_in(self, y_pred: Tensor) -> Tensor:
+    def _prediction_in(self, y_pred: Tensor) -> Tensor:
         """Return the prediction of an output of TaskHeads, without branches."""
-        if not self.is_stack(y_pred):
+        if not self._is_stack(y_pred):
             return y_pred
-        prediction = self.predictions_from(y_pred[0])
+        prediction = self._predict(y_pred[0])
         set_mask(prediction, get_mask(y_pred))
         return prediction
 
@@ -326,14 +326,14 @@ class Head(BaseLayer):
         if self.mixture is not None:
             heads = self._by_head(features)
             logits = [head.logits(x) for head, x in heads if head is not None]
-            return self._mix(logits) if len(logits) == len(heads) else self.mixed_values(features)
+            return self._mix(logits) if len(logits) == len(heads) else self._mixed(features)
         if self._tower_template:
             features = self._tower(features)
         return self._projection(features)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Return the predictions of the task."""
-        return self.predictions_from(self.mixed_values(inputs))
+        return self._predict(self._mixed(inputs))
 
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the loss of each example, or of each number of its label.
@@ -352,7 +352,7 @@ class Head(BaseLayer):
         """
         return example_losses(self.loss, y_true, y_pred)
 
-    def loss_key(self) -> str:
+    def _loss_name(self) -> str:
         """Return the name of the mean of the loss in logs."""
         return stable_name(self.loss)
 
@@ -370,13 +370,13 @@ class Head(BaseLayer):
         statistics = self._statistics.value
         return None if statistics is None else float(np.mean(statistics.labels) / statistics.rows)
 
-    def adapt_to(self, statistics: LabelStatistics) -> None:
+    def _adapt(self, statistics: LabelStatistics) -> None:
         """Store the statistics of the labels (see `TaskHeads.adapt`)."""
         self._statistics.value = statistics
         for head in self._branch_heads():
-            head.adapt_to(statistics)
+            head._adapt(statistics)
 
-    def find_labeled(self, y_true: Tensor, y_pred: Tensor) -> LabeledExamples:
+    def _find_labeled(self, y_true: Tensor, y_pred: Tensor) -> LabeledExamples:
         """Return the labels and predictions of a batch, and which are in the sample space."""
         where, missing = f" of {self.task!r}", all_missing_labels(self.missing_label, self.loss)
         return find_labeled(y_true, y_pred, missing, self._label_width(), where)
@@ -390,11 +390,11 @@ class Head(BaseLayer):
         """Return the templates of the default metrics, without the mean of the loss."""
         return []
 
-    def logs_loss_mean(self) -> bool:
+    def _logs_loss_mean(self) -> bool:
         """Return whether the mean of the loss is a metric of the head."""
         return self.has_loss and self._metric_templates.value[0] is None
 
-    def new_metrics(self, prefix: str) -> list[keras.Metric]:
+    def _new_metrics(self, prefix: str) -> list[keras.Metric]:
         """Return new metrics of labeled examples, without the mean of the loss.
 
         Args:
@@ -402,8 +402,8 @@ class Head(BaseLayer):
         """
         own, extra = self._metric_templates.value
         names = ["loss", f"{self.task}_loss"]
-        if self.logs_loss_mean():
-            names.append(self.loss_key())
+        if self._logs_loss_mean():
+            names.append(self._loss_name())
         copies = []
         for template in [*(self._default_metrics() if own is None else own), *extra]:
             name = stable_name(template)
@@ -412,7 +412,7 @@ class Head(BaseLayer):
             copies.append(new_metric(template, prefix + names[-1]))
         return copies
 
-    def update_metric(self, metric: keras.Metric, labeled: LabeledExamples) -> None:
+    def _update_metric(self, metric: keras.Metric, labeled: LabeledExamples) -> None:
         """Update a metric with examples, whose predictions have no gradient."""
         update_metric(metric, labeled, where=f" of {metric.name!r}")
 
@@ -431,11 +431,11 @@ class Head(BaseLayer):
         Warns:
             UserWarning: As for `TaskHeads.check_labels`.
         """
-        present, _ = self.present_labels(labels)
+        present, _ = self._present_labels(labels)
         warn_if_constant(present, self.task)
-        self.check_label_values(present)
+        self._check_values(present)
 
-    def present_labels(self, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def _present_labels(self, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Return the labels that are not missing, `(labels, width)`, and True for each of them.
 
         If single numbers of a label can be missing, they are NaN in the result.
@@ -465,7 +465,7 @@ class Head(BaseLayer):
         check_values(present, np.isinf(present), self.task, "be finite")
         return present, is_labeled
 
-    def check_label_values(self, labels: Tensor) -> None:
+    def _check_values(self, labels: Tensor) -> None:
         """Check the values of labels `(labels, width)`, without missing and ignored ones."""
         check_for_loss(labels, self.task, self.loss, self.units)
 

@@ -77,8 +77,8 @@ class MulticlassHead(Head):
         loss = keras.losses.SparseCategoricalCrossentropy() if loss is None else loss
         super().__init__(task, num_classes, "softmax", loss, metrics, tower, **kwargs)
 
-    def loss_key(self) -> str:
-        name = super().loss_key()
+    def _loss_name(self) -> str:
+        name = super()._loss_name()
         return name if self.class_weights is None else f"weighted_{name}"
 
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class MulticlassHead(Head):
     def _default_metrics(self) -> list[MetricLike]:
         return ["accuracy"]
 
-    def check_label_values(self, labels: Tensor) -> None:
+    def _check_values(self, labels: Tensor) -> None:
         if labels.shape[-1] == self.num_classes:  # a probability for each class
             check_probabilities(labels, self.task)
         else:

@@ -112,7 +112,7 @@ class RankingHead(Head):
         is_negative = ops.any(y_true["mask"] & (y_true["labels"] < 0), axis=-1)
         return ops.where(is_negative, float("nan"), values)
 
-    def find_labeled(self, y_true: Tensor, y_pred: Tensor) -> LabeledExamples:
+    def _find_labeled(self, y_true: Tensor, y_pred: Tensor) -> LabeledExamples:
         """Return the labels of lists, as for `example_losses`, and the lists with a labeled item.
 
         The score of an item without a label becomes the lowest of its list: a metric that sorts the
@@ -133,13 +133,13 @@ class RankingHead(Head):
         is_unlabeled = ops.logical_not(ops.any(items, axis=-1, keepdims=True))
         return LabeledExamples({"labels": labels, "mask": items}, scores, is_unlabeled)
 
-    def update_metric(self, metric: keras.Metric, labeled: LabeledExamples) -> None:
+    def _update_metric(self, metric: keras.Metric, labeled: LabeledExamples) -> None:
         lists = labeled.labels
         has_relevant = ops.any(lists["mask"] & (lists["labels"] > 0), axis=-1)
         weights = ops.cast(has_relevant, metric.dtype)
         call_metric(metric, lists, labeled.predictions, weights, f" of {metric.name!r}")
 
-    def check_label_values(self, labels: Tensor) -> None:
+    def _check_values(self, labels: Tensor) -> None:
         check_values(labels, labels < 0, self.task, "be at least 0")
 
     def compute_output_shape(self, input_shape: Any) -> Shape:

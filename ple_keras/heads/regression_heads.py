@@ -37,19 +37,19 @@ class StandardizedHead(Head):
             options = {"name": name, "trainable": False, "autocast": False}
             setattr(self, f"_{name}", self.add_weight((self.units,), initial, "float32", **options))
 
-    def scale_weights(self) -> list[keras.Variable]:
+    def _scale_weights(self) -> list[keras.Variable]:
         """Return the weights of the statistics; none before `build`."""
         head = (self._branch_heads() or [self])[0]
         return [getattr(head, f"_{name}") for name in self._scale if hasattr(head, f"_{name}")]
 
     def _set_scale(self, *statistics: np.ndarray) -> None:
         self._scale = {name: x.tolist() for name, x in zip(self._scale, statistics)}
-        for weight, numbers in zip(self.scale_weights(), self._scale.values()):
+        for weight, numbers in zip(self._scale_weights(), self._scale.values()):
             weight.assign(numbers)
 
     def _numbers(self, index: int) -> list[float] | None:
         """Return a statistic of each unit; None if it is unknown or unused."""
-        known = [to_numpy(weight).tolist() for weight in self.scale_weights()]
+        known = [to_numpy(weight).tolist() for weight in self._scale_weights()]
         numbers = (known or [*self._scale.values()])[index]
         return None if any(map(math.isnan, numbers)) else list(numbers)
 
@@ -58,8 +58,8 @@ class StandardizedHead(Head):
         """The mean of the labels of each unit; None if it is unknown or unused."""
         return self._numbers(0)
 
-    def loss_key(self) -> str:
-        name = super().loss_key()
+    def _loss_name(self) -> str:
+        name = super()._loss_name()
         return f"standardized_{name}" if self.standardize else name
 
 
@@ -159,12 +159,12 @@ class RegressionHead(StandardizedHead):
     def _activate(self, logits: Tensor) -> Tensor:
         if not self.standardize:
             return super()._activate(logits)
-        mean, deviation = (ops.cast(x, logits.dtype) for x in self.scale_weights())
+        mean, deviation = (ops.cast(x, logits.dtype) for x in self._scale_weights())
         return mean + deviation * logits
 
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         if self.standardize:
-            mean, deviation = (ops.cast(x, y_pred.dtype) for x in self.scale_weights())
+            mean, deviation = (ops.cast(x, y_pred.dtype) for x in self._scale_weights())
             y_true, y_pred = ((y - mean) / deviation for y in (y_true, y_pred))
         return super().example_losses(y_true, y_pred)
 
@@ -172,19 +172,19 @@ class RegressionHead(StandardizedHead):
         return self.units if self.standardize else super()._label_width()
 
     def _default_metrics(self) -> list[MetricLike]:
-        squared = [] if self.logs_loss_mean() else [keras.metrics.MeanSquaredError()]
+        squared = [] if self._logs_loss_mean() else [keras.metrics.MeanSquaredError()]
         return [keras.metrics.RootMeanSquaredError(name="rmse"), *squared]
 
-    def logs_loss_mean(self) -> bool:
+    def _logs_loss_mean(self) -> bool:
         is_in_units = self.standardize and loss_name(self.loss) == "mean_squared_error"
-        return super().logs_loss_mean() and not is_in_units
+        return super()._logs_loss_mean() and not is_in_units
 
-    def check_label_values(self, labels: Tensor) -> None:
+    def _check_values(self, labels: Tensor) -> None:
         if not self.standardize:
-            super().check_label_values(labels)
+            super()._check_values(labels)
 
-    def adapt_to(self, statistics: LabelStatistics) -> None:
-        super().adapt_to(statistics)
+    def _adapt(self, statistics: LabelStatistics) -> None:
+        super()._adapt(statistics)
         if not self.standardize or self._given:
             return
         mean, deviation = statistics.mean, statistics.deviation
@@ -283,22 +283,22 @@ class CountHead(StandardizedHead):
 
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         if self.standardize:
-            (mean,) = (ops.cast(weight, y_pred.dtype) for weight in self.scale_weights())
+            (mean,) = (ops.cast(weight, y_pred.dtype) for weight in self._scale_weights())
             y_true, y_pred = y_true / mean, y_pred / mean
         return super().example_losses(y_true, y_pred)
 
     def _default_metrics(self) -> list[MetricLike]:
         return [PoissonDeviance(), *([keras.metrics.Poisson()] if self.standardize else [])]
 
-    def logs_loss_mean(self) -> bool:
-        return super().logs_loss_mean() and not self.standardize
+    def _logs_loss_mean(self) -> bool:
+        return super()._logs_loss_mean() and not self.standardize
 
-    def present_labels(self, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        present, is_labeled = super().present_labels(labels)
-        self.check_label_values(present)
+    def _present_labels(self, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        present, is_labeled = super()._present_labels(labels)
+        self._check_values(present)
         return present, is_labeled
 
-    def adapt_to(self, statistics: LabelStatistics) -> None:
+    def _adapt(self, statistics: LabelStatistics) -> None:
         mean, known = statistics.mean.item(), self._initial_bias
         if self.standardize and mean <= 0:
             raise ValueError(
@@ -306,7 +306,7 @@ class CountHead(StandardizedHead):
                 f"standardize=True. Received: mean={mean:g} of labels={statistics.labels.item()} "
                 f"in y[{self.task!r}]"
             )
-        super().adapt_to(statistics)
+        super()._adapt(statistics)
         if self.standardize:
             self._set_scale(np.array([mean]))
         self._initial_bias = math.log(mean) if mean > 0 else known

@@ -153,7 +153,7 @@ class TaskHeads(BaseLayer):
     @property
     def trained_tasks(self) -> list[str]:
         """The tasks that have a loss, in order."""
-        return [*self.trained_heads()]
+        return [*self._trained_heads()]
 
     def _products(self) -> list[ProductHead]:  # not a property: Keras's saving would read it
         return [self[task] for task in self._product_names]
@@ -163,7 +163,7 @@ class TaskHeads(BaseLayer):
         for task in self.task_names:
             head, shape = self[task], shapes[task]
             if isinstance(shape, Mapping) and head.mixture is None:
-                head.build_branches(shape)
+                head._build_branches(shape)
             elif not head.built:
                 head.build(shape)
         for product in self._products():
@@ -229,7 +229,7 @@ class TaskHeads(BaseLayer):
                 values[task] = head.log_probability(logs)
             elif type(head).call is Head.call and head.activity_regularizer is None:
                 # Without `__call__`, whose checks take longer than a small head.
-                values[task] = head.mixed_values(features[task], with_branches, returns_stacks)
+                values[task] = head._mixed(features[task], with_branches, returns_stacks)
             else:
                 outputs[task] = head(features[task], training=training)
                 continue
@@ -239,7 +239,7 @@ class TaskHeads(BaseLayer):
             if is_stack and returns_stacks:
                 outputs[task] = values[task]
             else:
-                outputs[task] = head.predictions_from(values[task][0] if is_stack else values[task])
+                outputs[task] = head._predict(values[task][0] if is_stack else values[task])
         return {task: outputs[task] for task in self}
 
     def predictions(self, y_pred: ByName) -> dict[str, Tensor]:
@@ -260,7 +260,7 @@ class TaskHeads(BaseLayer):
         ((3, 2, 1), (2, 1))
         """
         tasks = [task for task in y_pred if task in self]
-        return {task: self[task].prediction_in(y_pred[task]) for task in tasks}
+        return {task: self[task]._prediction_in(y_pred[task]) for task in tasks}
 
     def _inputs_by_task(self, inputs: ByName) -> dict[str, Tensor]:
         """Return inputs keyed by task, where a product has the inputs of its first factor."""
@@ -282,14 +282,14 @@ class TaskHeads(BaseLayer):
         """
         if not self.built:
             raise ValueError(f"{self.name!r} must be built. Received: built=False")
-        heads = self.trained_heads()
+        heads = self._trained_heads()
         weights = to_numpy(self._multipliers) * [head.loss_weight for head in heads.values()]
         if self._log_variances is not None:
             scales = [uncertainty_form(head.loss)[0] for head in heads.values()]
             weights = weights * scales * np.exp(-to_numpy(self._log_variances))
         return dict(zip(heads, weights.tolist()))
 
-    def trained_heads(self) -> dict[TaskName, Head]:
+    def _trained_heads(self) -> dict[TaskName, Head]:
         return {task: head for task, head in self.items() if head.has_loss}
 
     def multiply_loss_weights(self, multipliers: Mapping[str, float]) -> None:
@@ -363,7 +363,7 @@ class TaskHeads(BaseLayer):
         >>> float(heads.compute_loss(y, predictions))
         3.0
         """
-        return self.total_loss(self.batch_losses(y, y_pred, sample_weight, training).values())
+        return self._total_loss(self._batch_losses(y, y_pred, sample_weight, training).values())
 
     def compute_losses(
         self, y: ByName, y_pred: ByName, sample_weight: ByName | None = None, training: bool = True
@@ -393,10 +393,10 @@ class TaskHeads(BaseLayer):
         >>> {task: float(loss) for task, loss in losses.items()}
         {'a': 1.0, 'b': 4.0}
         """
-        losses = self.batch_losses(y, y_pred, sample_weight, training)
+        losses = self._batch_losses(y, y_pred, sample_weight, training)
         return {task: batch.with_gradient() / replica_count() for task, batch in losses.items()}
 
-    def batch_losses(
+    def _batch_losses(
         self, y: ByName, y_pred: ByName, sample_weight: ByName | None, training: bool
     ) -> dict[TaskName, BatchLoss]:
         """Return the loss of each task in a batch, with the labeled examples."""
@@ -414,7 +414,7 @@ class TaskHeads(BaseLayer):
         losses = {}
         for task in trained:
             head = self[task]
-            if head.branch_names and head.is_stack(y_pred[task]) != bool(training):
+            if head.branch_names and head._is_stack(y_pred[task]) != bool(training):
                 raise ValueError(
                     f"y_pred[{task!r}] must come from a call with the argument training of the "
                     "loss, since a call with training=True returns the branches of a HedgedBlock, "
@@ -424,8 +424,8 @@ class TaskHeads(BaseLayer):
             losses[task] = batch_loss(head, y[task], y_pred[task], weights.get(task))
         return losses
 
-    def total_loss(self, losses: Iterable[BatchLoss]) -> Tensor:
-        heads = self.trained_heads().values()
+    def _total_loss(self, losses: Iterable[BatchLoss]) -> Tensor:
+        heads = self._trained_heads().values()
         return total_loss([*losses], heads, self._multipliers, self._log_variances)
 
     def check_labels(self, y: Nested, steps: int | None = None) -> None:
@@ -459,7 +459,7 @@ class TaskHeads(BaseLayer):
         If -1 marks missing labels, create the head with missing_label=-1. \
         Received: y['kind']=[..., -1]
         """
-        check_task_labels(y, self.trained_heads(), steps)
+        check_task_labels(y, self._trained_heads(), steps)
 
     def adapt(self, y: Nested, steps: int | None = None) -> None:
         """Compute statistics of the training labels.
@@ -488,8 +488,8 @@ class TaskHeads(BaseLayer):
         >>> heads["seconds"].mean, heads["seconds"].deviation, heads["seconds"].label_share
         ([30.0], [10.0], 0.5)
         """
-        for task, statistics in read_labels(y, self.trained_heads(), steps).items():
-            self[task].adapt_to(statistics)
+        for task, statistics in read_labels(y, self._trained_heads(), steps).items():
+            self[task]._adapt(statistics)
 
     def compute_mask(self, inputs: ByName, previous_mask: ByName) -> dict[str, Tensor | None]:
         masks = self._inputs_by_task(previous_mask)
@@ -508,18 +508,18 @@ class TaskHeads(BaseLayer):
         specs = self.compute_output_spec(symbolic(input_shape, "float32"))
         return {task: spec.shape for task, spec in specs.items()}
 
-    def own_variables(self) -> dict[str, keras.Variable]:
+    def _own_variables(self) -> dict[str, keras.Variable]:
         own = {"loss_multipliers": self._multipliers, "log_variances": self._log_variances}
         return {name: variable for name, variable in own.items() if variable is not None}
 
     def save_own_variables(self, store: Store) -> None:
         save_names(store, [*self])
-        for name, variable in self.own_variables().items():
+        for name, variable in self._own_variables().items():
             store[name] = to_numpy(variable)
 
     def load_own_variables(self, store: Store) -> None:
         check_names(store, [*self], self)
-        for name, variable in self.own_variables().items():
+        for name, variable in self._own_variables().items():
             if name not in list(store.keys()):
                 reason = f"The file has no {name} for {self.name!r}. Received: {name=}"
                 raise load_error(self, store, reason)

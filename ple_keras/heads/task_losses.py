@@ -29,15 +29,15 @@ def batch_loss(
             of the branches with the reduction "label_root".
         sample_weight: Weights of the examples; None for 1.
     """
-    has_branches = head.is_stack(y_pred)
+    has_branches = head._is_stack(y_pred)
     if has_branches:
-        stack = head.predictions_from(y_pred)
+        stack = head._predict(y_pred)
         if head.given:  # whose losses train nothing, and can be infinite
             kept = [i for i, b in enumerate(("", *head.branch_names)) if b not in head.given]
             stack = ops.stack([stack[i] for i in kept])
         count, mask, y_pred = stack.shape[0], get_mask(y_pred), stack[0]
         set_mask(y_pred, mask)
-    labeled = head.find_labeled(y_true, y_pred)
+    labeled = head._find_labeled(y_true, y_pred)
     labels, predictions = labeled.labels, labeled.predictions
     if not isinstance(labels, Mapping):  # of lists
         labels = ops.cast(labels, predictions.dtype)

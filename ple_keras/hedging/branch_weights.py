@@ -67,7 +67,7 @@ def find_weights(model: keras.Layer) -> dict[Unit, list[WeightSlice]]:
     # Statistics of gates and of labels, which training does not change.
     known |= {id(getattr(gate, "_sums", None)) for gate in find_layers(model, Gate)}
     for head in find_layers(model, StandardizedHead):
-        known |= {*map(id, head.scale_weights())}
+        known |= {*map(id, head._scale_weights())}
     parts += [(variable, ()) for variable in model.weights if id(variable) not in known]
     weights: dict[Unit, list[WeightSlice]] = defaultdict(list)
     common = []

@@ -96,8 +96,8 @@ class BranchedModel:
             outputs, given = self.observed.run_batch(x), task_labels(y, self.mixed_heads)
             for task, head in self.heads.items():
                 if head.has_loss and head.branch_names and given.get(task) is not None:
-                    present, is_labeled = head.present_labels(given[task])
-                    head.check_label_values(present)
+                    present, is_labeled = head._present_labels(given[task])
+                    head._check_values(present)
                     all_labels[task].append(present)
                     for branch in head.branch_names:
                         values = [outputs[f][branch][is_labeled] for f in self._factors(task)]
@@ -128,12 +128,12 @@ class BranchedModel:
             are_classes = head.activation is keras.activations.softmax and labels.shape[-1] == 1
             exact = np.eye(head.units)[labels[:, 0].astype(int)] if are_classes else labels
             are_predictions = exact.shape[-1] == head.units
-            constants = 2 * [head.predictions_from(ops.zeros_like(tensors[0]))]
+            constants = 2 * [head._predict(ops.zeros_like(tensors[0]))]
             if are_predictions:
                 mean = np.ma.masked_invalid(exact).mean(axis=0).filled(SAFE_PREDICTION)
                 mean = np.broadcast_to(mean, exact.shape)
                 constants = [np.where(np.isnan(exact), mean, exact), mean]
-            predictions = [*map(head.predictions_from, tensors), *constants]
+            predictions = [*map(head._predict, tensors), *constants]
             arrays = [label_losses(head, labels, each) for each in predictions]
             sums = np.array([*(each.sum(dtype="float64") for each in arrays), arrays[0].size])
             *totals, least, constant, count = sum_over_processes(sums).tolist()

@@ -49,7 +49,7 @@ def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: floa
         mixed = np.tensordot(weights, values, 1)
         if missing.any():
             mixed /= np.tensordot(weights, ~missing, 1)
-        predictions = head.predictions_from(ops.convert_to_tensor(mixed, keras.config.floatx()))
+        predictions = head._predict(ops.convert_to_tensor(mixed, keras.config.floatx()))
         losses = label_losses(head, labels, predictions)
         total = float(losses.sum(dtype="float64"))
         if not is_likelihood:

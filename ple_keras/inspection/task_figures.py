@@ -108,9 +108,9 @@ def labels_by_position(head: Head, labels: Tensor | None, predictions: np.ndarra
     """
     if labels is None:
         return np.full((len(predictions), 1), np.nan)
-    present, is_labeled = head.present_labels(labels)
+    present, is_labeled = head._present_labels(labels)
     if isinstance(head, MulticlassHead) or _is_rate(head):
-        head.check_label_values(present)
+        head._check_values(present)
     known = np.full((*is_labeled.shape, present.shape[-1]), np.nan)
     known[is_labeled] = present
     return known.reshape(len(predictions), -1)
@@ -264,8 +264,8 @@ def epoch_warnings(
     least = 0.0 if math.isnan(validation.deviance) else validation.loss - validation.deviance / 2
     if f"val_{prefix}deviance" in history.history:
         key, now, least = f"val_{prefix}deviance", validation.deviance, 0.0
-    elif f"val_{prefix}{head.loss_key()}" in history.history:
-        key, now = f"val_{prefix}{head.loss_key()}", validation.loss
+    elif f"val_{prefix}{head._loss_name()}" in history.history:
+        key, now = f"val_{prefix}{head._loss_name()}", validation.loss
     losses = history.history.get(key, [])
     best = min(losses, default=math.nan)
     if now > best + LARGE_RISE * abs(best - least):

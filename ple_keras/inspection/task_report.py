@@ -227,7 +227,7 @@ def _predictions(
     for task in outputs.keys() & heads.keys():
         head, values, mask = heads[task], [outputs[task]], get_mask(outputs[task])
         if task in observer.branches:
-            stack = head.predictions_from(observer.branches[task][1:])
+            stack = head._predict(observer.branches[task][1:])
             values += ops.unstack(stack, len(head.branch_names))
         predictions[task] = [flatten_positions(each, mask, math.nan) for each in values]
     return predictions

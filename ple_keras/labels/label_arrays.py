@@ -9,11 +9,11 @@ import numpy as np
 
 from ple_keras._checks import check_by_task, check_keys, warn_user
 from ple_keras._keras.batches import first_batches, is_dataset
-from ple_keras._typing import ByName, Nested, ReadsLabels, TaskName, Tensor
+from ple_keras._typing import ByName, Nested, TaskName, Tensor
 from ple_keras.labels.sample_space import check_dtype
 
 
-def check_task_labels(y: Nested, heads: Mapping[TaskName, ReadsLabels], steps: int | None) -> None:
+def check_task_labels(y: Nested, heads: Mapping[TaskName, Any], steps: int | None) -> None:
     """Check the labels of all tasks (see `TaskHeads.check_labels`)."""
     batches = list(label_batches(y, [*heads], steps))
     labels = batches[0]
@@ -127,12 +127,12 @@ class LabelStatistics:
 
 
 def read_labels(
-    y: Nested, heads: Mapping[TaskName, ReadsLabels], steps: int | None
+    y: Nested, heads: Mapping[TaskName, Any], steps: int | None
 ) -> dict[TaskName, LabelStatistics]:
     """Return the statistics of each task's labels (see `TaskHeads.adapt`)."""
     statistics = {task: LabelStatistics() for task in heads}
     for labels in label_batches(y, [*heads], sys.maxsize if steps is None else steps):
         for task, head in heads.items():
-            present, is_labeled = head.present_labels(labels[task])
+            present, is_labeled = head._present_labels(labels[task])
             statistics[task].add(present, is_labeled.size)
     return statistics

@@ -328,7 +328,7 @@ class MultiTaskTraining(Mixin):
         """
         heads = self._task_heads()
         losses = self._update(heads, y, y_pred, sample_weight, training)
-        loss = heads.total_loss(losses.values())
+        loss = heads._total_loss(losses.values())
         if self.losses:
             others = super().compute_loss(x, None, y_pred, None)
             loss = loss + ops.cast(others, loss.dtype)
@@ -347,7 +347,7 @@ class MultiTaskTraining(Mixin):
             sample_weight = dict.fromkeys(heads.trained_tasks, sample_weight)
         if not isinstance(y_pred, Mapping) or set(y_pred) != set(heads):
             raise _outputs_error(self, heads, y_pred)
-        losses = heads.batch_losses(y, y_pred, sample_weight, training)
+        losses = heads._batch_losses(y, y_pred, sample_weight, training)
         if self._task_metrics is not None:
             self._task_metrics.update(losses)
         return losses
@@ -555,14 +555,14 @@ def _unadapted(heads: Mapping[TaskName, Head]) -> list[TaskName]:
 
 def _adapt_heads(heads: TaskHeads, y: Any) -> None:
     """Adapt standardized heads that nobody has adapted, if `y` has arrays."""
-    trained = heads.trained_heads()
+    trained = heads._trained_heads()
     if len(trained) == 1 and not isinstance(y, Mapping):
         y = dict.fromkeys(trained, y)
     is_known = isinstance(y, Mapping) and all(hasattr(labels, "shape") for labels in y.values())
     tasks = _unadapted(trained) if is_known else []
     for task, statistics in read_labels(y, trained, None).items() if tasks else ():
         if task in tasks:
-            trained[task].adapt_to(statistics)
+            trained[task]._adapt(statistics)
 
 
 def _split_rows(given: Mapping[str, Any]) -> tuple[Any, Any]:

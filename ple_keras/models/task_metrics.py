@@ -79,10 +79,10 @@ class TaskMetrics:
         self.heads = heads
         self._by_task: dict[TaskName, list[keras.Metric]] = {}
         loss_keys: list[str | None] = []
-        for head in heads.trained_heads().values():
+        for head in heads._trained_heads().values():
             prefix = f"{head.task}_" if len(heads) > 1 else ""
-            loss_keys.append(f"{prefix}{head.loss_key()}" if head.logs_loss_mean() else None)
-            self._by_task[head.task] = head.new_metrics(prefix)
+            loss_keys.append(f"{prefix}{head._loss_name()}" if head._logs_loss_mean() else None)
+            self._by_task[head.task] = head._new_metrics(prefix)
         metrics = [metric for metrics in self._by_task.values() for metric in metrics]
         batch_keys = [f"{task}_loss" for task in self._by_task]
         keys = [key for key in (*batch_keys, *loss_keys, *(m.name for m in metrics)) if key]
@@ -100,11 +100,11 @@ class TaskMetrics:
     def update(self, losses: Mapping[TaskName, BatchLoss]) -> None:
         """Update all metrics with a batch."""
         self._means.update_state(list(losses.values()))
-        for head in self.heads.trained_heads().values():
+        for head in self.heads._trained_heads().values():
             labeled = losses[head.task].labeled
             labeled = labeled._replace(predictions=ops.stop_gradient(labeled.predictions))
             for metric in self._by_task[head.task]:
-                head.update_metric(metric, labeled)
+                head._update_metric(metric, labeled)
         self.built = True
 
     def mark_unlabeled(self, logs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -105,7 +105,7 @@ def trained_heads(model: keras.Layer) -> dict[TaskName, Head]:
         ValueError: If there is none.
     """
     layers = find_layers(model, TaskHeads)
-    heads = {task: head for layer in layers for task, head in layer.trained_heads().items()}
+    heads = {task: head for layer in layers for task, head in layer._trained_heads().items()}
     if not heads:
         raise ValueError(f"model must have TaskHeads with losses. Received: model={model!r}")
     return heads

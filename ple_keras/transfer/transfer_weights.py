@@ -209,7 +209,7 @@ def _layer_parts(layer: keras.Layer) -> Iterator[_Part]:
         for copy in layer.layers:
             yield _Part(copy.name, _whole(copy.weights))
     elif isinstance(layer, TaskHeads):
-        states = layer.own_variables().values()
+        states = layer._own_variables().values()
         for index, task in enumerate(layer.trained_tasks):
             yield _Part(f"{task}/loss_weight", [(state, (index,)) for state in states])
     elif isinstance(layer, Head) and layer.mixture is None:

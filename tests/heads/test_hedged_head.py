@@ -241,7 +241,7 @@ def test_attributes_of_a_loss_have_an_effect_after_build():
     for pos_weight in (None, 3.0):
         heads["a"].pos_weight = pos_weight
         losses.append(numpy_of(heads.compute_loss({"a": [1, 1]}, prediction, training=False)))
-    assert heads["a"].loss_key() == "weighted_binary_crossentropy"
+    assert heads["a"]._loss_name() == "weighted_binary_crossentropy"
     assert losses[1] == pytest.approx(3 * losses[0])
 
 
