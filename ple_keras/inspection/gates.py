@@ -267,7 +267,7 @@ def _expert_use(
     """Return the figures of an expert from the "zeros" of all batches."""
     weight = {name: gate.mean[expert] for name, gate in gates.items() if expert in gate.mean}
     share = {}
-    if expert in block.experts_of(SHARED):
+    if expert in block._connections.experts_of(SHARED):
         total = sum(weight[task] for task in block.task_names)
         share = {task: weight[task] / total if total else math.nan for task in block.task_names}
     zeros, positions = counts.astype("float64").sum(axis=0)

@@ -96,7 +96,7 @@ def gradient_conflict(
     parts = {
         (level, expert): part
         for level, block in levels.items()
-        for expert in block.experts_of(SHARED)
+        for expert in block._connections.experts_of(SHARED)
         if (part := _trainable_part(block, expert))
     }
     gradients = TaskGradients(model, heads, list(parts.values()))

@@ -227,7 +227,7 @@ class CGCBlock(GatedBlock):
     @property
     def num_task_experts(self) -> dict[str, int]:
         """The number of experts of each task."""
-        return {task: len(self.experts_of(task)) for task in self._connections.tasks}
+        return {task: len(self._connections.experts_of(task)) for task in self._connections.tasks}
 
     @property
     def gate_kwargs(self) -> dict[str, Any]:
@@ -238,10 +238,6 @@ class CGCBlock(GatedBlock):
     def expert_names(self) -> list[str]:
         """The experts, such as "click/expert_0": task experts in task order, then shared ones."""
         return list(self._connections.experts)
-
-    def experts_of(self, stream: str) -> list[str]:
-        """Return the experts of a task, or the "shared" ones, in order."""
-        return self._connections.experts_of(stream)
 
     @property
     def gate_experts(self) -> dict[str, list[str]]:
