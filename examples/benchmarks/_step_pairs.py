@@ -58,7 +58,7 @@ def ours(job: str, has_metrics: bool = True, **compile_kwargs: Any) -> Any:
         "hedged": lambda: pk.HedgedBlock(heads, UNITS),
     }[job]()
     model = pk.MultiTaskModel(inputs, heads(block(features)))
-    model.compile("adam", **compile_kwargs)
+    model.compile("adam", hedge=False, **compile_kwargs)
     return model
 
 

@@ -61,7 +61,7 @@ UNKNOWN = {
     "a neighbor of Keras": f"{FOLDER}_hub/layer.py",
     "a package in the folder of Python": f"{PYTHON}/site-packages/mine/layer.py",
     "a package of Debian": f"{PYTHON}/dist-packages/mine/layer.py",
-    "a notebook": "/tmp/ipykernel_1/2.py",
+    "a notebook": "ipykernel_1/2.py",
     "text": "<string>",
     "a doctest": "<doctest keras.layers[0]>",
 }
