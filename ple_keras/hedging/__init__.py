@@ -1,1 +1,1 @@
-"""Multi-task models."""
+"""Branches of tasks: their weights, best epochs and mixtures."""

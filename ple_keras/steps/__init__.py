@@ -1,1 +1,1 @@
-"""Multi-task models."""
+"""Steps of a model: traced on PyTorch, and observed for reports and hedging."""
