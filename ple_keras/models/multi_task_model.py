@@ -89,6 +89,7 @@ class MultiTaskTraining(Mixin):
     def compile(
         self,
         optimizer: str | keras.Optimizer = "rmsprop",
+        *,  # the second argument of Keras's compile is a loss
         trace: bool | Literal["auto"] = "auto",
         hedge: bool = True,
         **kwargs: Any,
