@@ -120,7 +120,10 @@ class HedgedBlock(BaseLayer):
         if features is not None:
             streams = self._task_names if self._template else [b for b in blocks if b != SHARED]
             options = {"shared": SHARED in blocks, "dtype": self.dtype_policy, "name": "features"}
-            self._features = StreamFeatures(streams, features, **options)
+            try:
+                self._features = StreamFeatures(streams, features, **options)
+            except (TypeError, ValueError) as error:  # which name its own argument
+                raise type(error)(f"{error}".replace("feature_block", "features")) from None
             self.autocast = False  # the features cast their inputs, or need all digits
         self._branch_names = tuple(blocks)
         self._came_built = built_names(blocks.values())

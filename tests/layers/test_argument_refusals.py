@@ -318,6 +318,7 @@ TOGETHER = [
     (pk.PLEBlock, {"expert_block": SIZES, "num_shared_experts": 0}, NO_SHARED),
     (pk.HedgedBlock, {}, "Exactly one of expert_block and branches"),
     (pk.HedgedBlock, {"expert_block": 3, "branches": {}}, "Exactly one of"),
+    (pk.HedgedBlock, {"expert_block": 3, "features": {}}, "features must have exactly the keys"),
 ]
 
 
