@@ -27,6 +27,7 @@ def deepctr_ple(
     sizes: tuple[int, int, int],
     experts: Sequence[int],
     tower: int,
+    **options: Any,
 ) -> Any:
     """Return DeepCTR's PLE, a functional Keras model. By default, its tables have a penalty.
 
@@ -38,6 +39,7 @@ def deepctr_ple(
         sizes: The numbers of levels, of experts per task and of shared experts.
         experts: The units of an expert.
         tower: The units of a tower's hidden layer.
+        **options: Its other arguments.
     """
     with mock.patch.object(Thread, "start"):  # its import queries PyPI for a newer version
         from deepctr.feature_column import DenseFeat, SparseFeat
@@ -54,6 +56,7 @@ def deepctr_ple(
         tower_dnn_hidden_units=(tower,),
         task_types=tuple(tasks.values()),
         task_names=tuple(tasks),
+        **options,
     )
 
 
