@@ -82,15 +82,18 @@ def counts():
 
 
 def networks():
-    """Feature networks of different widths, which a HedgedBlock copies, since 0.6.0."""
-    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.BinaryHead("buy")])
+    """Feature networks with embedded numbers, which a HedgedBlock copies, and a given branch."""
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.BinaryHead("buy")], given=["boosting"])
     inputs = {"user": keras.Input((), dtype="int32", name="user"), "x": keras.Input((3,), name="x")}
     networks = {}
     for stream, width in {"click": 2, "buy": 2, "shared": 4}.items():
         table = pk.SparseEmbedding(8, width)(inputs["user"])
-        networks[stream] = keras.Model(inputs, keras.layers.Concatenate()([table, inputs["x"]]))
-    block = pk.HedgedBlock(heads, [4], features=networks)
-    return pk.MultiTaskModel(inputs, heads(block(inputs))), pk.table_optimizer("adam")
+        numbers = pk.NumberEmbedding(2, edges=[[-1, 0, 1]] * 3)(inputs["x"])
+        networks[stream] = keras.Model(inputs, keras.layers.Concatenate()([table, numbers]))
+    features = pk.HedgedBlock(heads, [4], features=networks)(inputs)
+    boosting = keras.ops.sigmoid(inputs["x"][:, 0])
+    outputs = heads({task: {**x, "boosting": boosting} for task, x in features.items()})
+    return pk.MultiTaskModel(inputs, outputs), pk.table_optimizer("adam")
 
 
 MODELS = {make.__name__: make for make in (hedged, ple, copied, counts, networks)}
