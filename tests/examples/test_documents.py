@@ -123,7 +123,7 @@ def test_the_diff_changes_a_model_of_one_task_to_two():
 
 
 @once
-def test_the_readme_names_every_public_name():
-    text = README.read_text()
+def test_the_list_of_pages_names_every_public_name():
+    text = (ROOT / "docs" / "README.md").read_text()
     missing = [name for name in ple_keras.__all__ if f"`{name}" not in text]
     assert not missing

@@ -46,8 +46,13 @@ def test_a_script_states_its_command_and_its_time(script):
         assert "OMP_NUM_THREADS" in text or "torch.set_num_threads(1)" in text
 
 
-def test_quickstart_prints_the_shape_of_each_prediction(tmp_path):
-    assert "category: (3, 12)" in run(tmp_path, "quickstart.py")
+@pytest.mark.nightly  # the README has the same code
+def test_each_mixture_of_the_quickstart_is_as_good_as_both_branches(tmp_path):
+    out = run(tmp_path, "quickstart.py", "1")
+    found = re.findall(r"^seed 1, (\w+) +[.\d]+ +([.\d]+) +([.\d]+) +([.\d]+)$", out, re.M)
+    assert [task for task, *_ in found] == ["like", "stars", "minutes"]
+    for _, own, shared, mixture in found:
+        assert float(mixture) <= min(float(own), float(shared))
 
 
 def test_the_main_example_trains_compares_reports_saves_and_predicts(tmp_path):
