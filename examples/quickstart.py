@@ -4,7 +4,7 @@
     KERAS_BACKEND=torch python examples/quickstart.py
     KERAS_BACKEND=torch python examples/quickstart.py 0 1 2 3 4  # seeds
 
-In the simulated data, "like" and "stars" follow from the same taste, and 20% of the rows have a
+In the simulated data, "like" and "stars" follow from the same taste, and 15% of the rows have a
 label for "like". "minutes" is unrelated to both. So "like" needs the shared branch, and "minutes"
 a branch of its own. Takes half a minute on two cores for each seed.
 """
@@ -28,10 +28,10 @@ def make_frame(seed: int, rows: int = 12_288) -> pd.DataFrame:
     user, film = rng.integers(200, size=rows), rng.integers(100, size=rows)
     users, films = rng.normal(size=(3, 200)), rng.normal(size=(2, 100))
     stars = 3 + users[0][user] + films[0][film] + rng.normal(size=rows)
-    like = stars + users[2][user] / 2 > 4
+    like = stars + 0.7 * users[2][user] > 4
     minutes = 60 + 30 * users[1][user] * films[1][film] + 10 * rng.normal(size=rows)
     frame = pd.DataFrame({"user": user, "film": film, "stars": stars, "minutes": minutes})
-    frame["like"] = np.where(rng.random(rows) < 0.2, like, np.nan)  # NaN: no label
+    frame["like"] = np.where(rng.random(rows) < 0.15, like, np.nan)  # NaN: no label
     return frame
 
 

@@ -96,11 +96,20 @@ def test_the_recommender_is_compared_saved_and_answers(folder, tmp_path):
     }
 
 
-def test_the_readme_and_the_results_have_the_kept_tables():
+def test_the_pages_have_the_kept_figures():
     *_, table = recorded("recommender.py")[2].partition("on the test rows")
-    assert table.partition("\nrecommender/")[0] in (ROOT / "README.md").read_text()
-    seeds = recommender_seeds.format_table(json.loads(recommender_seeds.KEPT.read_text()))
-    assert seeds in (ROOT / "docs" / "results.md").read_text()
+    assert table.partition("\nrecommender/")[0] in (ROOT / "docs" / "recommender.md").read_text()
+    kept = json.loads(recommender_seeds.KEPT.read_text())
+    assert recommender_seeds.format_table(kept) in (ROOT / "docs" / "results.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    for task, metric in recommender_seeds.METRICS.items():
+        (row,) = (line for line in readme.splitlines() if line.startswith(f"| {task}, "))
+        means = [
+            np.mean([s[name][task] for s in kept.values()]) for name in recommender_seeds.NETWORKS
+        ]
+        assert row.lower().startswith(
+            f"| {task}, {metric} | " + " | ".join(f"{x:.4f}" for x in means)
+        )
 
 
 def pip_that_writes(content):
