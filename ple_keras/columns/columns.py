@@ -53,7 +53,7 @@ class Columns:
             column itself.
         texts: `{name: (table, length)}` for columns of text. Words are runs of letters and digits,
             in lower case. Several columns can use one table.
-        logs: Names of columns of numbers from 0 on, instead of which log(1 + number) is scaled.
+        logs: Names of columns of numbers that are not negative. log(1 + number) is scaled.
         required: Names of columns of any kind whose values must not be missing in requests.
 
     Attributes:

@@ -61,9 +61,9 @@ class FitHedge(keras.callbacks.Callback):
     No gradient passes between branches, so each can stop by itself. In every epoch, FitHedge copies
     the weights of the branches whose validation loss is the lowest so far. It also validates the
     weights before `fit`, as epoch `initial_epoch - 1`. At the end, it restores all branches, and
-    fits the mixtures once more. An own branch is judged by the mean loss of its task, the own
-    branches of a product and its factors together. Any other branch is judged by the sum of the
-    relative losses of all tasks:
+    fits the mixtures once more. An own branch is judged by the mean loss of its task; the own
+    branches of a product and its factors are judged together. Any other branch is judged by the sum
+    of the relative losses of all tasks:
 
         (loss - least possible loss) / (loss of a constant - least possible loss)
 

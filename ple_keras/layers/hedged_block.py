@@ -32,9 +32,9 @@ class HedgedBlock(BaseLayer):
         prediction_k = activation(f_k)
 
     Each branch is trained with its own loss, and no gradient passes between branches. The mixture a
-    starts with equal weights, and `FitHedge` fits it on held-out rows. The model is therefore about
-    as good as the better of single-task networks and a shared bottom, however related the tasks
-    are. `FitHedge` has the equations of the fit.
+    starts with equal weights, and `fit` of a MultiTaskModel fits it on the `validation_data`. The
+    model is therefore about as good as the better of single-task networks and a shared bottom,
+    however related the tasks are. `FitHedge` has the equations of the fit.
 
     By default, the branch "shared" is a SharedBottomBlock, and "own" is one expert for each task,
     without a gate. With `features`, each branch of each task has a copy of the feature network.
