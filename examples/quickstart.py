@@ -1,6 +1,6 @@
 """Train a PLE and hedged branches on a data frame: the quickstart of the README, with any seeds.
 
-    pip install -e ".[torch]" pandas
+    pip install -e ".[torch,examples]"
     KERAS_BACKEND=torch python examples/quickstart.py
     KERAS_BACKEND=torch python examples/quickstart.py 0 1 2 3 4  # seeds
 
