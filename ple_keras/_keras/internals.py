@@ -162,18 +162,6 @@ def calls_of(model: keras.Layer) -> Iterator[tuple[keras.Operation, list[keras.K
             yield node.operation, node.input_tensors
 
 
-def tensor_call(tensor: keras.KerasTensor) -> tuple[keras.Operation | None, list[Nested]]:
-    """Return the layer that created a symbolic tensor, and the arguments of its call.
-
-    Files and users pass the layers before a HedgedBlock only as a graph. Keras 3.15.
-    """
-    history = getattr(tensor, "_keras_history", None)
-    if history is None or history.operation is None:  # a tensor without a graph
-        return None, []
-    arguments = history.operation._inbound_nodes[history.node_index].arguments
-    return history.operation, [*arguments.args, *arguments.kwargs.values()]
-
-
 def serialize_loss(loss: LossLike | None) -> Config:
     """Serialize a loss, with the arguments that the configs of some Keras losses lack.
 

@@ -1,13 +1,12 @@
 """The weights of each branch of a model, by the structure of the model."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable
+from typing import NamedTuple, TypeAlias
 
 import keras
 
 from ple_keras._checks import warn_user
-from ple_keras._keras.internals import children, functional_outputs, tensor_call
 from ple_keras._keras.layers import find_layers
 from ple_keras._typing import TaskName, WeightSlice
 from ple_keras.heads.regression_heads import StandardizedHead
@@ -20,6 +19,7 @@ from ple_keras.layers.hedged_block import OWN, HedgedBlock
 from ple_keras.layers.stream_features import StreamFeatures
 
 Branch: TypeAlias = tuple[TaskName, str]
+PartKey: TypeAlias = tuple[int, tuple[int | slice, ...]]  # the `id` of a variable, and an index
 
 
 class Unit(NamedTuple):
@@ -54,13 +54,13 @@ def find_units(model: keras.Layer) -> dict[Branch, Unit]:
 def find_weights(model: keras.Layer) -> dict[Unit, list[WeightSlice]]:
     """Return the variables, and the slices of stacked experts, of each unit of branches.
 
-    A branch owns its heads, its experts, and its copy of the features. What several branches read,
-    or a branch and a task without branches, belongs to none.
+    A branch owns its heads, its experts, and its copy of the features, in the block or in a
+    StreamFeatures before it. All other layers before the heads belong to no branch.
 
     Warns:
-        UserWarning: If several units read a trainable variable, which belongs to none.
+        UserWarning: If a trainable variable before the heads belongs to no branch.
     """
-    readers = _Readers(model)
+    readers = _find_readers(model)
     stacks = find_layers(model, StackedExperts)
     parts = [part for stack in stacks for e in stack._streams.value for part in stack.slices(e)]
     known = {id(variable) for variable, _ in parts}
@@ -69,119 +69,70 @@ def find_weights(model: keras.Layer) -> dict[Unit, list[WeightSlice]]:
     for head in find_layers(model, StandardizedHead):
         known |= {*map(id, head._scale_weights())}
     parts += [(variable, ()) for variable in model.weights if id(variable) not in known]
+    of_heads = {id(x) for heads in find_layers(model, TaskHeads) for x in heads.weights}
     weights: dict[Unit, list[WeightSlice]] = defaultdict(list)
     common = []
     for part in parts:  # in the order of the arrays that 0.4.0 pickled
-        units = readers.of_part(part)
-        is_float = keras.backend.is_float_dtype(part[0].dtype)
-        if len(units) == 1 and is_float:
+        variable, index = part
+        units = readers[id(variable), index] | readers[id(variable), ()]
+        if len(units) != 1 and variable.trainable and id(variable) not in of_heads:
+            common.append(variable.path)
+        elif len(units) == 1 and keras.backend.is_float_dtype(variable.dtype):
             weights[units.pop()].append(part)
-        elif len(units) > 1 and part[0].trainable:
-            common.append(part[0].path)
     weights.pop(NO_UNIT, None)
     if common:
         warn_user(
-            f"No branch owns the weights {[*dict.fromkeys(common)]}, which several branches read, "
-            "so they stay as in the last epoch, and are not kept like those of the best epochs. "
-            "Pass the layers before the HedgedBlock as its features, of which each branch has a "
-            "copy, or set keep_best=False of FitHedge"
+            f"No branch alone has the weights {[*dict.fromkeys(common)]}, so they stay as in the "
+            "last epoch, and are not kept like those of the best epochs. Pass the layers before "
+            "the HedgedBlock as its features, of which each branch has a copy, or set "
+            "keep_best=False of FitHedge"
         )
     return dict(weights)
 
 
-NO_UNIT = Unit("", ())  # which reads what tasks without branches read
+NO_UNIT = Unit("", ())  # of tasks without branches
 
 
-class _Readers:
-    """The units that read each variable of a model, or each slice of it.
+def _find_readers(model: keras.Layer) -> dict[PartKey, set[Unit]]:
+    """Return the units that read each variable, or each slice of stacked experts."""
+    heads, units = find_heads(model), find_units(model)
+    readers: dict[PartKey, set[Unit]] = defaultdict(set)
+    by_stream: dict[str, set[Unit]] = defaultdict(set)  # of the inputs of blocks
 
-    Args:
-        model: The model.
-    """
+    def add(parts: Iterable[WeightSlice], found: Iterable[Unit]) -> None:
+        for variable, index in parts:
+            readers[id(variable), index].update(found)
 
-    def __init__(self, model: keras.Layer) -> None:
-        self._found: dict[Any, set[Unit]] = defaultdict(set)
-        self._units = units = find_units(model)
-        self._by_stream: dict[str, set[Unit]] = defaultdict(set)  # of the input of blocks
-        for task, head in find_heads(model).items():
-            if not head.branch_names:
-                self._by_stream[task].add(NO_UNIT)
-            for branch in head.branch_names:
-                copy = getattr(head, f"branch-{branch}", None)  # a product has no copies
-                self._add(copy.weights if copy is not None else [], units[task, branch])
-        for block in find_layers(model, HedgedBlock):
-            for task in block.task_names if block.built else ():
-                self._add_block(block, task)
-        every = {*units.values(), NO_UNIT}
-        if functional_outputs(model) is None:
-            self._add_outer(model, every)
+    def add_layer(layer: keras.Layer, *found: Unit) -> None:
+        add([(variable, ()) for variable in layer.weights], found)
+
+    for (task, branch), unit in units.items():
+        if (copy := getattr(heads[task], f"branch-{branch}", None)) is not None:
+            add_layer(copy, unit)
+    blocks = [block for block in find_layers(model, HedgedBlock) if block.built]
+    found = [(b, *branch) for b in blocks for branch in units if branch[0] in b.task_names]
+    for block, task, branch in found:
+        if branch not in block.branch_names:  # of `given`
+            continue
+        layer, unit = block[branch], units[task, branch]
+        if isinstance(layer, CGCBlock):
+            add_layer(layer._level.gates[task], unit)
+            for expert in layer.gate_experts[task]:
+                add(layer._level.experts.slices(expert), [unit])
         else:
-            self._follow_graph(model, every)
-
-    def of_part(self, part: WeightSlice) -> set[Unit]:
-        variable, index = part
-        return self._found[id(variable), index] | self._found[id(variable), ()]
-
-    def _add(self, variables: Iterable[keras.Variable], *units: Unit) -> None:
-        for variable in variables:
-            self._found[id(variable), ()].update(units)
-
-    def _add_block(self, block: HedgedBlock, task: TaskName) -> None:
-        """Add the parts of a block that a task reads."""
-        units = {b: self._units[task, b] for b in block.branch_names if (task, b) in self._units}
-        for branch, unit in units.items():
-            layer = block[branch]
-            if isinstance(layer, CGCBlock):
-                self._add(layer._level.gates[task].weights, unit)
-                for expert in layer.gate_experts[task]:
-                    for variable, index in layer._level.experts.slices(expert):
-                        self._found[id(variable), index].add(unit)
-            else:
-                self._add(layer.weights, unit)
-            stream = task if block._template and branch == OWN else branch
-            if block._features:
-                self._add(getattr(block._features, f"stream-{stream}").weights, unit)
-            elif block._template:
-                self._by_stream[stream].add(unit)
-            else:
-                for stream in (*block.task_names, SHARED):
-                    self._by_stream[stream].add(unit)
-
-    def _add_outer(self, layer: keras.Layer, units: set[Unit]) -> None:
-        """Add the weights of a layer that units read, without those of blocks and heads inside."""
-        if isinstance(layer, StreamFeatures):
-            for stream, name in layer._copy_of.value.items() if layer.built else ():
-                self._add(getattr(layer, name).weights, *self._by_stream.get(stream, units))
-        elif not isinstance(layer, HedgedBlock | TaskHeads):
-            inner = children(layer)
-            of_inner = {id(variable) for child in inner for variable in child.weights}
-            self._add((x for x in layer.weights if id(x) not in of_inner), *units)
-            for child in inner:
-                self._add_outer(child, units)
-
-    def _follow_graph(self, model: keras.Model, every: set[Unit]) -> None:
-        """Add the weights of the layers before the block, from the outputs of a model."""
-        pending = [(tensor, frozenset(every)) for tensor in keras.tree.flatten(model.output)]
-        seen = set()
-        while pending:
-            tensor, units = pending.pop()
-            if not units or (id(tensor), units) in seen:
-                continue
-            seen.add((id(tensor), units))
-            layer, arguments = tensor_call(tensor)
-            by_key: Any = next(iter(arguments), None)
-            has_streams = isinstance(layer, HedgedBlock) and layer._template and not layer._features
-            if isinstance(layer, TaskHeads):
-                for task in layer.task_names:
-                    features = by_key[task]
-                    by_branch = features if isinstance(features, Mapping) else {"": features}
-                    for branch, x in by_branch.items():
-                        unit = self._units.get((task, branch), NO_UNIT)
-                        pending.append((x, frozenset({unit})))
-            elif has_streams and isinstance(by_key, Mapping):
-                pending += [(x, units & self._by_stream[s]) for s, x in by_key.items()]
-            else:
-                if isinstance(layer, keras.Layer):
-                    self._add_outer(layer, set(units))
-                inputs = keras.tree.flatten(arguments)
-                pending += [(x, units) for x in inputs if isinstance(x, keras.KerasTensor)]
+            add_layer(layer, unit)
+        stream = task if block._template and branch == OWN else branch
+        if block._features:
+            add_layer(getattr(block._features, f"stream-{stream}"), unit)
+        else:  # `branches` read all streams
+            for each in [stream] if block._template else [*block.task_names, SHARED]:
+                by_stream[each].add(unit)
+    inside = [block._features for block in blocks]
+    tasks = {task for layer in find_layers(model, TaskHeads) for task in layer.task_names}
+    others = {task for task in tasks if not heads[task].branch_names}
+    for features in find_layers(model, StreamFeatures):
+        for stream, name in features._copy_of.value.items() if features not in inside else ():
+            add_layer(getattr(features, name), *by_stream[stream])
+            if stream in others or not others <= {*features.task_names}:  # can read any stream
+                add_layer(getattr(features, name), NO_UNIT)
+    return readers

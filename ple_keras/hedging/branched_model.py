@@ -170,15 +170,15 @@ class BranchedModel:
         return sum(relative) / len(relative) if relative else np.nan
 
 
-def read_part(part: WeightSlice) -> np.ndarray:
+def read_slice(part: WeightSlice) -> np.ndarray:
     """Return a copy of a variable, or of a slice of it."""
     variable, index = part
     return np.array(to_numpy(variable.value)[index])
 
 
-def assign_parts(parts: Iterable[tuple[WeightSlice, np.ndarray]]) -> None:
+def assign_slices(parts: Iterable[tuple[WeightSlice, np.ndarray]]) -> None:
     """Assign variables and slices of variables."""
     for (variable, index), value in parts:
-        whole = read_part((variable, ()))
+        whole = read_slice((variable, ()))
         whole[index] = value
         variable.assign(whole)

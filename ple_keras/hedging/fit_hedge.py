@@ -17,8 +17,8 @@ from ple_keras.hedging.branch_weights import Unit, find_weights
 from ple_keras.hedging.branched_model import (
     BranchedModel,
     LabeledValues,
-    assign_parts,
-    read_part,
+    assign_slices,
+    read_slice,
 )
 
 LARGE_CHANGE = 1e-3  # of a loss, relative to it: more than rounding on a GPU
@@ -73,11 +73,11 @@ class FitHedge(keras.callbacks.Callback):
     last epoch. NaN is never the lowest loss.
 
     A branch owns its copy of the features of the HedgedBlock, or of a StreamFeatures before it, its
-    experts, its tower and its output. Weights that several branches read, such as a table before
-    the block, stay as in the last epoch. Optimizer states do not change. The copies are NumPy
-    arrays, as large as the branches. A `fit` with `initial_epoch` keeps the copies of earlier
-    epochs, if there are any, and any other one starts anew. Other callbacks, such as
-    ModelCheckpoint and EarlyStopping, see the weights and mixture of each epoch.
+    experts, its tower and its output. Other weights, such as a table before the block, stay as in
+    the last epoch. Optimizer states do not change. The copies are NumPy arrays, as large as the
+    branches. A `fit` with `initial_epoch` keeps the copies of earlier epochs, if there are any, and
+    any other one starts anew. Other callbacks, such as ModelCheckpoint and EarlyStopping, see the
+    weights and mixture of each epoch.
 
     At the end of each epoch, FitHedge logs these keys, which History, CSVLogger and TensorBoard
     keep:
@@ -119,9 +119,9 @@ class FitHedge(keras.callbacks.Callback):
             `keep_best`, if the optimizer averages weights (`use_ema`).
 
     Warns:
-        UserWarning: With `keep_best`, if several branches read a trainable weight, such as a common
-            table, before the first step. After `fit`, if `hedge/loss` is not that of the
-            model, for example because of common statistics.
+        UserWarning: With `keep_best`, if a trainable weight before the heads, such as a common
+            table, belongs to no branch, before the first step. After `fit`, if `hedge/loss` is not
+            that of the model, for example because of common statistics.
 
     Example:
 
@@ -266,7 +266,7 @@ class FitHedge(keras.callbacks.Callback):
     def _restore(self) -> None:
         """Assign the weights of the best epochs."""
         pairs = [(self._weights[unit], kept.weights) for unit, kept in self.kept.items()]
-        assign_parts(pair for parts, weights in pairs for pair in zip(parts, weights, strict=True))
+        assign_slices(pair for parts, weights in pairs for pair in zip(parts, weights, strict=True))
 
     def _validate(self) -> None:
         """Keep the weights of branches that have improved, and fit the mixtures."""
@@ -282,7 +282,7 @@ class FitHedge(keras.callbacks.Callback):
             terms = [relative[branch] for branch in branches if branch in relative]
             least = self.kept[unit].loss if unit in self.kept else math.inf
             if terms and sum(terms) < least:  # not NaN
-                self.kept[unit] = KeptWeights(epoch, sum(terms), [*map(read_part, parts)])
+                self.kept[unit] = KeptWeights(epoch, sum(terms), [*map(read_slice, parts)])
                 self._best.values.update({branch: found.values[branch] for branch in branches})
         epochs = {kept.epoch for kept in self.kept.values()} or {epoch}
         if epoch in epochs or "hedge/loss" not in self._logged:
@@ -299,10 +299,10 @@ class FitHedge(keras.callbacks.Callback):
         if not sum_over_processes(np.array(is_other, int)).any():
             return LabeledValues(found.labels, {**found.values, **self._best.values})
         # The rows are in another order, or `kept` is of an earlier run.
-        current = [(part, read_part(part)) for unit in self.kept for part in self._weights[unit]]
+        current = [(part, read_slice(part)) for unit in self.kept for part in self._weights[unit]]
         self._restore()
         best = self._find_branches().read(self._batches)
-        assign_parts(current)
+        assign_slices(current)
         return best
 
     def _find_branches(self) -> BranchedModel:

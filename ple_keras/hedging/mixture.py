@@ -14,12 +14,12 @@ from ple_keras.heads.head import Head
 from ple_keras.labels.sample_space import SAFE_LABEL
 from ple_keras.losses.example_losses import uncertainty_form
 
-MAX_LOGIT = 14  # of a weight's share of the sum of two weights
+MAX_SHARE_LOGIT = 14  # of a weight's share of the sum of two weights
 POINTS, ZOOMS = 25, 3  # of the grids of its logit
 MAX_SWEEPS = 20
-TOLERANCE = 1e-7  # relative to the objective, of float32
+MIN_DECREASE = 1e-7  # relative to the objective, of float32
 MIN_PRIOR = 1e-6  # keeps the weights above 0
-TINY = 1e-37  # close to the smallest normal number of float32
+MIN_TOTAL = 1e-37  # of losses; close to the smallest normal number of float32
 
 
 def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: float) -> np.ndarray:
@@ -53,7 +53,7 @@ def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: floa
         losses = label_losses(head, labels, predictions)
         total = float(losses.sum(dtype="float64"))
         if not is_likelihood:
-            total = slope * losses.size * math.log(max(total, TINY))
+            total = slope * losses.size * math.log(max(total, MIN_TOTAL))
         return float(total - max(prior, MIN_PRIOR) / 2 * np.log(weights).sum())
 
     return minimize_on_simplex(penalized, len(values))
@@ -82,7 +82,7 @@ def minimize_on_simplex(function: Callable[[np.ndarray], float], size: int) -> n
     for _ in range(MAX_SWEEPS):
         before = value
         for i, j in combinations(range(size), 2):
-            low, high = -MAX_LOGIT, MAX_LOGIT
+            low, high = -MAX_SHARE_LOGIT, MAX_SHARE_LOGIT
             for _ in range(ZOOMS):
                 logits = np.linspace(low, high, POINTS)
                 candidates = np.tile(weights, (POINTS, 1))
@@ -94,7 +94,7 @@ def minimize_on_simplex(function: Callable[[np.ndarray], float], size: int) -> n
                     weights, value = candidates[best], values[best]
                 step = (high - low) / (POINTS - 1)
                 low, high = logits[best] - step, logits[best] + step
-        if size == 2 or before - value <= TOLERANCE * (1 + abs(value)):
+        if size == 2 or before - value <= MIN_DECREASE * (1 + abs(value)):
             break
     return weights
 
