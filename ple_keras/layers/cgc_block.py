@@ -256,10 +256,6 @@ class CGCBlock(GatedBlock):
         experts = self._level.experts.expert_layers().values() or [self._level.experts]
         return UserList([*experts, *self._level.gates.values()])
 
-    def __repr__(self) -> str:
-        experts = {**self.num_task_experts, SHARED: self.num_shared_experts}
-        return f"{super().__repr__()[:-1]}, experts={experts}>"
-
     def build(
         self,
         inputs_shape: StreamShapes | None = None,  # Keras passes none for an empty dict

@@ -108,9 +108,6 @@ class SequentialBlock(GatedBlock):
     def __len__(self) -> int:
         return len(self._chain)
 
-    def __repr__(self) -> str:
-        return f"{super().__repr__()[:-1]}, layers={self.layers}>"
-
     def build(
         self, inputs_shape: NestedShape, gate_context_shape: StreamShapes | None = None
     ) -> None:

@@ -61,15 +61,6 @@ def test_blocks_without_a_name_are_numbered_as_keras_does():
     assert names == ["ple_block", "ple_block_1", "mmoe_block", "mmoe_block_1"]
 
 
-def test_the_representation_shows_levels_and_experts():
-    ple = pk.PLEBlock(2, ["a", "b"], 3, {"a": 2, "b": 1}, [2, 0], name="ple")
-    assert repr(ple) == (
-        "<SequentialBlock name=ple, built=False, layers=["
-        "<CGCBlock name=cgc_block_0, built=False, experts={'a': 2, 'b': 1, 'shared': 2}>, "
-        "<CGCBlock name=cgc_block_1, built=False, experts={'a': 2, 'b': 1, 'shared': 0}>]>"
-    )
-
-
 def test_layers_are_found_by_name_and_index():
     ple = pk.PLEBlock(2, ["a"], 3)
     first, second = ple.layers
