@@ -119,7 +119,9 @@ class BaseLayer(keras.Layer):
 
     def get_config(self) -> Config:
         config: Config = super().get_config()
-        config |= {name: getattr(self, name) for name in self._fixed}
+        fixed = {name: getattr(self, name) for name in self._fixed}
+        serialize = keras.saving.serialize_keras_object  # of initializers and regularizers
+        config |= {name: serialize(x) if callable(x) else x for name, x in fixed.items()}
         inside = list(layers_inside(self))
         for name, layer in inside:
             if layer.quantization_mode:

@@ -256,8 +256,6 @@ class Gate(BaseLayer):
             "softmax_temperature": self.softmax_temperature,
             "dropout": self.dropout,
             "balance_regularizer": self.balance_regularizer,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
         }
 
 

@@ -1,7 +1,7 @@
 """Branches of features for each task, whose predictions TaskHeads mixes."""
 
 from collections import UserList
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, cast
 
 import keras
@@ -171,25 +171,23 @@ class HedgedBlock(BaseLayer):
 
     def build(self, inputs_shape: NestedShape) -> None:
         dtypes = self._features and self._features._dtypes.value
-        self._by_task(lambda layer: layer, symbolic(inputs_shape, self.compute_dtype, dtypes))
+        self._by_task("__call__", symbolic(inputs_shape, self.compute_dtype, dtypes))
         self._restore_frozen()
 
     def call(
         self, inputs: Nested, training: bool | None = None
     ) -> dict[TaskName, dict[str, Tensor]]:
         """Call the block of every branch once."""
-        return self._by_task(lambda layer: layer, inputs)
+        return self._by_task("__call__", inputs)
 
-    def _by_task(
-        self, function_of: Callable[[keras.Layer], Any], inputs: Nested
-    ) -> dict[TaskName, dict[str, Any]]:
-        """Apply the function of each layer to the inputs of the branches.
+    def _by_task(self, method: str, inputs: Nested) -> dict[TaskName, dict[str, Any]]:
+        """Call a method of each layer with the inputs of the branches.
 
         Files identify outputs by position. On PyTorch, Keras does not sort nested dicts, so without
         sorted branches a model would swap them under another backend.
         """
         if self._features:
-            inputs = function_of(self._features)(inputs)
+            inputs = getattr(self._features, method)(inputs)
         by_branch: Any = dict.fromkeys(self._branch_names, inputs)
         if self._features and not self._template:
             by_branch = inputs
@@ -197,7 +195,7 @@ class HedgedBlock(BaseLayer):
             check_keys(inputs, [*self._task_names, SHARED], "inputs")
             own = {task: inputs[task] for task in self._task_names}
             by_branch = {SHARED: inputs[SHARED], OWN: own}
-        outputs = {branch: function_of(self[branch])(x) for branch, x in by_branch.items()}
+        outputs = {branch: getattr(self[branch], method)(x) for branch, x in by_branch.items()}
         for branch, found in outputs.items():
             if not isinstance(found, Mapping) or not set(self._task_names) <= set(found):
                 raise ValueError(
@@ -211,10 +209,10 @@ class HedgedBlock(BaseLayer):
         return None
 
     def compute_output_spec(self, inputs: Nested, training: bool | None = None) -> Nested:
-        return self._by_task(lambda layer: layer.compute_output_spec, inputs)
+        return self._by_task("compute_output_spec", inputs)
 
     def compute_output_shape(self, inputs_shape: NestedShape) -> dict[TaskName, dict[str, Shape]]:
-        return self._by_task(lambda layer: layer.compute_output_shape, inputs_shape)
+        return self._by_task("compute_output_shape", inputs_shape)
 
     def get_config(self) -> dict[str, Any]:
         blocks = None

@@ -125,17 +125,12 @@ class StreamFeatures(BaseLayer):
         return list(self._task_names)
 
     @property
-    def _copy_names(self) -> list[str]:
-        """The names of the copies, which are attributes of the built layer, in order."""
-        return list(dict.fromkeys(self._copy_of.value.values()))
-
-    @property
     def layers(self) -> Sequence[keras.Layer]:
         """The copies, in order, once the layer is built. `summary(expand_nested=True)` shows them.
 
         They are not a list, since files would then store the copies by position, not by attribute.
         """
-        names = self._copy_names if self.built else []
+        names = dict.fromkeys(self._copy_of.value.values() if self.built else ())
         return UserList(getattr(self, name) for name in names)
 
     def __call__(self, inputs: Nested, *args: object, **kwargs: object) -> dict[str, Tensor]:
