@@ -70,7 +70,7 @@ class MultiTaskTraining(Mixin):
     _task_metrics: Any = None  # TaskMetrics after `compile`
     _is_restored = False  # while `compile_from_config` runs
     _reads_logs = True  # of batches
-    _fits = _evaluations = _predictions = 0  # the calls of `fit`, `evaluate` and `predict`
+    _runs = 0  # calls of `fit`, `evaluate` and `predict`, each of which reads attributes anew
     _trace: bool | str = "auto"  # of `compile`
     _warns_of_eager_steps = True
     _hedges = True  # see `compile`
@@ -200,7 +200,7 @@ class MultiTaskTraining(Mixin):
                 )
         if not hedges and (hedge := self._prepared_hedge(validation, given)):
             given["callbacks"] = [*callbacks, hedge]
-        self._fits += 1
+        self._runs += 1
         self._reads_logs = self._needs_batch_logs(callbacks, given.get("verbose", "auto"))
         try:
             return super().fit(**given)
@@ -258,7 +258,7 @@ class MultiTaskTraining(Mixin):
             TypeError, ValueError: As for `fit`.
         """
         self._check_labels(y)
-        self._evaluations += 1
+        self._runs += 1
         return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x: Nested, *args: Any, **kwargs: Any) -> Any:
@@ -269,7 +269,7 @@ class MultiTaskTraining(Mixin):
             *args: As for `keras.Model.predict`.
             **kwargs: As for `keras.Model.predict`.
         """
-        self._predictions += 1
+        self._runs += 1
         return super().predict(x, *args, **kwargs)
 
     def _check_labels(self, y: Any) -> None:

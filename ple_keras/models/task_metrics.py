@@ -10,7 +10,6 @@ from ple_keras._keras.tensors import clip, fill, to_numpy
 from ple_keras._typing import TaskName, Tensor
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.losses.example_losses import BatchLoss
-from ple_keras.metrics.sums import LogitAUC
 
 
 class TaskMeans(keras.Metric):
@@ -112,7 +111,7 @@ class TaskMetrics:
         marked = dict(logs)
         for task, metrics in enumerate(self._by_task.values()):
             for metric in metrics:
-                if metric.name in logs and not isinstance(metric, LogitAUC):  # which is NaN itself
+                if metric.name in logs:
                     is_unlabeled = self._means.counts()[task] == 0
                     value = ops.convert_to_tensor(logs[metric.name])
                     marked[metric.name] = fill(value, is_unlabeled, float("nan"))

@@ -33,7 +33,6 @@ from ple_keras.steps.known_code import find_unknown_code, is_known_file
 from ple_keras.steps.step_constants import StepConstants
 
 MAX_GRAPHS = 16  # of batches with different shapes
-RUNS = {"train": "_fits", "test": "_evaluations", "predict": "_predictions"}  # of MultiTaskTraining
 TENSOR_READS = (torch.Tensor.tolist, torch.equal, torch.allclose)  # PyTorch refuses other ones
 GRADIENT = torch.Tensor.grad.__get__
 TRACE_LOCK = RLock()  # PyTorch records one graph at a time
@@ -83,7 +82,6 @@ class TracedStep:
         self._traced, self._kind, self._traces_all = model, kind, traces_all
         self._graphs: Graphs | None = None
         self._run: int | None = -1
-        self._changes = 0
 
     def _eager_step(self, data: Sequence[Any]) -> Any:
         with torch.set_grad_enabled(self._kind == "train"):
@@ -123,17 +121,14 @@ class TracedStep:
 
     def _current_graphs(self) -> Graphs:
         """Return the graphs, or new ones if their constants have changed."""
-        graphs, run = self._graphs, getattr(self._traced, RUNS[self._kind], None)
+        graphs, run = self._graphs, getattr(self._traced, "_runs", None)
         if graphs is not None and graphs.constants.have_same_variables():
             is_read = self._traces_all or (run is not None and run == self._run)
             if is_read or graphs.constants.have_same_attributes():
                 self._run = run
                 return graphs
-        graphs = Graphs(StepConstants(self._traced, self._kind))
-        self._graphs, self._run, self._changes = graphs, run, self._changes + 1
-        # Traces would take longer than eager predictions.
-        graphs.are_possible &= self._kind == "train" or self._changes <= MAX_GRAPHS
-        return graphs
+        self._graphs, self._run = Graphs(StepConstants(self._traced, self._kind)), run
+        return self._graphs
 
     def _watched_step(self, graphs: Graphs, key: Hashable, data: Sequence[Any]) -> Any:
         """Run a step eagerly, and find the unknown code in it.
@@ -145,8 +140,7 @@ class TracedStep:
         with find_unknown_code() as found:
             results = self._eager_step(data)
         if self._traces_all:
-            found = {each: where for each, where in found.items() if where is None}
-            found = {each: None for each in found if isinstance(each, CodeType)}
+            found = {x: None for x in found if isinstance(x, CodeType) and found[x] is None}
         before = graphs.findings.get(key)
         graphs.findings[key] = found if before is None else {}
         repeated = before and {each: found[each] for each in before.keys() & found.keys()}
