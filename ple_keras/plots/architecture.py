@@ -8,6 +8,7 @@ import keras
 from ple_keras._keras.layers import walk
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
+from ple_keras.layers.connections import Connections
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.layers.shared_bottom_block import SharedBottomBlock
@@ -75,19 +76,13 @@ class _Level(NamedTuple):
 
     Attributes:
         name: The name next to its frame.
-        gates: The experts that each gate mixes, such as "click/expert_0".
+        parts: The experts, such as "click/expert_0", and the gates that mix them.
         gate_text: The text after the name of a gate.
-        is_isolated: Whether the shared gate does not train task experts.
     """
 
     name: str
-    gates: dict[str, list[str]]
+    parts: Connections
     gate_text: str
-    is_isolated: bool = False
-
-    def experts(self, stream: str) -> list[str]:
-        experts = dict.fromkeys(chain.from_iterable(self.gates.values()))
-        return [expert for expert in experts if expert.startswith(f"{stream}/")]
 
 
 def _levels(layer: keras.Layer, name: str | None = None) -> list[_Level]:
@@ -97,15 +92,17 @@ def _levels(layer: keras.Layer, name: str | None = None) -> list[_Level]:
         levels = (_levels(x, f"{layer.name}/{index}") for index, x in enumerate(layer))
         return list(chain.from_iterable(levels))
     if isinstance(layer, CGCBlock):
-        text = GATE_TEXTS[layer.gate_reads]
-        return [_Level(name, layer.gate_experts, text, layer.isolate_task_experts)]
+        return [_Level(name, layer._connections, GATE_TEXTS[layer.gate_reads])]
     if isinstance(layer, SharedBottomBlock):
-        return [_Level(name, {task: [f"{SHARED}/bottom"] for task in layer.task_names}, "output")]
-    if isinstance(layer, HedgedBlock) and layer._template:  # with the default branches
-        network = "features, expert" if layer._features else "expert"
-        gates = {task: [f"{task}/{network}", f"{SHARED}/{network}"] for task in layer.task_names}
-        return [_Level(name, gates, "mixture")]
-    return []
+        streams, network, text = [SHARED], "bottom", "output"
+    elif isinstance(layer, HedgedBlock) and layer._template:  # with the default branches
+        network, text = "features, expert" if layer._features else "expert", "mixture"
+        streams = [*layer.task_names, SHARED]
+    else:
+        return []
+    experts = {f"{stream}/{network}": stream for stream in streams}
+    gates = {t: [x for x, s in experts.items() if s in (t, SHARED)] for t in layer.task_names}
+    return [_Level(name, Connections(layer.task_names, experts, gates), text)]
 
 
 class _Drawing:
@@ -113,19 +110,20 @@ class _Drawing:
 
     def __init__(self, levels: list[_Level]) -> None:
         self._levels = levels
-        gates = dict.fromkeys(chain.from_iterable(level.gates for level in levels))
+        gates = dict.fromkeys(chain.from_iterable(level.parts.gates for level in levels))
         tasks = [gate for gate in gates if gate != SHARED]
         self._colors = {**dict(zip(tasks, cycle(TASK_COLORS))), SHARED: SHARED_COLOR}
         middle = (len(tasks) + 1) // 2
         streams = [*tasks[:middle], SHARED, *tasks[middle:]]
-        experts = chain.from_iterable(level.experts(s) for level in levels for s in streams)
-        texts = [*streams, *(x.partition("/")[2] for x in experts)]
+        experts = chain.from_iterable(level.parts.experts for level in levels)
+        texts = [*streams, *chain.from_iterable(expert.split("/") for expert in experts)]
         texts += [level.gate_text for level in levels]
         self._box_width = LETTER_WIDTH * max(map(len, texts)) + MARGIN
         self._columns: dict[str, tuple[float, float]] = {}  # the center and the width
         x = 3 * MARGIN + LETTER_WIDTH * max(len(level.name) for level in levels)
         for stream in streams:
-            boxes = max(len(level.experts(stream)) or stream in level.gates for level in levels)
+            parts = [level.parts for level in levels]
+            boxes = max(len(each.experts_of(stream)) or stream in each.gates for each in parts)
             width = boxes * (self._box_width + GAP)
             self._columns[stream] = x + width / 2, width
             x += width
@@ -138,12 +136,12 @@ class _Drawing:
         y, pitch = 0.3 + BOX_HEIGHT, LEVEL_GAP + self._gates_y + BOX_HEIGHT
         self._canvas = Canvas(self._width, y + len(self._levels) * pitch + 0.6)
         self._draw_frame(0.3, y, "input", LIGHT_FILL)
-        if any(level.is_isolated and SHARED in level.gates for level in self._levels):
+        if any(x.parts.is_isolated and SHARED in x.parts.gates for x in self._levels):
             self._canvas.text((self._width / 2, 0.15), "dotted: gradients are stopped")
         for level in self._levels:
             self._draw_level(level, y)
             y += pitch
-        for task in level.gates:
+        for task in level.parts.gates:
             x = self._columns[task][0]
             self._canvas.line((x, y), (x, y + 0.35), color=self._colors[task])
             self._canvas.text((x, y + 0.35), task, va="bottom")
@@ -162,21 +160,21 @@ class _Drawing:
         self._canvas.text((2 * MARGIN, top), level.name, weight="bold", ha="left", va="top")
         starts: dict[str, Point] = {}  # of lines from experts
         for stream, (x, width) in self._columns.items():
-            color, experts = self._colors[stream], level.experts(stream)
+            color, experts = self._colors[stream], level.parts.experts_of(stream)
             for expert, center in zip(experts, _spread(x, width, len(experts))):
                 starts[expert] = (center, experts_y + BOX_HEIGHT)
                 self._canvas.line((x, sources_y), (center, experts_y), color=color)
                 box, size = (center, experts_y + BOX_HEIGHT / 2), (self._box_width, BOX_HEIGHT)
                 self._canvas.box(box, size, expert.replace("/", "\n"), color, LIGHT_FILL)
-        for gate, mixed in level.gates.items():
+        for gate, mixed in level.parts.gates.items():
             x, width = self._columns[gate]
             box, size = (x, top - BOX_HEIGHT / 2), (width - GAP, BOX_HEIGHT)
             text, color = f"{gate}\n{level.gate_text}", self._colors[gate]
             self._canvas.box(box, size, text, color, STRONG_FILL, radius=BOX_HEIGHT / 2)
             experts = [expert for expert in starts if expert in mixed]  # from left to right
             for expert, port in zip(experts, _spread(x, size[0], len(experts))):
-                stream = expert.partition("/")[0]
-                dash = DOTTED if level.is_isolated and gate == SHARED != stream else SOLID
+                stream = level.parts.experts[expert]
+                dash = DOTTED if level.parts.is_isolated and gate == SHARED != stream else SOLID
                 color = self._colors[stream]
                 self._canvas.line(starts[expert], (port, gates_y), color=color, dash=dash)
 
