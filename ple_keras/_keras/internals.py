@@ -8,7 +8,7 @@ states its reason and the versions of Keras on which it was tested.
 import inspect
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any, cast
@@ -33,7 +33,7 @@ def children(layer: keras.Layer) -> list[keras.Layer]:
     return cast(list[keras.Layer], layer._flatten_layers(include_self=False, recursive=False))
 
 
-def tracked_lists(thing: Any) -> list[list[Any]]:
+def tracked_lists(thing: object) -> list[list[object]]:
     """Return the lists of the variables and layers of a layer, a metric or an optimizer.
 
     They show within microseconds whether one was added, unlike `variables`, which creates a list of
@@ -51,7 +51,7 @@ def stored_values(variables: Iterable[keras.Variable]) -> Iterator[Tensor]:
     return map(attrgetter("_value"), variables)
 
 
-def has_hooks(layers: Iterable[keras.Layer], tensors: Iterable[Any]) -> bool:
+def has_hooks(layers: Iterable[keras.Layer], tensors: Iterable[Tensor]) -> bool:
     """Return whether PyTorch calls functions of users for layers, or for gradients of tensors.
 
     Hooks have methods that add them, and none that find them. PyTorch 2.13.
@@ -99,7 +99,7 @@ def compiled_loss() -> object:
     """
     frames = traceback.walk_stack(None) if keras.backend.backend() == "jax" else ()
     steps = [f.f_locals.get("self") for f, _ in frames if f.f_code.co_name == "stateless_call"]
-    model: Any = [outermost_layer(), *steps][-1]
+    model: keras.Model = [outermost_layer(), *steps][-1]
     return getattr(model, "_compile_loss", None) and model.loss
 
 
@@ -160,6 +160,14 @@ def calls_of(model: keras.Layer) -> Iterator[tuple[keras.Operation, list[keras.K
     for nodes in model._nodes_by_depth.values():
         for node in nodes:
             yield node.operation, node.input_tensors
+
+
+def run_graph(model: keras.Model, inputs: Nested, operation_fn: Callable[..., Tensor]) -> Nested:
+    """Call a Functional model, with the function that `operation_fn` returns for each operation.
+
+    `check_inputs` names the operation that reads a wrong id or returns NaN. Keras 3.15.
+    """
+    return model._run_through_graph(model._standardize_inputs(inputs), operation_fn)
 
 
 def serialize_loss(loss: LossLike | None) -> Config:

@@ -1,14 +1,15 @@
 """A check of features before training."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import keras
 import numpy as np
 
 from ple_keras._checks import check_keys, short_repr, warn_user
 from ple_keras._keras.batches import Batches, first_batches, is_dataset
-from ple_keras._keras.internals import functional_outputs
+from ple_keras._keras.internals import functional_outputs, run_graph
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.tensors import is_number, to_numpy
 from ple_keras._typing import Nested
@@ -149,48 +150,37 @@ def _place(name: str, *index: object) -> str:
     return f"{name}[{', '.join(map(str, index))}]"
 
 
-class _Observed(keras.Operation):
-    """An operation that another one computes, to whose calls it adds no nodes.
+def _observed(operation: keras.Operation, read: Values, returned: Values) -> Callable[..., Any]:
+    """Return a function that calls an operation, and adds the arrays that it reads and returns.
+
+    For a model with a graph, it does so for each operation of the graph.
 
     Args:
-        operation: The other operation.
+        operation: The operation.
         read: A list to which each call adds the arrays that the operation reads.
         returned: A list for the arrays that it returns.
     """
+    is_sequential = isinstance(operation, keras.Sequential)  # `output` can be that of a call
+    graph = keras.Model(operation.inputs, operation.outputs) if is_sequential else operation
+    observe = partial(_observed, read=read, returned=returned)
 
-    def __init__(self, operation: keras.Operation, read: Values, returned: Values) -> None:
-        super().__init__(name=operation.name)
-        self._operation, self._read, self._returned = operation, read, returned
-        self._copies = [_observed(copy, read, returned) for copy in _networks(operation)]
-
-    def compute_output_spec(self, *args: object, **kwargs: object) -> Nested:
-        return self._operation.compute_output_spec(*args, **kwargs)
-
-    def call(self, *args: object, **kwargs: object) -> Nested:
-        for copy in self._copies:
-            copy(*args)
-        self._read += _arrays(self._operation, (args, kwargs))
-        outputs = self._operation(*args, **kwargs)
-        self._returned += _arrays(self._operation, outputs)
+    def call(*args: Nested, **kwargs: Nested) -> Any:
+        if functional_outputs(graph) is not None:
+            return run_graph(graph, [*args, *kwargs.values()][0], observe)
+        for copy in _networks(operation):
+            observe(copy)(*args)
+        read.extend(_arrays(operation, (args, kwargs)))
+        outputs = operation(*args, **kwargs)
+        returned.extend(_arrays(operation, outputs))
         return outputs
+
+    return call
 
 
 def _networks(layer: keras.Operation) -> Sequence[keras.Layer]:
     """Return the copies of the feature network inside a layer, which read what the layer reads."""
     features = layer._features if isinstance(layer, HedgedBlock) else layer
     return features.layers if isinstance(features, StreamFeatures) else []
-
-
-def _observed(operation: keras.Operation, read: Values, returned: Values) -> keras.Operation:
-    """Return an operation, or a Functional model of operations, that computes an operation."""
-    is_sequential = isinstance(operation, keras.Sequential)  # `output` can be that of a call
-    if functional_outputs(operation) is None and not is_sequential:
-        return _Observed(operation, read, returned)
-    inputs = operation.inputs if is_sequential else operation.input
-    outputs = operation.outputs if is_sequential else operation.output
-    graph = keras.Model(inputs, outputs, name=operation.name)  # not compiled, unlike a copy
-    observe = partial(_observed, read=read, returned=returned)
-    return keras.models.clone_model(graph, clone_function=observe)
 
 
 def _arrays(layer: keras.Operation, tensors: Nested) -> Values:

@@ -11,7 +11,7 @@ import pytest
 
 import ple_keras as pk
 from ple_keras._keras import internals
-from tests.helpers import once
+from tests.helpers import numpy_of, once
 from tests.models import chain
 from tests.processes import run_to_end
 
@@ -220,6 +220,25 @@ def test_the_calls_of_a_functional_model_are_its_own():
     keras.Model(inputs, keras.layers.ReLU()(outputs))
     calls = [(layer, tensors) for layer, tensors in internals.calls_of(model) if tensors]
     assert [(layer, *map(id, tensors)) for layer, tensors in calls] == [(dense, id(inputs))]
+
+
+def test_a_graph_runs_with_other_functions_for_its_operations():
+    inputs = {"a": keras.Input((2,)), "b": keras.Input((2,))}
+    added = keras.layers.Add(name="add")([inputs["a"], inputs["b"]])
+    model = keras.Model(inputs, {"sum": added, "relu": keras.layers.ReLU(name="relu")(added)})
+    names = []
+
+    def of_operation(operation):
+        names.append(operation.name)
+        return operation
+
+    x = {"b": np.full((1, 2), -3.0), "a": np.ones((1, 2))}
+    found = internals.run_graph(model, x, of_operation)
+    assert names == ["add", "relu"]
+    assert {key: numpy_of(value).tolist() for key, value in found.items()} == {
+        "sum": [[-2.0, -2.0]],
+        "relu": [[0.0, 0.0]],
+    }
 
 
 @keras.saving.register_keras_serializable()
