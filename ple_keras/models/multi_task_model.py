@@ -218,8 +218,6 @@ class MultiTaskTraining(Mixin):
             return None
         keep_best = not averages_weights(self.optimizer)
         try:
-            if isinstance(given.get("callbacks"), keras.callbacks.CallbackList):
-                raise ValueError("callbacks must be a list. Received: callbacks=a CallbackList")
             hedge = self._fit_hedge = self._fit_hedge or FitHedge(keep_best=keep_best)
             hedge.prepare(self, validation, given)
         except (TypeError, ValueError) as error:

@@ -190,7 +190,6 @@ WARNED = {
         lambda x, y: {"validation_data": Dataset(batches(x, y), True), "validation_freq": 9},
         "have an end",
     ),
-    "list": (lambda x, y: {"validation_data": (x, y)}, "callbacks must be a list"),
 }
 
 
@@ -201,10 +200,7 @@ def test_a_fit_that_cannot_fit_the_mixtures_warns_once_before_the_first_step(nam
     model = make()
 
     def fit(begin):
-        callbacks = [begin]
-        if name == "list":
-            callbacks = keras.callbacks.CallbackList([begin], add_history=True, model=model)
-        model.fit(*data, callbacks=callbacks, **options_of(*data), **OPTIONS)
+        model.fit(*data, callbacks=[begin], **options_of(*data), **OPTIONS)
 
     (text,), later = caught(fit)
     assert message in text
