@@ -70,6 +70,16 @@ class HasTaskNames(Protocol):
         """The tasks whose heads read features, in order."""
 
 
+class HasLabels(HasTask, Protocol):
+    """A head, as checks of labels know it."""
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Check an array of labels before training."""
+
+    def _present_labels(self, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Return the labels that are not missing, and True for each of them."""
+
+
 Outputs: TypeAlias = (
     Sequence[TaskName] | Sequence[HasTask] | Mapping[TaskName, HasTask] | HasTaskNames
 )

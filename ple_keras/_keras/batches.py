@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count, islice
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 
@@ -11,6 +11,7 @@ from ple_keras._checks import check_int, short_repr
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Nested, Tensor
 
+Batch: TypeAlias = tuple[Nested, Nested]  # (x, y)
 DEFAULT_SIZE = 1024
 DEFAULT_STEPS = 100
 
@@ -84,10 +85,10 @@ class Batches:
         is_indexed = isinstance(self._data, keras.utils.PyDataset)
         return int(self._data.num_batches) if is_indexed else len(self._data)
 
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+    def __iter__(self) -> Iterator[Batch]:
         return islice(self._all(), self._steps)
 
-    def _all(self) -> Iterator[tuple[Any, Any]]:
+    def _all(self) -> Iterator[Batch]:
         if not self._is_dataset:
             for start in range(0, self.rows, self._size):
                 yield _map_arrays(itemgetter(slice(start, start + self._size)), self._data)
@@ -108,7 +109,7 @@ class Batches:
             )
 
 
-def first_batches(data: Nested, steps: int | None, argument: str) -> Iterator[Any]:
+def first_batches(data: Nested, steps: int | None, argument: str) -> Iterator[Batch]:
     """Return an iterator over the first batches `(x, y)` of a dataset.
 
     Args:

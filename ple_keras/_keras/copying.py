@@ -38,7 +38,7 @@ class Template:
         return dict(keras.saving.serialize_keras_object(self.layer))
 
 
-def derive_initializer(initializer: Initializer, *path: object) -> Any:
+def derive_initializer(initializer: Initializer, *path: object) -> Initializer:
     """Return an initializer of the same class that draws different values.
 
     A Keras initializer returns the same values in every call, so each weight needs its own. An

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 import keras
 
@@ -91,13 +91,13 @@ class BaseLayer(keras.Layer):
 
     _fixed: tuple[str, ...] = ()
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         is_fixed = name in self._fixed and name in vars(self)
         if is_fixed and (vars(self).get("built") or type(self).__module__.startswith("ple_keras.")):
             raise AttributeError(f"{name} can be set only at creation. Received: {name}={value!r}")
         super().__setattr__(name, value)
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
         # From the config, for `build`: the names, and the `trainable` that they belong to.
         self._frozen_layers: tuple[str, ...] | None = None

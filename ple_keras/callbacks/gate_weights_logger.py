@@ -4,7 +4,6 @@ import csv
 import math
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -147,7 +146,7 @@ def _write_row(path: Path, epoch: int, figures: dict[str, float]) -> None:
 
     If the process is killed meanwhile, the file does not change.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     if path.exists():
         with path.open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]

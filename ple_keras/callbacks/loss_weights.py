@@ -1,7 +1,6 @@
 """Callbacks that schedule and log loss weights."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import keras
 
@@ -121,7 +120,7 @@ class LossWeightDecay(LossWeightSchedule):
     def __init__(self, gamma: float | Mapping[str, float]) -> None:
         super().__init__(self._multiplier)
         if isinstance(gamma, Mapping):
-            self.gamma: Any = {
+            self.gamma: float | dict[str, float] = {
                 task: check_number(value, f"gamma[{task!r}]", minimum=0)
                 for task, value in gamma.items()
             }

@@ -11,9 +11,12 @@ from itertools import chain
 from pathlib import Path
 from reprlib import repr as short_repr
 from types import NoneType
-from typing import Any, Self, cast
+from typing import Any, Self, TypeAlias, cast
 
 import numpy as np
+
+Value: TypeAlias = Any  # of a column, such as a string, a list or None
+Rows: TypeAlias = Any  # a frame of pandas or polars, or an iterable of dicts
 
 ARGUMENTS = ("ids", "numbers", "lists", "texts", "logs", "required")
 MISSING, UNKNOWN, FIRST = 0, 1, 2  # codes; FIRST is the first known value
@@ -24,7 +27,7 @@ MAX_LENGTH = 10  # of inferred lists and texts
 SELDOM = 5  # occurrences, below which a string looks like a text
 WORD = re.compile(r"[^\W_]+")
 NUMBERS, LISTS = {bool, int, float, Decimal, NoneType}, {list, tuple, NoneType}
-NOTHING: Set[Any] = set()
+NOTHING: Set[type] = set()
 PLAIN = {str, int, bool, list, tuple, NoneType}  # types that are not converted
 NUMERIC = {"i", "u", "f", "b"}  # kinds of dtypes of NumPy and pandas
 NAMES: dict[Any, str] = {str: "string", int: "whole number", bool: "boolean"}
@@ -93,8 +96,8 @@ class Columns:
         self,
         ids: Iterable[str] = (),
         numbers: Iterable[str] = (),
-        lists: Mapping[str, Sequence[Any]] | None = None,
-        texts: Mapping[str, Sequence[Any]] | None = None,
+        lists: Mapping[str, Sequence[str | int]] | None = None,
+        texts: Mapping[str, Sequence[str | int]] | None = None,
         logs: Iterable[str] = (),
         required: Iterable[str] = (),
     ) -> None:
@@ -111,16 +114,16 @@ class Columns:
         _check_names({*self._table.values()})
         if unknown := {*self.required} - {*self.names}:
             raise ValueError(f"required must name columns. Received: required={sorted(unknown)}")
-        self.known: dict[str, Any] = {}
+        self.known: dict[str, list[Value]] = {}
         self.scales: dict[str, list[float]] = {}
         self.quantiles: dict[str, list[float]] = {}
         self.missing: dict[str, float] = {}
-        self._codes: dict[str, dict[Any, int]] = {}
-        self._kinds: dict[str | None, Any] = {}
-        self._types: dict[str, Set[Any]] = {}  # of plain values, except for lists
+        self._codes: dict[str, dict[Value, int]] = {}
+        self._kinds: dict[str | None, type] = {}
+        self._types: dict[str, Set[type]] = {}  # of plain values, except for lists
 
     @classmethod
-    def infer(cls, frame: Any, tasks: Iterable[str] = (), ids: Iterable[str] = ()) -> Self:
+    def infer(cls, frame: Rows, tasks: Iterable[str] = (), ids: Iterable[str] = ()) -> Self:
         """Return columns whose kinds follow from the types and values of a frame.
 
         Booleans, categories and strings are ids, but strings are texts if most occur fewer than
@@ -148,7 +151,7 @@ class Columns:
         lists, texts = ({name: (name, MAX_LENGTH) for name in kinds[k]} for k in ("list", "text"))
         return cls(kinds["id"], kinds["number"], lists, texts)
 
-    def fit(self, frames: Any, min_rows: int = 5) -> Self:
+    def fit(self, frames: Rows, min_rows: int = 5) -> Self:
         """Find the known values, which occur at least `min_rows` times, and the scales of numbers.
 
         Args:
@@ -163,7 +166,7 @@ class Columns:
             TypeError: If a column contains values of a wrong type, or ids of several types.
             ValueError: If a column is missing, or has no known value, or no finite number.
         """
-        counts: dict[str, Counter[Any]] = {table: Counter() for table in self._table.values()}
+        counts: dict[str, Counter[Value]] = {table: Counter() for table in self._table.values()}
         moments = dict.fromkeys(self.numbers, (0, 0.0, 0.0, np.inf, -np.inf))
         samples, random = dict.fromkeys(self.numbers, np.empty((2, 0))), np.random.default_rng(0)
         self.known, self.scales, self._kinds, self._types = {}, {}, {}, {}
@@ -206,7 +209,7 @@ class Columns:
         }
         return self
 
-    def transform(self, rows: Any) -> dict[str, np.ndarray]:
+    def transform(self, rows: Rows) -> dict[str, np.ndarray]:
         """Return the inputs of a model, keyed by column.
 
         Args:
@@ -240,7 +243,7 @@ class Columns:
             x[name] = np.array(codes, "int32").reshape(-1, length)
         return x
 
-    def refusals(self, rows: Any) -> list[str]:
+    def refusals(self, rows: Rows) -> list[str]:
         """Return the reasons to refuse the rows of a request, which `transform` may not read.
 
         Args:
@@ -265,7 +268,7 @@ class Columns:
             if not self._allows(name, [value])
         ]
 
-    def _allows(self, name: str, values: list[Any]) -> bool:
+    def _allows(self, name: str, values: list[Value]) -> bool:
         """Return whether a request can have the values of a column."""
         try:
             self._check(name, values)
@@ -276,7 +279,7 @@ class Columns:
         *_, low, high = self.scales.get(name, (0.0, 0.0))
         return name not in self.scales or all(v is None or low <= v <= high for v in values)
 
-    def _requirement(self, name: str, value: Any) -> str:
+    def _requirement(self, name: str, value: Value) -> str:
         """Return the requirement of a request that a value does not meet."""
         if value is None:
             return "a value is required"
@@ -290,7 +293,7 @@ class Columns:
         width: int | Mapping[str, int] = 16,
         dropout: float = 0.0,
         number_units: int | None = None,
-    ) -> Any:
+    ) -> Value:
         """Return a functional model that maps the inputs to a vector of features.
 
         An id becomes a row of a table, and a list or a text the mean of rows. A number becomes two
@@ -318,7 +321,7 @@ class Columns:
         self._check_fitted()
         return build_network(self, width, dropout, number_units)
 
-    def example(self) -> dict[str, Any]:
+    def example(self) -> dict[str, Value]:
         """Return a row of known values and mean numbers, as a request can contain it."""
         self._check_fitted()
         row = {name: self.known[name][-1] for name in self.ids}
@@ -381,7 +384,7 @@ class Columns:
         if not self.known and not self.scales:
             raise ValueError("Call fit first. Received: columns without known values")
 
-    def _read(self, rows: Any, name: str) -> list[Any]:
+    def _read(self, rows: Rows, name: str) -> list[Value]:
         """Return the checked values of a column."""
         values = _raw_values(rows, name)
         if {*map(type, values)} <= self._types.get(name, NOTHING):
@@ -390,7 +393,7 @@ class Columns:
         self._check(name, values)
         return values
 
-    def _check(self, name: str, values: list[Any]) -> None:
+    def _check(self, name: str, values: list[Value]) -> None:
         """Check the types of the values of a column. The first ids of a table set its type."""
         table = self._table.get(name)
         if table is None:
@@ -408,7 +411,7 @@ class Columns:
         if first is not None:
             self._kinds[table] = kind
 
-    def _numbers(self, rows: Any, name: str) -> np.ndarray:
+    def _numbers(self, rows: Rows, name: str) -> np.ndarray:
         """Return the numbers of a column, or their logarithms, with NaN for missing ones."""
         column = None if isinstance(rows, list) else _column(rows, name)
         if column is not None and getattr(column.dtype, "kind", None) in NUMERIC:
@@ -419,7 +422,7 @@ class Columns:
             raise ValueError(f"{name} must be at least 0. Received: {name}={np.nanmin(x)}")
         return np.log1p(x) if name in self.logs else x
 
-    def _entries(self, rows: Any, name: str) -> Any:
+    def _entries(self, rows: Rows, name: str) -> Iterable[Sequence[Value]]:
         """Return the lists of a column, or the words of its texts."""
         values = self._read(rows, name)
         if name in self.texts:
@@ -427,12 +430,12 @@ class Columns:
         return (value or () for value in values)
 
 
-def _to_rows(rows: Any) -> Any:
+def _to_rows(rows: Rows) -> Rows:
     """Return a frame or a list unchanged, and any other iterable as a list."""
     return rows if isinstance(rows, list) or hasattr(rows, "columns") else [*rows]
 
 
-def _column(frame: Any, name: str) -> Any:
+def _column(frame: Rows, name: str) -> Rows:
     """Return a column of a frame."""
     names = [*getattr(frame, "columns", ())]
     if names.count(name) != 1:
@@ -443,13 +446,13 @@ def _column(frame: Any, name: str) -> Any:
     return frame[name]
 
 
-def _raw_values(rows: Any, name: str) -> list[Any]:
+def _raw_values(rows: Rows, name: str) -> list[Value]:
     """Return the values of a column as a list."""
     if not isinstance(rows, list):
         column = _column(rows, name)
         is_arrow = hasattr(column.dtype, "pyarrow_dtype")  # whose to_list is slow
         values = column.array.__arrow_array__().to_pylist() if is_arrow else column.to_list()
-        return cast(list[Any], values)
+        return cast(list[Value], values)
     try:
         return [row[name] for row in rows]
     except (KeyError, TypeError):
@@ -458,14 +461,14 @@ def _raw_values(rows: Any, name: str) -> list[Any]:
         raise ValueError(f"{requirement}. Received: {short_repr(wrong[0])}") from None
 
 
-def _plain_values(values: list[Any]) -> list[Any]:
+def _plain_values(values: list[Value]) -> list[Value]:
     """Return values as Python's, with None for missing ones."""
     if {*map(type, values)} <= PLAIN:
         return values
     return [value if type(value) in PLAIN else _plain(value) for value in values]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Value) -> Value:
     """Return None for missing values, and Python's number, text or list for NumPy's."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
@@ -473,13 +476,13 @@ def _plain(value: Any) -> Any:
     return None if is_missing or (type(value) in NUMBERS and value != value) else value
 
 
-def _type(value: Any) -> type:
+def _type(value: Value) -> type:
     """Return the type of a value, which is `str` for text of a subclass."""
     return str if isinstance(value, str) else type(value)
 
 
 def _check_types(
-    name: str, values: list[Any], allowed: Set[Any], requirement: str, of_float: str = ""
+    name: str, values: list[Value], allowed: Set[Any], requirement: str, of_float: str = ""
 ) -> None:
     """Check the types of values, among which None is allowed."""
     if {*map(type, values)} <= {*allowed, NoneType}:
@@ -491,7 +494,7 @@ def _check_types(
             raise TypeError(f"{name} must contain {requirement}{remedy}. {received}")
 
 
-def _kind_of(frame: Any, name: str) -> str:
+def _kind_of(frame: Rows, name: str) -> str:
     """Return the kind of a column, which follows from its type and values."""
     values = [value for value in _plain_values(_raw_values(frame, name)) if value is not None]
     kinds = {*map(_type, values)}
@@ -519,7 +522,7 @@ def _names(names: Iterable[str], argument: str) -> list[str]:
     return [*names]
 
 
-def _tables(tables: Any, argument: str) -> dict[str, tuple[str, int]]:
+def _tables(tables: Value, argument: str) -> dict[str, tuple[str, int]]:
     """Return the tables and lengths of columns."""
     checked = {name: tuple(each) for name, each in (tables or {}).items()}
     for name, each in checked.items():
@@ -543,7 +546,7 @@ def _check_names(names: Iterable[str]) -> None:
         raise ValueError(f"A column must be named once. Received: {twice}")
 
 
-def _find_known(name: str, counts: Counter[Any], min_rows: int) -> list[Any]:
+def _find_known(name: str, counts: Counter[Value], min_rows: int) -> list[Value]:
     """Return the frequent values of a column."""
     counts.pop(None, None)
     known = sorted(value for value, count in counts.items() if count >= min_rows)

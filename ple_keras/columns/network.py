@@ -1,7 +1,6 @@
 """A feature network of `Columns`."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import keras
 import numpy as np
@@ -16,7 +15,7 @@ from ple_keras.layers.sparse_embedding import SparseEmbedding
 
 def build_network(
     columns: Columns, width: int | Mapping[str, int], dropout: float, number_units: int | None
-) -> Any:
+) -> keras.Model | dict[str, keras.Model]:
     """Return a network, or a dict of networks keyed by stream, as `Columns.network` does."""
     lacking = [name for name in columns.numbers if name not in columns.quantiles]
     if number_units is not None and lacking:

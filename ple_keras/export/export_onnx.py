@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import SupportsIndex, TypeAlias
 
 import keras
 import numpy as np
@@ -16,8 +16,10 @@ from ple_keras._checks import check_int, short_repr
 from ple_keras._keras.internals import functional_outputs
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import to_numpy
+from ple_keras._typing import Nested
 
 NEEDED = {"tensorflow": ["onnx", "tf2onnx"], "jax": ["onnx", "jax2onnx"]}  # per backend
+Tensors: TypeAlias = dict[str, keras.KerasTensor]  # keyed by name
 INSIDE = "inside/"  # the prefix of other values
 UNKNOWN_SIZE = 3  # of the batch in the comparison, and of other unknown axes
 
@@ -99,7 +101,7 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
         file.replace(path)
 
 
-def _to_functional(model: keras.Model) -> Any:
+def _to_functional(model: keras.Model) -> keras.Model:
     """Return a Functional model unchanged, and a Sequential model as a Functional one."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"model must be a Keras model. Received: model={short_repr(model)}")
@@ -122,7 +124,7 @@ def _to_functional(model: keras.Model) -> Any:
     return model
 
 
-def _named_tensors(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def _named_tensors(model: keras.Model) -> tuple[Tensors, Tensors]:
     """Return the symbolic inputs and outputs of a Functional model by name."""
     inputs = _by_name(model.input, [tensor.name for tensor in model.inputs], "input")
     outputs = _by_name(model.output, model.output_names, "output")
@@ -135,7 +137,7 @@ def _named_tensors(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return inputs, outputs
 
 
-def _by_name(struct: Any, names: list[Any], argument: str) -> dict[str, Any]:
+def _by_name(struct: Nested, names: list[str], argument: str) -> Tensors:
     """Return tensors by name: the keys of a dict, or the given names."""
     tensors = struct if isinstance(struct, (list, tuple)) else [struct]
     if isinstance(struct, Mapping):
@@ -177,7 +179,7 @@ def _constant_statistics(model: keras.Model) -> Iterator[None]:
             layer.mean, layer.variance = mean, variance
 
 
-def _name_values(file: Path, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+def _name_values(file: Path, inputs: Tensors, outputs: Tensors) -> None:
     """Name the inputs and outputs of a file, and their unknown axes.
 
     A new value is copied to each input, and from each output. All other values get a prefix, so

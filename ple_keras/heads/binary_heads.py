@@ -164,7 +164,7 @@ class ProductHead(ProbabilityHead):
         super().__init__(task, 1, "exponential", loss, metrics, None, **kwargs)
         self.of = _check_factors(of, task)
 
-    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, inputs: Tensor, *args: object, **kwargs: object) -> Tensor:
         raise ValueError(
             f"{self.name!r} reads no features. Call the TaskHeads of the product and its factors "
             f"instead. Received: inputs={short_repr(inputs)}"

@@ -1,9 +1,8 @@
 """Branches whose values are predictions of another model."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
-from typing import Any
 
 import keras
 from keras import ops
@@ -46,7 +45,7 @@ def mix_given(
     values: Sequence[Tensor],
     given: Mapping[int, Tensor],
     mixture: Tensor,
-    activation: Any,
+    activation: Callable[[Tensor], Tensor],
     is_filled: bool,
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the mixture of all branches, and the value of each, without gradients of given ones.

@@ -472,7 +472,7 @@ class Head(BaseLayer):
     def compute_output_shape(self, input_shape: StreamShapes) -> Shape:
         return (*self._first_branch(input_shape)[:-1], self.units)
 
-    def compute_output_spec(self, inputs: Streams, training: bool | None = None) -> Any:
+    def compute_output_spec(self, inputs: Streams, training: bool | None = None) -> Tensor:
         for head, x in self._by_head(inputs):
             if head is not None and head.input_spec is not None:
                 check_width(x.shape, head.input_spec.axes[-1], f"inputs[{self.task!r}]")
@@ -480,7 +480,7 @@ class Head(BaseLayer):
         shape = self.compute_output_shape(self._first_branch(inputs).shape)
         return keras.KerasTensor(shape, dtype=dtype)
 
-    def _first_branch(self, value: Any) -> Any:
+    def _first_branch(self, value: Streams) -> Tensor:
         """Return the value of the first branch of features, or a value without branches."""
         is_by_branch = isinstance(value, Mapping)
         return next(value[b] for b in value if b not in self.given) if is_by_branch else value

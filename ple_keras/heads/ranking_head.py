@@ -9,7 +9,7 @@ from keras import ops
 
 from ple_keras._keras.internals import get_mask, is_from_keras, set_mask
 from ple_keras._keras.saving import register
-from ple_keras._typing import ByName, LayerLike, LossLike, MetricLike, Shape, Tensor
+from ple_keras._typing import ByName, Config, LayerLike, LossLike, MetricLike, Shape, Tensor
 from ple_keras.heads.head import Head, without_keys
 from ple_keras.labels.label_arrays import check_values
 from ple_keras.labels.sample_space import LabeledExamples, find_labeled, to_number_tensor
@@ -145,11 +145,11 @@ class RankingHead(Head):
     def compute_output_shape(self, input_shape: Any) -> Shape:
         return tuple(input_shape[:-1])
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return without_keys(super().get_config(), "units", "activation")
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
+    def from_config(cls, config: Config) -> Self:
         """Create a head, after importing KerasRS for its registered classes if they are used."""
         if "keras_rs>" in repr(config):
             import_module("keras_rs")

@@ -96,7 +96,7 @@ class TaskHeads(BaseLayer):
         heads: Sequence[Head] | Mapping[str, Head],
         loss_weighting: LearnedWeighting | None = None,
         given: Sequence[str] = (),
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(**kwargs)
         heads = _check_heads(heads)
@@ -496,7 +496,7 @@ class TaskHeads(BaseLayer):
         by_branch = {t: m.values() if isinstance(m, Mapping) else [m] for t, m in masks.items()}
         return {task: all_valid(by_branch[task]) for task in self}
 
-    def compute_output_spec(self, inputs: ByName, training: bool | None = None) -> dict[str, Any]:
+    def compute_output_spec(self, inputs: ByName, training: bool | None = None) -> ByName:
         features = self._inputs_by_task(inputs)
         specs = {task: head.compute_output_spec(features[task]) for task, head in self.items()}
         for task, spec in specs.items():

@@ -1,7 +1,6 @@
 """The losses of all tasks in a batch, and their weighted sum."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -62,7 +61,10 @@ def batch_loss(
 
 
 def total_loss(
-    losses: Sequence[BatchLoss], heads: Collection[Head], multipliers: Any, log_variances: Any
+    losses: Sequence[BatchLoss],
+    heads: Collection[Head],
+    multipliers: keras.Variable,
+    log_variances: keras.Variable | None,
 ) -> Tensor:
     """Return the weighted sum of the losses of all tasks (see `TaskHeads.compute_loss`).
 

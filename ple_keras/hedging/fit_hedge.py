@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -21,6 +21,7 @@ from ple_keras.hedging.branched_model import (
     read_slice,
 )
 
+FitArguments: TypeAlias = Mapping[str, Any]
 LARGE_CHANGE = 1e-3  # of a loss, relative to it: more than rounding on a GPU
 
 
@@ -174,7 +175,7 @@ class FitHedge(keras.callbacks.Callback):
         refuse_batches(x, "validation_data", endless=steps is None)
         self._batches = Batches(x, y, size, steps=steps)
 
-    def read_from_fit(self, validation: Any, given: Mapping[str, Any]) -> None:
+    def read_from_fit(self, validation: Nested, given: FitArguments) -> None:
         """Read the validation data of `fit`, unless the callback has rows of its own.
 
         Args:
@@ -191,7 +192,7 @@ class FitHedge(keras.callbacks.Callback):
                 size = given.get("batch_size") or 32
             self._set_rows(x, y, self._batch_size or (None if is_dataset(x) else size), steps)
 
-    def prepare(self, model: keras.Model, validation: Any, given: Mapping[str, Any]) -> None:
+    def prepare(self, model: keras.Model, validation: Nested, given: FitArguments) -> None:
         """Prepare for `fit` of a model before it begins, to find out whether the rows can be read.
 
         Args:

@@ -1,7 +1,7 @@
 """The gradients of the tasks' losses on the parts of a model that several tasks train."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -29,6 +29,7 @@ MAX_NUMBERS = 10**7  # in a variable; larger ones, such as embedding tables, are
 Part = list[WeightSlice]  # of a model
 Batch = tuple[Nested, dict[str, Tensor]]  # features, and labels keyed by task
 Losses = Callable[[Batch], list[Tensor]]
+Rows = Iterable[Iterable[Tensor]]  # the gradients of each variable, by loss
 Cosines = dict[tuple[str, str], float]
 
 
@@ -163,7 +164,7 @@ def gradient_function(
     return gradients_of
 
 
-def _on_tensorflow(losses: Losses, variables: list[keras.Variable], batch: Batch) -> Any:
+def _on_tensorflow(losses: Losses, variables: list[keras.Variable], batch: Batch) -> Rows:
     tf = import_module("tensorflow")
     with tf.GradientTape(persistent=True) as tape, keras.StatelessScope():
         values = losses(batch)
@@ -171,7 +172,7 @@ def _on_tensorflow(losses: Losses, variables: list[keras.Variable], batch: Batch
     return zip(*(tape.gradient(x, sources, unconnected_gradients="zero") for x in values))
 
 
-def _on_torch(losses: Losses, variables: list[keras.Variable], batch: Batch) -> Any:
+def _on_torch(losses: Losses, variables: list[keras.Variable], batch: Batch) -> Rows:
     torch = import_module("torch")
     with torch.enable_grad(), keras.StatelessScope():
         values = losses(batch)

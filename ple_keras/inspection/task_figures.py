@@ -178,7 +178,7 @@ def _is_rate(head: Head) -> bool:
     return isinstance(head, ProbabilityHead) or loss_name(head.loss) == "poisson"
 
 
-def _deviances(counts: Any, means: Any) -> Any:
+def _deviances(counts: np.ndarray, means: np.ndarray) -> Any:
     """Return twice the differences of Poisson losses to the loss of a prediction of the label."""
     ratios = np.maximum(counts, MIN_PROBABILITY) / np.maximum(means, MIN_PROBABILITY)
     return 2 * (counts * np.log(ratios) - counts + means)

@@ -250,7 +250,7 @@ def _read_figures(
     """
     every = max(1, -(-length_hint(batches) // MAX_GRADIENTS))
     trained = trained_heads(observed.inner)
-    found: dict[str, list[list[Any]]] = {}  # labels, predictions, predictions of branches
+    found: dict[str, list[list[np.ndarray]]] = {}  # labels, predictions, predictions of branches
     examples = size = 0
     for number, (x, y) in enumerate(batches):
         known = task_labels(y, trained)

@@ -9,11 +9,11 @@ import numpy as np
 
 from ple_keras._checks import check_by_task, check_keys, warn_user
 from ple_keras._keras.batches import first_batches, is_dataset
-from ple_keras._typing import ByName, Nested, TaskName, Tensor
+from ple_keras._typing import ByName, HasLabels, Nested, TaskName, Tensor
 from ple_keras.labels.sample_space import check_dtype
 
 
-def check_task_labels(y: Nested, heads: Mapping[TaskName, Any], steps: int | None) -> None:
+def check_task_labels(y: Nested, heads: Mapping[TaskName, HasLabels], steps: int | None) -> None:
     """Check the labels of all tasks (see `TaskHeads.check_labels`)."""
     batches = list(label_batches(y, [*heads], steps))
     labels = batches[0]
@@ -25,7 +25,7 @@ def check_task_labels(y: Nested, heads: Mapping[TaskName, Any], steps: int | Non
         head.check_labels(labels[task])
 
 
-def label_batches(y: Tensor, tasks: list[TaskName], steps: int | None) -> Iterator[ByName]:
+def label_batches(y: Nested, tasks: list[TaskName], steps: int | None) -> Iterator[ByName]:
     """Yield dicts of labels: whole arrays, or the first batches of a dataset.
 
     Args:
@@ -33,6 +33,7 @@ def label_batches(y: Tensor, tasks: list[TaskName], steps: int | None) -> Iterat
         tasks: The tasks.
         steps: The number of batches; None for 100.
     """
+    labels: Any
     for _, labels in first_batches(y, steps, "y") if is_dataset(y) else [(None, y)]:
         check_keys(check_by_task(labels, tasks, "y"), tasks, "y")
         yield labels
@@ -103,9 +104,9 @@ class LabelStatistics:
 
     def __init__(self) -> None:
         self.rows = 0
-        self.labels: Any = 0
-        self.mean: Any = 0.0
-        self._squares: Any = 0.0  # the sum of the squared distances to the mean
+        self.labels = np.zeros(1, int)
+        self.mean = np.zeros(1)
+        self._squares = np.zeros(1)  # the sum of the squared distances to the mean
 
     def add(self, present: np.ndarray, rows: int) -> None:
         """Add a batch of rows, with labels whose single numbers can be NaN."""
@@ -127,7 +128,7 @@ class LabelStatistics:
 
 
 def read_labels(
-    y: Nested, heads: Mapping[TaskName, Any], steps: int | None
+    y: Nested, heads: Mapping[TaskName, HasLabels], steps: int | None
 ) -> dict[TaskName, LabelStatistics]:
     """Return the statistics of each task's labels (see `TaskHeads.adapt`)."""
     statistics = {task: LabelStatistics() for task in heads}

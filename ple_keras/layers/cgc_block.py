@@ -25,6 +25,7 @@ from ple_keras._typing import (
     Config,
     GateInput,
     LayerLike,
+    Nested,
     Outputs,
     Shape,
     Store,
@@ -165,12 +166,12 @@ class CGCBlock(GatedBlock):
         gate_block: LayerLike | None = None,
         gate_softmax_temperature: float = 1.0,
         enable_gate_weights_metrics: bool = False,
-        gate_kwargs: Mapping[str, Any] | None = None,
+        gate_kwargs: Mapping[str, object] | None = None,
         *,
         isolate_task_experts: bool = False,
         gate_reads: GateInput = "stream",
         stack_experts: bool = True,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
@@ -366,11 +367,11 @@ class CGCBlock(GatedBlock):
     def compute_output_spec(
         self,
         inputs: Streams,
-        *args: Any,
+        *args: object,
         gate_context: Streams | None = None,
         return_gate_weights: bool = False,
-        **kwargs: Any,
-    ) -> Any:
+        **kwargs: object,
+    ) -> Nested:
         streams = self._connections.by_stream(shape_of(inputs))
         self._gate_inputs.check(streams, shape_of(gate_context))
         shapes = self.compute_output_shape(streams)

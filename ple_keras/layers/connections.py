@@ -10,7 +10,7 @@ from keras import ops
 from ple_keras._checks import check_features, check_keys, check_width
 from ple_keras._keras.internals import get_mask, set_mask
 from ple_keras._keras.tensors import all_valid
-from ple_keras._typing import ByName, GateInput, Shape, Streams, StreamShapes, Tensor
+from ple_keras._typing import ByName, GateInput, Nested, Shape, Streams, StreamShapes, Tensor
 from ple_keras.labels.task_names import SHARED
 
 STREAM, BOTH = "stream", "both"
@@ -60,7 +60,7 @@ class Connections:
             )
         return shapes
 
-    def by_stream(self, value: Any) -> dict[str, Any]:
+    def by_stream(self, value: Nested) -> dict[str, Tensor]:
         """Return a value per stream, from one value or a dict with exactly the streams' names."""
         return _by_name(value, self.streams, "inputs")
 
@@ -115,7 +115,7 @@ class GateInputs:
         self._reads, self._gates = reads, list(gates)
         self._widths: dict[str, int | None] = {}
 
-    def build(self, streams: Mapping[str, Shape], context: Any) -> Mapping[str, Shape]:
+    def build(self, streams: Mapping[str, Shape], context: Nested) -> Mapping[str, Shape]:
         """Return the shape of each gate's input, and store the widths of the context.
 
         Args:
@@ -131,7 +131,7 @@ class GateInputs:
         added = {gate: streams[gate][-1] if self._reads == BOTH else 0 for gate in shapes}
         return {gate: (*shape[:-1], added[gate] + shape[-1]) for gate, shape in shapes.items()}
 
-    def check(self, streams: Mapping[str, Shape], context: Any) -> None:
+    def check(self, streams: Mapping[str, Shape], context: Nested) -> None:
         """Check that a context is given exactly if the gates read it, and its shapes.
 
         A context must have the axes of the streams, and the widths for which the gates were built.
@@ -177,14 +177,14 @@ class GateInputs:
             inputs[gate] = read
         return inputs
 
-    def _by_gate(self, context: Any) -> dict[str, Any]:
+    def _by_gate(self, context: Nested) -> dict[str, Tensor]:
         """Return the context of each gate, or its shape."""
         if isinstance(context, Mapping) and SHARED not in self._gates:  # it is for other levels
             context = {gate: x for gate, x in context.items() if gate != SHARED}
         return _by_name(context, self._gates, "gate_context")
 
 
-def _by_name(value: Any, names: Sequence[str], argument: str) -> dict[str, Any]:
+def _by_name(value: Nested, names: Sequence[str], argument: str) -> dict[str, Tensor]:
     """Return a value per name, from one value or a dict with exactly these keys."""
     if not isinstance(value, Mapping):
         return dict.fromkeys(names, value)
@@ -192,7 +192,7 @@ def _by_name(value: Any, names: Sequence[str], argument: str) -> dict[str, Any]:
     return {name: value[name] for name in names}
 
 
-def shape_of(value: Any) -> Any:
+def shape_of(value: Nested) -> Any:
     """Return the shape of a tensor, the shapes of a dict of tensors, or None for None."""
     if isinstance(value, Mapping):
         return {key: shape_of(item) for key, item in value.items()}

@@ -1,7 +1,7 @@
 """Expert: a multi-layer perceptron."""
 
 from collections.abc import Sequence
-from typing import Any, SupportsIndex, cast
+from typing import SupportsIndex, cast
 
 import keras
 
@@ -20,6 +20,7 @@ from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import load_seed, register, save_seed
 from ple_keras._typing import (
     Activation,
+    Config,
     Initializer,
     Normalization,
     Regularizer,
@@ -106,7 +107,7 @@ class ExpertBlock(BaseLayer):
         bias_initializer: Initializer = "zeros",
         kernel_regularizer: Regularizer = None,
         bias_regularizer: Regularizer = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
@@ -195,7 +196,7 @@ class ExpertBlock(BaseLayer):
         inputs = keras.KerasTensor(tuple(input_shape), dtype=self.compute_dtype)
         return cast(Shape, keras.Operation.compute_output_spec(self, inputs).shape)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "units": list(self.units),

@@ -2,7 +2,6 @@
 
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import keras
 from keras import ops
@@ -32,7 +31,7 @@ class Experts(keras.Layer):
     kind: str
 
     def __init__(
-        self, templates: StreamTemplates, experts: Mapping[str, str], **kwargs: Any
+        self, templates: StreamTemplates, experts: Mapping[str, str], **kwargs: object
     ) -> None:
         super().__init__(name="experts", **kwargs)
         self.supports_masking = True

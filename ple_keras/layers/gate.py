@@ -22,7 +22,7 @@ from ple_keras._keras.copying import derive_initializer
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import load_seed, register, save_seed
 from ple_keras._keras.tensors import at_least_float32, is_constant_in_jax_trace
-from ple_keras._typing import Initializer, LayerLike, Regularizer, Shape, Store, Tensor
+from ple_keras._typing import Config, Initializer, LayerLike, Regularizer, Shape, Store, Tensor
 from ple_keras.layers.observer import active_observer
 from ple_keras.layers.template import as_optional_template
 
@@ -103,7 +103,7 @@ class Gate(BaseLayer):
         track_weights: bool = False,
         kernel_initializer: Initializer = "glorot_uniform",
         kernel_regularizer: Regularizer = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
@@ -249,7 +249,7 @@ class Gate(BaseLayer):
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.num_experts)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "gate_block": self._template and self._template.serialize(),
@@ -259,7 +259,7 @@ class Gate(BaseLayer):
         }
 
 
-def gate_options(gate_kwargs: Mapping[str, Any] | None, *path: object) -> dict[str, Any]:
+def gate_options(gate_kwargs: Mapping[str, object] | None, *path: object) -> dict[str, Any]:
     """Return the arguments of a gate in the `gate_kwargs` of a block.
 
     Args:

@@ -91,7 +91,7 @@ class HedgedBlock(BaseLayer):
         expert_block: LayerLike | None = None,
         branches: Mapping[str, keras.Layer] | None = None,
         features: keras.Layer | Mapping[str, keras.Layer] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
@@ -163,7 +163,7 @@ class HedgedBlock(BaseLayer):
     def _blocks(self) -> list[keras.Layer]:
         return [self[branch] for branch in self._branch_names]
 
-    def __call__(self, inputs: Nested, *args: object, **kwargs: object) -> Any:
+    def __call__(self, inputs: Nested, *args: object, **kwargs: object) -> Nested:
         """Record the dtypes of the columns, which `build` does not receive, and call the layer."""
         if self._features:
             self._features._record_dtypes(inputs)
@@ -180,7 +180,7 @@ class HedgedBlock(BaseLayer):
         """Call the block of every branch once."""
         return self._by_task("__call__", inputs)
 
-    def _by_task(self, method: str, inputs: Nested) -> dict[TaskName, dict[str, Any]]:
+    def _by_task(self, method: str, inputs: Nested) -> dict[TaskName, dict[str, Tensor]]:
         """Call a method of each layer with the inputs of the branches.
 
         Files identify outputs by position. On PyTorch, Keras does not sort nested dicts, so without

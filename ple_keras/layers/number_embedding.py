@@ -87,7 +87,7 @@ class NumberEmbedding(BaseLayer):
         num_bins: int = 16,
         activation: Activation = "relu",
         edges: Sequence[Sequence[float]] | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
@@ -159,7 +159,7 @@ class NumberEmbedding(BaseLayer):
             )
         return data.reshape(-1, data.shape[-1])
 
-    def _check_edges(self, edges: Any) -> np.ndarray:
+    def _check_edges(self, edges: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
         """Return edges as `(n, num_bins + 1)`. The last edge of a number is repeated."""
         try:
             rows = [np.asarray(row, "float64") for row in edges]
@@ -233,7 +233,7 @@ class NumberEmbedding(BaseLayer):
         return {**super().get_config(), "activation": activation, "edges": self.edges}
 
 
-def _distinct(edges: Any) -> Any:
+def _distinct(edges: np.ndarray) -> Any:
     """Return ascending edges that differ, by more than the smallest number with an inverse."""
     if not len(edges):
         return np.zeros(1, edges.dtype)  # of a number without any value

@@ -7,7 +7,7 @@ import keras
 
 from ple_keras._checks import check_int
 from ple_keras._keras.saving import automatic_name
-from ple_keras._typing import DType, GateInput, LayerLike, Outputs, StreamLayers
+from ple_keras._typing import DType, GateInput, LayerLike, Nested, Outputs, StreamLayers, Tensor
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.gate import gate_options
@@ -28,7 +28,7 @@ def PLEBlock(
     enable_gate_weights_metrics: bool = False,
     name: str | None = None,
     *,
-    gate_kwargs: Mapping[str, Any] | None = None,
+    gate_kwargs: Mapping[str, object] | None = None,
     isolate_task_experts: bool = False,
     gate_reads: GateInput = "stream",
     stack_experts: bool = True,
@@ -128,7 +128,7 @@ def PLEBlock(
     return SequentialBlock(blocks, name=name, dtype=dtype, trainable=trainable)
 
 
-def _by_level(value: Any, num_layers: int, argument: str) -> list[Any]:
+def _by_level(value: Nested, num_layers: int, argument: str) -> list[Tensor]:
     """Return the value of each level, from one for all or a list."""
     if not isinstance(value, list | tuple):
         return [value] * num_layers
@@ -176,7 +176,7 @@ def MMoEBlock(
     enable_gate_weights_metrics: bool = False,
     name: str | None = None,
     *,
-    gate_kwargs: Mapping[str, Any] | None = None,
+    gate_kwargs: Mapping[str, object] | None = None,
     isolate_task_experts: bool = False,
     gate_reads: GateInput = "stream",
     stack_experts: bool = True,

@@ -13,6 +13,8 @@ from ple_keras._typing import Tensor
 
 # The ids of each lookup on JAX, `(ids,)`, and the gradients of their rows, `(ids, columns)`.
 RowGradients = list[tuple[Tensor, Tensor]]
+# Steps of optimizers after a graph, each with its gradients and variables.
+RowSteps = list[tuple[keras.Optimizer, list[Tensor], Any]]
 
 
 class RecordedRows(RowGradients):
@@ -22,9 +24,7 @@ class RecordedRows(RowGradients):
     `updates`, with its gradients and variables, and is called after the graph.
     """
 
-    def __init__(
-        self, lookups: RowGradients, updates: list[tuple[keras.Optimizer, list[Tensor], Any]]
-    ) -> None:
+    def __init__(self, lookups: RowGradients, updates: RowSteps) -> None:
         super().__init__(lookups)
         self.updates = updates
 

@@ -2,14 +2,14 @@
 
 import inspect
 from collections.abc import Iterator, Sequence
-from typing import Any, Self, SupportsIndex
+from typing import Self, SupportsIndex
 
 import keras
 
 from ple_keras._checks import check_bool, short_repr
 from ple_keras._keras.building import symbolic
 from ple_keras._keras.saving import built_names, register, serialize_children
-from ple_keras._typing import ByName, Config, Nested, NestedShape, Streams, StreamShapes
+from ple_keras._typing import ByName, Config, Nested, NestedShape, Streams, StreamShapes, Tensor
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.connections import STREAM
 from ple_keras.layers.gated_block import GatedBlock
@@ -58,7 +58,7 @@ class SequentialBlock(GatedBlock):
     True
     """
 
-    def __init__(self, layers: Sequence[keras.Layer], **kwargs: Any) -> None:
+    def __init__(self, layers: Sequence[keras.Layer], **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
         self._chain = _check_layers(layers)  # part of the file format, as "layers"
@@ -88,7 +88,7 @@ class SequentialBlock(GatedBlock):
             )
         return self[str(name)] if index is None else self[index]
 
-    def __getitem__(self, key: str | SupportsIndex | slice) -> Any:
+    def __getitem__(self, key: str | SupportsIndex | slice) -> keras.Layer | list[keras.Layer]:
         """Return a layer by its name or its index, or a list of layers for a slice.
 
         Raises:
@@ -136,7 +136,7 @@ class SequentialBlock(GatedBlock):
         return_gate_weights: bool = False,
     ) -> Nested:
         """Call a method of each layer in order, with the gate arguments that the layer takes."""
-        given: dict[str, Any] = {} if gate_context is None else {"gate_context": gate_context}
+        given: dict[str, object] = {} if gate_context is None else {"gate_context": gate_context}
         if check_bool(return_gate_weights, "return_gate_weights"):
             given["return_gate_weights"] = True
         unused = [argument for argument in given if argument not in _gate_arguments(self)]
@@ -169,7 +169,9 @@ class SequentialBlock(GatedBlock):
         """Return None, since the last layer sets the masks of the outputs."""
         return None
 
-    def compute_output_spec(self, inputs: Nested, training: Any = None, **options: Any) -> Nested:
+    def compute_output_spec(
+        self, inputs: Nested, training: bool | None = None, **options: Tensor
+    ) -> Nested:
         return self._run_in_order("compute_output_spec", inputs, **options)
 
     def compute_output_shape(

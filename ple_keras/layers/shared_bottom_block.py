@@ -1,7 +1,5 @@
 """Shared-bottom baseline."""
 
-from typing import Any
-
 import keras
 
 from ple_keras._checks import check_features
@@ -44,7 +42,7 @@ class SharedBottomBlock(BaseLayer):
     {'click': (8, 32), 'buy': (8, 32)}
     """
 
-    def __init__(self, outputs: Outputs, bottom_block: LayerLike, **kwargs: Any) -> None:
+    def __init__(self, outputs: Outputs, bottom_block: LayerLike, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
         self._task_names = tuple(task_names(outputs))

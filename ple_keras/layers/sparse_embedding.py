@@ -35,7 +35,7 @@ class TableInitializer(keras.initializers.RandomNormal):
     def __call__(self, shape: tuple[int, ...], dtype: DType = None) -> Tensor:
         if keras.distribution.distribution() is not None and np.prod(shape) > MAX_CONSTANT:
             return super().__call__(shape, dtype)
-        random: Any = np.random.default_rng(self.seed)
+        random = np.random.default_rng(self.seed)
         values = random.standard_normal(shape, "float32")
         values *= self.stddev
         values += self.mean
@@ -93,7 +93,7 @@ class SparseEmbedding(keras.layers.Embedding):
     >>> model.compile(table_optimizer("adam"))
     """
 
-    def __init__(self, input_dim: int, output_dim: int, **kwargs: Any) -> None:
+    def __init__(self, input_dim: int, output_dim: int, **kwargs: object) -> None:
         if "embeddings_initializer" not in kwargs:  # a new one would draw a global seed
             kwargs["embeddings_initializer"] = TableInitializer(stddev=0.01)
         super().__init__(
@@ -189,10 +189,10 @@ def _chained_lookup() -> Any:
     def look_up(updates: RowUpdates, table: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         return numpy.take(table, ids, axis=0), table
 
-    def forward(updates: RowUpdates, table: Any, ids: Any) -> Any:
+    def forward(updates: RowUpdates, table: Tensor, ids: Tensor) -> Tensor:
         return look_up(updates, table.value, ids.value), ids.value
 
-    def backward(updates: Any, ids: Tensor, gradients: tuple[Any, Any]) -> tuple[Tensor, None]:
+    def backward(updates: RowUpdates, ids: Tensor, gradients: Tensor) -> tuple[Tensor, None]:
         row_gradients, table_gradient = gradients
         if isinstance(row_gradients, symbolic_zero):  # no loss depends on the rows
             return table_gradient, None

@@ -2,7 +2,7 @@
 
 from collections import UserList
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import keras
 
@@ -92,7 +92,7 @@ class StreamFeatures(BaseLayer):
         feature_block: keras.Layer | Mapping[str, keras.Layer],
         own: Sequence[TaskName] | None = None,
         shared: bool = True,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True

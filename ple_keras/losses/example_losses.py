@@ -86,7 +86,7 @@ class ProbabilityCrossentropy(keras.Loss):
     probabilities would have no gradient.
     """
 
-    def __init__(self, name: str = "binary_crossentropy", **kwargs: Any) -> None:
+    def __init__(self, name: str = "binary_crossentropy", **kwargs: object) -> None:
         super().__init__(name=name, **kwargs)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """Metrics that need all rows at once, for arrays."""
 
-from typing import Any
-
 import numpy as np
 
 from ple_keras._checks import check_int, check_known_value, short_repr, warn_user
@@ -147,7 +145,7 @@ def group_indices(groups: Tensor, rows: int) -> np.ndarray:
             "without a group, and convert whole numbers with astype('int64'). "
             f"Received: groups=[..., {short_repr(wrong[0])}]"
         )
-    indices: dict[Any, int] = {}  # faster than sorting strings
+    indices: dict[str | bytes | int, int] = {}  # faster than sorting strings
     return np.array([indices.setdefault(name, len(indices)) for name in names], dtype="int64")
 
 

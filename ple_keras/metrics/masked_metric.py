@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import keras
 from keras import ops
@@ -152,7 +151,9 @@ def call_metric(
         metric.num_samples.assign(samples)
 
 
-def check_metrics(metrics: Sequence[MetricLike] | None, argument: str = "metrics") -> list[Any]:
+def check_metrics(
+    metrics: Sequence[MetricLike] | None, argument: str = "metrics"
+) -> list[MetricLike]:
     """Return metrics from names, functions, objects or serialized objects.
 
     Args:

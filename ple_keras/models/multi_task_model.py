@@ -25,7 +25,7 @@ from ple_keras._typing import Config, Nested, TaskName, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.heads.regression_heads import StandardizedHead
 from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads
-from ple_keras.hedging.fit_hedge import FitHedge, averages_weights
+from ple_keras.hedging.fit_hedge import FitArguments, FitHedge, averages_weights
 from ple_keras.labels.label_arrays import read_labels
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.layers.sequential_block import SequentialBlock
@@ -77,7 +77,7 @@ class MultiTaskTraining(Mixin):
     _fit_hedge: FitHedge | None = None  # of `fit` without a FitHedge, which compiles the model once
     _is_functional = False
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if cls.compile is keras.Model.compile or (cls._is_functional and "call" in vars(cls)):
             raise TypeError(
@@ -92,7 +92,7 @@ class MultiTaskTraining(Mixin):
         *,  # the second argument of Keras's compile is a loss
         trace: bool | Literal["auto"] = "auto",
         hedge: bool = True,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         """Configure the model for training.
 
@@ -209,7 +209,7 @@ class MultiTaskTraining(Mixin):
             if self._fit_hedge:
                 self._fit_hedge.release()
 
-    def _prepared_hedge(self, validation: Any, given: Mapping[str, Any]) -> FitHedge | None:
+    def _prepared_hedge(self, validation: Nested, given: FitArguments) -> FitHedge | None:
         """Return a FitHedge for `fit` without one; None if there is nothing to fit, or it can't."""
         heads = [*hedged_heads(self).values()] if self.built else find_layers(self, HedgedBlock)
         if not (
@@ -259,7 +259,7 @@ class MultiTaskTraining(Mixin):
         self._runs += 1
         return super().evaluate(x, y, *args, **kwargs)
 
-    def predict(self, x: Nested, *args: Any, **kwargs: Any) -> Any:
+    def predict(self, x: Nested, *args: object, **kwargs: object) -> Nested:
         """Return the predictions as arrays, as `keras.Model.predict`.
 
         Args:
@@ -472,7 +472,7 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
     _is_functional = True
 
     def __init__(
-        self, inputs: Nested, outputs: Tensor, name: str | None = None, **kwargs: Any
+        self, inputs: Nested, outputs: Tensor, name: str | None = None, **kwargs: object
     ) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
         heads = _only_task_heads(self)
@@ -552,7 +552,7 @@ def _unadapted(heads: Mapping[TaskName, Head]) -> list[TaskName]:
     return [t for t, head in standardized.items() if head.standardize and head.mean is None]
 
 
-def _adapt_heads(heads: TaskHeads, y: Any) -> None:
+def _adapt_heads(heads: TaskHeads, y: Nested) -> None:
     """Adapt standardized heads that nobody has adapted, if `y` has arrays."""
     trained = heads._trained_heads()
     if len(trained) == 1 and not isinstance(y, Mapping):
@@ -564,7 +564,7 @@ def _adapt_heads(heads: TaskHeads, y: Any) -> None:
             trained[task]._adapt(statistics)
 
 
-def _split_rows(given: Mapping[str, Any]) -> tuple[Any, Any]:
+def _split_rows(given: FitArguments) -> tuple[Nested, Nested]:
     """Return the training labels in the arguments of `fit`, and the validation data `(x, y)`."""
     x, y, share = given["x"], given["y"], given.get("validation_split")
     if (data := given.get("validation_data")) is not None:
@@ -577,7 +577,7 @@ def _split_rows(given: Mapping[str, Any]) -> tuple[Any, Any]:
     return keras.tree.map_structure(lambda array: array[:end], y), held_out
 
 
-def _check_batch_sizes(given: Mapping[str, Any]) -> None:
+def _check_batch_sizes(given: FitArguments) -> None:
     """Check that the devices of a distribution can share each batch of arrays.
 
     On JAX, Keras fails only at the last batch of an epoch.

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
 
 import keras
 import numpy as np
@@ -85,7 +84,7 @@ def mean_over_processes(
         values = to_numpy(variable.value[:0] if values is None else values)
         own.append((np.arange(len(values)) if rows is None else to_numpy(rows), values))
     distributed = import_module("torch.distributed")
-    every: list[Any] = [None] * distributed.get_world_size()
+    every: list[Tensor] = [None] * distributed.get_world_size()
     distributed.all_gather_object(every, own)
     means = []
     for parts in zip(*every):

@@ -83,13 +83,13 @@ class SparseAdagrad(keras.optimizers.Adagrad):
 
     def __init__(
         self,
-        learning_rate: Any = 0.1,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 0.1,
         initial_accumulator_value: float | None = None,
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
         loss_scale_factor: float | None = None,
         name: str = "sparse_adagrad",
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         for argument in REFUSED:
             if kwargs.get(argument):
@@ -167,7 +167,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
                 grads[position] = ops.convert_to_tensor(gradient, sparse=False)
         super().apply(grads, trainable_variables)
 
-    def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:
+    def update_step(self, gradient: Tensor, variable: Tensor, learning_rate: Tensor) -> None:
         """Update one variable."""
         index = variable_index(self, variable)
         rows = self._rows.value.pop(index, None)
@@ -268,37 +268,37 @@ def _split_jax(gradient: Tensor, variable: keras.Variable) -> tuple[Tensor | Non
 
 
 def _update_tensorflow(
-    table: Any, sums: Any, rows: Tensor, gradient: Tensor, learning_rate: Tensor, start: Any
+    table: Tensor, sums: Tensor, rows: Tensor, gradient: Tensor, rate: Tensor, start: Tensor
 ) -> None:
     tf = import_module("tensorflow")
 
     # `scatter_sub` and ResourceSparseApplyAdagradV2, a single operation, take longer.
     own_sums = replica_variable(sums, like=table)
     squares = tf.gather(own_sums, rows) + tf.square(gradient)
-    step = gradient * learning_rate / tf.sqrt(squares + start)
+    step = gradient * rate / tf.sqrt(squares + start)
     values = tf.gather(table, rows) - tf.cast(step, table.dtype)
     own_sums.scatter_update(tf.IndexedSlices(squares, rows))
     table.scatter_update(tf.IndexedSlices(values, rows))
 
 
 def _update_torch(
-    table: Any, sums: Any, rows: Tensor, gradient: Tensor, learning_rate: Tensor, start: Any
+    table: Tensor, sums: Tensor, rows: Tensor, gradient: Tensor, rate: Tensor, start: Tensor
 ) -> None:
     import torch
 
     with torch.no_grad():
         squares = sums.value.index_select(0, rows).addcmul_(gradient, gradient)
         sums.value.index_copy_(0, rows, squares)
-        step = gradient * -learning_rate / (squares + start).sqrt()
+        step = gradient * -rate / (squares + start).sqrt()
         table.value.index_add_(0, rows, step.to(table.value.dtype))
 
 
 def _update_jax(
-    table: Any, sums: Any, rows: Tensor, gradient: Tensor, learning_rate: Tensor, start: Any
+    table: Tensor, sums: Tensor, rows: Tensor, gradient: Tensor, rate: Tensor, start: Tensor
 ) -> None:
     old = sums.value.at[rows].get(mode="fill", fill_value=1, unique_indices=True)
     squares = old + gradient * gradient
-    step = ops.cast(gradient * -learning_rate / ops.sqrt(squares + start), table.dtype)
+    step = ops.cast(gradient * -rate / ops.sqrt(squares + start), table.dtype)
     sums.assign(sums.value.at[rows].set(squares, mode="drop", unique_indices=True))
     table.assign(table.value.at[rows].add(step, mode="drop", unique_indices=True))
 

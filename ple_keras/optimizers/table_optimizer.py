@@ -1,7 +1,5 @@
 """An optimizer for embedding tables, combined with one for all other weights."""
 
-from typing import Any
-
 import keras
 
 from ple_keras._checks import check_known, short_repr
@@ -13,7 +11,7 @@ from ple_keras.optimizers.sparse_adagrad import SparseAdagrad
 
 def table_optimizer(
     optimizer: str | keras.Optimizer = "adam", tables: str | keras.Optimizer | None = None
-) -> Any:
+) -> keras.optimizers.MultiOptimizer:
     """Return an optimizer that trains embedding tables and all other weights separately.
 
     Tables are the weights of `SparseEmbedding` layers in any model, even after loading. `optimizer`

@@ -1,6 +1,7 @@
 """Plots of gate weights per expert and per epoch."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Lines = dict[tuple[str, str], np.ndarray]  # by expert or "max", and by line style
 STYLES = {"gate": "-", "val_gate": "--"}  # keyed by the first part of the keys in logs
 CELL_SIZE = (0.62, 0.42)  # inches
 MIN_WEIGHT_OF_WHITE_TEXT = 0.36
@@ -131,7 +133,7 @@ def plot_gate_history(history: Any) -> "Figure":
     return figure
 
 
-def _lines_by_level(logs: Any) -> dict[str, dict[str, dict[tuple[str, str], np.ndarray]]]:
+def _lines_by_level(logs: Any) -> dict[str, dict[str, Lines]]:
     """Return `{level: {gate: {(expert or "max", line style): values}}}` from the logs."""
     levels: dict[str, Any] = defaultdict(lambda: defaultdict(dict))
     for key in logs.keys():  # noqa: SIM118, not every table iterates over its keys
@@ -144,7 +146,7 @@ def _lines_by_level(logs: Any) -> dict[str, dict[str, dict[tuple[str, str], np.n
     return levels
 
 
-def _draw_lines(panel: Any, lines: dict[tuple[str, str], np.ndarray], colors: Any) -> None:
+def _draw_lines(panel: Any, lines: Lines, colors: Mapping[str, Any]) -> None:
     epochs = max(map(len, lines.values()))
     for (name, style), values in lines.items():
         every = epochs // len(values)  # more than 1 with validation_freq

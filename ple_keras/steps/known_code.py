@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from types import CodeType, FrameType
-from typing import Any
 
 # ple_keras, PyTorch, Keras, and what Keras imports.
 LIBRARIES = (
@@ -30,10 +29,10 @@ def find_unknown_code() -> Iterator[dict[object, str | None]]:
         A dict, which has the findings at the end: code objects of users with their file and line,
         and with None code of libraries that can't be traced, and `random.Random`.
     """
-    calls: dict[CodeType, Mapping[str, Any]] = {}
+    calls: dict[CodeType, Mapping[str, object]] = {}
     found: dict[object, str | None] = {}
 
-    def see(frame: FrameType, event: str, function: Any) -> None:
+    def see(frame: FrameType, event: str, function: object) -> None:
         if event == "call":
             calls.setdefault(frame.f_code, frame.f_globals)
         elif event == "c_call" and isinstance(getattr(function, "__self__", None), random.Random):
@@ -51,7 +50,7 @@ def find_unknown_code() -> Iterator[dict[object, str | None]]:
                 found[code] = f"{code.co_filename}:{code.co_firstlineno}"
 
 
-def _is_known(file: str, names: Mapping[str, Any]) -> bool:
+def _is_known(file: str, names: Mapping[str, object]) -> bool:
     """Return whether code is part of a library or of the standard library.
 
     Args:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from itertools import chain
 from operator import is_
-from typing import Any
+from typing import TypeVar
 
 import keras
 import numpy as np
@@ -12,6 +12,7 @@ from ple_keras._keras.internals import has_hooks, stored_values, tracked_lists
 from ple_keras._keras.layers import walk
 from ple_keras._typing import Tensor
 
+T = TypeVar("T")
 SIMPLE = (bool, int, float, str, np.generic)  # compared by value, other attributes by identity
 NEVER_CHANGED = (type, keras.Initializer, keras.DTypePolicy)  # but replaced as a whole
 
@@ -33,7 +34,7 @@ class StepConstants:
         are_readable: Whether all attributes can be compared, and no hook of PyTorch runs.
     """
 
-    def __init__(self, model: Any, kind: str) -> None:
+    def __init__(self, model: keras.Model, kind: str) -> None:
         self._traced, self.optimizers = model, []
         if kind == "train":
             self.optimizers = [model.optimizer, *getattr(model.optimizer, "optimizers", [])]
@@ -76,20 +77,20 @@ class StepConstants:
         has_new_hooks = self.are_readable and has_hooks(self._inner, self.values)
         return not has_new_hooks and _are_identical(map(type, self._objects), self._types)
 
-    def _read_attributes(self) -> list[Any]:
+    def _read_attributes(self) -> list[object]:
         return [*chain.from_iterable(attributes.values() for attributes in self._attributes)]
 
 
-def _distinct(things: Iterable[Any]) -> list[Any]:
+def _distinct(things: Iterable[T]) -> list[T]:
     return [*{id(thing): thing for thing in things}.values()]
 
 
-def _are_identical(ones: Iterable[Any], others: Iterable[Any]) -> bool:
+def _are_identical(ones: Iterable[object], others: Iterable[object]) -> bool:
     ones, others = [*ones], [*others]
     return len(ones) == len(others) and all(map(is_, ones, others))
 
 
-def _has_changed(before: dict[str, Any], attributes: dict[str, Any]) -> bool:
+def _has_changed(before: dict[str, object], attributes: dict[str, object]) -> bool:
     """Return whether the values of attributes differ."""
     pairs = [(before.get(name), attributes.get(name)) for name in before.keys() | attributes.keys()]
     return any(

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 
-def trace_function(model: Any, kind: str) -> Any:
+def trace_function(model: keras.Model, kind: str) -> Any:
     """Replace the "train", "test" or "predict" function of a model by a traced one, on PyTorch."""
     function, trace = f"{kind}_function", getattr(model, "_trace", "auto")
     if keras.backend.backend() == "torch" and trace is not False and not model.run_eagerly:

@@ -27,8 +27,8 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from ple_keras._checks import first_error, warn_user
 from ple_keras._keras.internals import get_mask, has_rate_function
 from ple_keras._keras.processes import has_several_processes
-from ple_keras._typing import Tensor
-from ple_keras.layers.row_updates import RecordedRows
+from ple_keras._typing import Nested, Tensor
+from ple_keras.layers.row_updates import RecordedRows, RowSteps
 from ple_keras.steps.known_code import find_unknown_code, is_known_file
 from ple_keras.steps.step_constants import StepConstants
 
@@ -36,7 +36,8 @@ MAX_GRAPHS = 16  # of batches with different shapes
 TENSOR_READS = (torch.Tensor.tolist, torch.equal, torch.allclose)  # PyTorch refuses other ones
 GRADIENT = torch.Tensor.grad.__get__
 TRACE_LOCK = RLock()  # PyTorch records one graph at a time
-Replay = Callable[[list[Any], list[Any]], Any]  # of a step, with values of variables and a batch
+# Of a step, with the values of variables and the tensors of a batch.
+Replay = Callable[[list[Tensor], list[Tensor]], Tensor]
 Findings = dict[object, str | None]  # of `find_unknown_code`
 
 
@@ -78,16 +79,16 @@ class TracedStep:
         traces_all: Whether to trace code of users, too.
     """
 
-    def __init__(self, model: Any, kind: str, traces_all: bool = False) -> None:
+    def __init__(self, model: keras.Model, kind: str, traces_all: bool = False) -> None:
         self._traced, self._kind, self._traces_all = model, kind, traces_all
         self._graphs: Graphs | None = None
         self._run: int | None = -1
 
-    def _eager_step(self, data: Sequence[Any]) -> Any:
+    def _eager_step(self, data: Sequence[Nested]) -> Nested:
         with torch.set_grad_enabled(self._kind == "train"):
             return getattr(self._traced, f"{self._kind}_step")(data[0])
 
-    def __call__(self, data: Sequence[Any]) -> Any:
+    def __call__(self, data: Sequence[Nested]) -> Nested:
         """Return the logs or the predictions of a batch."""
         leaves, structure = tree_flatten(data[0])
         leaves = [ops.convert_to_tensor(x) if isinstance(x, np.ndarray) else x for x in leaves]
@@ -130,7 +131,7 @@ class TracedStep:
         self._graphs, self._run = Graphs(StepConstants(self._traced, self._kind)), run
         return self._graphs
 
-    def _watched_step(self, graphs: Graphs, key: Hashable, data: Sequence[Any]) -> Any:
+    def _watched_step(self, graphs: Graphs, key: Hashable, data: Sequence[Nested]) -> Nested:
         """Run a step eagerly, and find the unknown code in it.
 
         A second step confirms a finding, since finalizers and signal handlers run by chance.
@@ -164,7 +165,7 @@ class TracedStep:
             warn_user(f"Steps of {self._traced.name!r} {message}")
 
     def _trace_or_warn(
-        self, graphs: Graphs, key: Hashable, leaves: list[Any], structure: TreeSpec
+        self, graphs: Graphs, key: Hashable, leaves: list[Tensor], structure: TreeSpec
     ) -> Replay | None:
         """Return the graph of a step; None if it can't be traced."""
         with TRACE_LOCK, torch.no_grad():
@@ -182,7 +183,7 @@ class TracedStep:
                         )
         return graphs.replays.get(key)
 
-    def _trace(self, constants: StepConstants, leaves: list[Any], structure: TreeSpec) -> Replay:
+    def _trace(self, constants: StepConstants, leaves: list[Tensor], structure: TreeSpec) -> Replay:
         """Return the graph of a step.
 
         Raises:
@@ -190,12 +191,12 @@ class TracedStep:
         """
         if any(map(has_rate_function, constants.optimizers)):
             raise UntraceableError("a learning rate is a function")
-        updates: list[tuple[Any, list[Any], list[Any]]] = []
+        updates: RowSteps = []
         structures: list[TreeSpec] = []
         trained = [parameter.requires_grad for parameter in constants.values]
         reads_logs = self._kind == "train" and self._traced._reads_logs
 
-        def step(*arguments: Any) -> tuple[Any, list[Any]]:
+        def step(*arguments: Tensor) -> tuple[Tensor, list[Nested]]:
             values = [*arguments[: len(trained)]]
             if self._kind == "train":
                 values = [x.detach().requires_grad_(is_on) for x, is_on in zip(values, trained)]
@@ -229,7 +230,7 @@ class TracedStep:
         is_jit = self._traced.jit_compile
         run = torch.compile(module) if is_jit else to_function(module, references)
 
-        def replay(values: list[Any], leaves: list[Any]) -> Any:
+        def replay(values: list[Tensor], leaves: list[Tensor]) -> Tensor:
             with torch.no_grad():
                 results, gradients = run(*values, *leaves)
                 for (optimizer, _, variables), found in zip(updates, gradients):
@@ -248,7 +249,7 @@ def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {f'{error}'.partition(chr(10))[0]}{where}"
 
 
-def _is_plain(leaf: Any) -> bool:
+def _is_plain(leaf: Tensor) -> bool:
     """Return whether a part of a batch is None, or a tensor without a gradient and a mask."""
     is_tensor = type(leaf) is torch.Tensor and not leaf.requires_grad
     return leaf is None or (is_tensor and get_mask(leaf) is None)
@@ -279,8 +280,8 @@ class Recorder(TorchFunctionMode):
     def __init__(self, weights: list[Tensor]) -> None:
         self._weights = weights
         self._lookups: dict[int, list[tuple[Tensor, Tensor]]] = {}  # by the `id` of the table
-        self._gradients: dict[int, Any] = {}  # by the `id` of the weight
-        self.updates: list[tuple[Any, list[Any], list[Any]]] = []
+        self._gradients: dict[int, Tensor] = {}  # by the `id` of the weight
+        self.updates: RowSteps = []
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -306,7 +307,7 @@ class Recorder(TorchFunctionMode):
         gradient: Tensor | None = None,
         retain_graph: bool | None = None,
         create_graph: bool = False,
-        inputs: Any = None,
+        inputs: object = None,
     ) -> None:
         """Add the gradients of a loss to those of all weights."""
         if gradient is not None or create_graph or inputs is not None:
@@ -319,7 +320,7 @@ class Recorder(TorchFunctionMode):
             if each is not None:
                 self._gradients[id(weight)] = each if known is None else known + each
 
-    def _gradient(self, weight: Tensor) -> Any:
+    def _gradient(self, weight: Tensor) -> Tensor:
         """Return the gradient of a weight, or the rows of a table's gradient."""
         gradient, lookups = self._gradients.get(id(weight)), self._lookups.get(id(weight))
         if lookups is None:
@@ -333,7 +334,7 @@ class Recorder(TorchFunctionMode):
         return RecordedRows(rows, self.updates)
 
 
-def gradient_of(found: Any, variable: keras.Variable) -> Tensor | None:
+def gradient_of(found: Tensor, variable: keras.Variable) -> Tensor | None:
     """Return the gradient of a variable, which is sparse for rows."""
     if not isinstance(found, list):
         return found
@@ -342,7 +343,9 @@ def gradient_of(found: Any, variable: keras.Variable) -> Tensor | None:
     return sum(parts[1:], parts[0]) if parts else None
 
 
-def record(step: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Any, dict[str, Any]]:
+def record(
+    step: Callable[..., Nested], arguments: Sequence[Tensor]
+) -> tuple[torch.fx.GraphModule, dict[str, Tensor]]:
     """Return the operations of a step as a module, without running them, and its constants by name.
 
     Tensors that are not arguments are constants by reference: without `_allow_non_fake_inputs`,
@@ -355,7 +358,9 @@ def record(step: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Any, dic
     return module, {name: getattr(module, name) for name in names}
 
 
-def to_function(module: Any, constants: dict[str, Any]) -> Callable[..., Any]:
+def to_function(
+    module: torch.fx.GraphModule, constants: dict[str, Tensor]
+) -> Callable[..., Tensor]:
     """Return a function that runs recorded operations, and holds nothing but their constants.
 
     The function of an operation, `_op`, takes a third less time than the object around it, by which
