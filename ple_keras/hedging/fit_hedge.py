@@ -275,7 +275,7 @@ class FitHedge(keras.callbacks.Callback):
         if epoch is None:  # in `evaluate`, which must not change a model
             return
         branched = self._find_branches()
-        found = best = branched.read(self._batches)
+        found = branched.read(self._batches)
         losses, relative, _ = branched.losses(found)
         self._logged |= {f"hedge/{t}/{b}_loss": loss for (t, b), loss in losses.items()}
         for unit, parts in self._weights.items():
@@ -287,10 +287,10 @@ class FitHedge(keras.callbacks.Callback):
                 self._best.values.update({branch: found.values[branch] for branch in branches})
         epochs = {kept.epoch for kept in self.kept.values()} or {epoch}
         if epoch in epochs or "hedge/loss" not in self._logged:
-            best = found if epochs == {epoch} else self._best_values(found)
-            loss = branched.fit_mixtures(best, self.prior, allows_nan=True)
-            self._best, self._logged["hedge/loss"] = best, loss
-        if best is not found or epoch not in epochs:
+            self._best = found if epochs == {epoch} else self._best_values(found)
+            loss = branched.fit_mixtures(self._best, self.prior, allows_nan=True)
+            self._logged["hedge/loss"] = loss
+        if self._best is not found:
             branched.fit_mixtures(found, self.prior, allows_nan=True)
 
     def _best_values(self, found: LabeledValues) -> LabeledValues:
