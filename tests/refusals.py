@@ -81,19 +81,3 @@ BAD_INPUTS = {
     ),
     "unknown_key": (lambda: {"b": features(2, 5)}, r"Received: inputs"),
 }
-
-
-def check_count(make, name, minimum):
-    """Assert that an argument must be an integer of at least `minimum`."""
-    for value in (minimum - 1, -3):
-        check_refused(
-            lambda value=value: make(value),
-            ValueError,
-            rf"{name} must be at least {minimum}\. Received: {name}={value}$",
-        )
-    for value in (True, False, 2.0, "2", None, {2}, NAN):
-        check_refused(
-            lambda value=value: make(value),
-            TypeError,
-            rf"{name} must be an integer\. Received: {name}={re.escape(repr(value))}$",
-        )

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pandas as pd
-import pytest
 
 import ple_keras as pk
 from ple_keras._checks import short_repr
@@ -46,14 +45,3 @@ def test_a_message_shows_the_shape_of_an_array_in_place_of_a_dict():
         ValueError,
         f"Received: weighting={SHOWN}",
     )
-
-
-@pytest.mark.parametrize("of_heads", [True, False])
-def test_a_data_frame_in_place_of_a_dict_has_a_remedy(of_heads):
-    heads = pk.TaskHeads([pk.BinaryHead("click")])
-    heads.build({"click": (None, 3)})
-    frame = pd.DataFrame({"click": [0, 1]})
-    call = heads.check_labels if of_heads else lambda y: pk.mask_labels(y, {})
-    message = r"Convert a data frame with dict\(y\)\. Received: y=DataFrame\(shape=\(2, 1\)\)"
-    check_refused(lambda: call(frame), TypeError, message)
-    call(dict(frame))

@@ -155,15 +155,6 @@ def test_a_function_that_files_would_replace_is_refused(cls, argument, value, na
     )
 
 
-@once
-@pytest.mark.parametrize(
-    "activation", [None, "relu", keras.activations.relu, relu, unregistered, lambda x: x]
-)
-def test_other_activations_are_accepted(activation):
-    pk.ExpertBlock(2, activation)
-    pk.Head("a", activation=activation)
-
-
 def own_loss(y_true, y_pred):
     return ops.mean(ops.abs(y_true - y_pred) * 3.0, axis=-1)
 

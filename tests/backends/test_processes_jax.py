@@ -1,5 +1,6 @@
 """Training in several processes with `keras.distribution`, compared with one process."""
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.backends.distribution_run import assert_equal_logs
 from tests.helpers import assert_all_close
 from tests.processes import EXAMPLES, fail_or_wait, run_to_end
 from tests.recorded_outputs import check_form
@@ -25,43 +25,27 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Return the folder where two processes write their results."""
-    folder = tmp_path_factory.mktemp("processes")
-    run_to_end("-m", "tests.backends.processes_run_jax", folder)
-    return folder
+def run():
+    """Return the module of the processes, which only JAX can import."""
+    return importlib.import_module("tests.backends.processes_run_jax")
 
 
 @pytest.fixture(scope="module")
-def results(folder):
-    """Return the results of both processes, and those of one process."""
-    from tests.backends import processes_run_jax
-
-    model = processes_run_jax.tracked_ple()
-    alone = {"logs": processes_run_jax.fit(model)}
-    alone["report"] = processes_run_jax.report(model, 0, 2)
-    alone["predictions"] = model.predict(processes_run_jax.data()[0], verbose=0)
-    return *(json.loads((folder / f"{p}.json").read_text()) for p in range(2)), alone
+def results(tmp_path_factory):
+    """Return the results of two processes."""
+    folder = tmp_path_factory.mktemp("processes")
+    run_to_end("-m", "tests.backends.processes_run_jax", folder)
+    return [json.loads((folder / f"{p}.json").read_text()) for p in range(2)]
 
 
-def test_the_logs_cover_the_rows_of_all_processes(results):
-    first, second, alone = results
-    assert first["logs"] == second["logs"]
-    assert_equal_logs(first["logs"], alone["logs"])
-
-
-def test_steps_of_branches_equal_those_of_one_process(results):
-    from tests.backends import processes_run_jax as run
-
+def test_steps_of_branches_equal_those_of_one_process(results, run):
     expected = run.fit_hedged()["weights"]
-    for process in results[:2]:
+    for process in results:
         assert_all_close(process["hedged"]["weights"], expected, atol=1e-5)
 
 
-def test_mixtures_are_means_over_the_processes(results):
-    from tests.backends import processes_run_jax as run
-
-    first, second = (process["hedged"] for process in results[:2])
+def test_mixtures_are_means_over_the_processes(results, run):
+    first, second = (process["hedged"] for process in results)
     assert first["logs"] == second["logs"]
     model = run.hedged_model()
     for variable, array in zip(model.trainable_variables, first["weights"], strict=True):
@@ -73,11 +57,9 @@ def test_mixtures_are_means_over_the_processes(results):
             assert first["logs"][f"hedge/{task}/{branch}"] == pytest.approx([expected], abs=1e-3)
 
 
-def test_the_processes_keep_the_epochs_of_one_process(results):
+def test_the_processes_keep_the_epochs_of_one_process(results, run):
     """Validation and training rows are the same, so each branch improves as in one process."""
-    from tests.backends import processes_run_jax as run
-
-    first, second = (process["kept"] for process in results[:2])
+    first, second = (process["kept"] for process in results)
     expected = run.fit_hedged(epochs=4, learning_rate=0.1)
     assert first == second
     for key, by_epoch in expected["logs"].items():
@@ -86,38 +68,10 @@ def test_the_processes_keep_the_epochs_of_one_process(results):
     assert_all_close(first["weights"], expected["weights"], atol=1e-4)
 
 
-def test_rows_of_tables_train_as_in_one_process(results):
-    from tests.backends import processes_run_jax
-
-    first, second = (process["rows"] for process in results[:2])
+def test_rows_of_tables_train_as_in_one_process(results, run):
+    first, second = (process["rows"] for process in results)
     assert first == second
-    assert_all_close(first, processes_run_jax.train_rows(), atol=1e-5)
-
-
-def test_predict_fails_under_the_distribution(results):
-    for process in results[:2]:
-        assert "non-addressable" in process["error"]
-
-
-def test_gates_and_conflicts_of_own_rows_wait_for_no_process(results):
-    first, _, alone = results
-    for key, of_levels in alone["report"].items():
-        assert of_levels
-        assert_all_close(first["report"][key], of_levels, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["0", "1", "once"])
-def test_files_of_all_processes_or_one_load_in_a_single_process(folder, results, name):
-    from tests.backends import processes_run_jax
-
-    model = keras.models.load_model(folder / f"{name}.keras")
-    x = processes_run_jax.data()[0]
-    for _ in range(2):
-        predictions = model.predict(x, verbose=0)
-        for task, expected in results[2]["predictions"].items():
-            np.testing.assert_allclose(predictions[task], expected, atol=1e-5)
-        model.set_weights([np.zeros_like(weight) for weight in model.get_weights()])
-        model.load_weights(folder / "once.weights.h5")
+    assert_all_close(first, run.train_rows(), atol=1e-5)
 
 
 def test_the_example_equals_one_process_and_saves(tmp_path):

@@ -97,12 +97,6 @@ def test_a_second_fit_starts_with_reset_statistics(model):
         assert second[key] == pytest.approx(value, rel=1e-6)
 
 
-@once
-def test_epochs_without_validation_have_no_validation_keys(model):
-    logs = fit_logged(model, 2, validation_data=clicks_and_buys(), validation_freq=2)
-    assert (len(logs["gate/ple/0/click/max"]), len(logs["val_gate/ple/0/click/max"])) == (2, 1)
-
-
 @pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution needs JAX")
 def test_a_process_without_a_distribution_waits_for_no_other_process(model, monkeypatch):
     expected = fit_logged(model, shuffle=False)
@@ -144,21 +138,6 @@ def test_a_continued_run_keeps_the_lines_of_earlier_epochs(model, tmp_path):
     assert [bool(row["val_gate/ple/0/click/max"]) for row in rows] == [False, False, True, True]
     fit_logged(model, logger=pk.GateWeightsLogger(path))
     assert [row["epoch"] for row in rows_of(path)] == ["0"]
-
-
-@once
-def test_an_interrupted_write_leaves_the_file_as_it_was(model, tmp_path, monkeypatch):
-    path = tmp_path / "gates.csv"
-    fit_logged(model, logger=pk.GateWeightsLogger(path))
-    written = path.read_text()
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(csv.DictWriter, "writerows", stop)
-    with pytest.raises(KeyboardInterrupt):
-        fit_logged(model, epochs=2, initial_epoch=1, logger=pk.GateWeightsLogger(path))
-    assert path.read_text() == written
 
 
 @once

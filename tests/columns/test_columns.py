@@ -162,14 +162,9 @@ def test_batches_give_the_encoding_of_all_rows_and_the_same_file(columns, frame,
 @pytest.mark.parametrize(
     ("changes", "error", "reason"),
     [
-        ({"user": [1.0, np.nan] * 3}, TypeError, "user must .*nullable.* Received: user=1.0"),
-        ({"item": ["a", 1] * 3}, TypeError, "item must contain only strings. Received: item=1"),
         ({"item": [*"uvwxyz"], "history": None}, ValueError, "item must have a value in .*rows=2"),
-        ({"genres": [[["a"]]] * 6}, TypeError, r"genres must .* genres=\['a'\]"),
-        ({"genres": [[1.0, np.nan]] * 6}, TypeError, "genres must .*pyarrow.* genres=1.0"),
         ({"history": [[1]] * 6}, TypeError, "history must contain only strings. .* history=1"),
         ({"age": np.nan}, ValueError, "age must .* finite numbers"),
-        ({"age": [1.0, np.inf] * 3}, ValueError, "age must .* finite numbers"),
         ({"genres": "new"}, TypeError, "genres .*lists.* `texts`. Received: genres='new'"),
         ({"title": 3}, TypeError, "title must contain text. Received: title=3"),
         ({"votes": -1}, ValueError, "votes must be at least 0. Received: votes=-1.0"),
@@ -207,14 +202,6 @@ def test_values_of_other_types_than_in_training_are_refused_in_frames_and_reques
     for rows in (frame.assign(**changes), [columns.example() | changes]):
         with pytest.raises(error, match=reason):
             columns.transform(rows)
-
-
-def test_entries_of_other_types_than_in_training_are_refused(columns):
-    row = columns.example()
-    for entries in ([1], ["a", 1.0], [["a"]], [np.nan]):
-        with pytest.raises(TypeError, match="history must contain only strings"):
-            columns.transform([row | {"history": entries}])
-    assert columns.transform([row | {"history": ["a", None]}])["history"].tolist() == [[0, 2, 0, 0]]
 
 
 @pytest.mark.parametrize("rows", [{"user": 1}, [{"user": 1}], "user", [1], [[]]])

@@ -24,11 +24,8 @@ def arrow(values, kind):
 # A column, whether it is in `ids`, its kind, and its codes or scaled numbers.
 RESULTS = {
     "strings": (["a", "b", None, "a", "b"], False, "id", [2, 3, 0, 2, 3]),
-    "objects": (np.array(["a", "b", np.nan, "a", "b"], "object"), False, "id", [2, 3, 0, 2, 3]),
     "unicode": (["é", "日本", "é", "日本", "é"], False, "id", [2, 3, 2, 3, 2]),
-    "emoji": (["👍", "👎", "👍", "👎", "👍"], False, "id", [2, 3, 2, 3, 2]),
     "booleans": ([True, False, True, False, True], False, "id", [3, 2, 3, 2, 3]),
-    "booleans, None": ([True, False, None, False, True], False, "id", [3, 2, 0, 2, 3]),
     "booleans of NumPy": (
         np.array([np.True_, np.False_, None, np.False_, np.True_], "object"),
         False, "id", [3, 2, 0, 2, 3],
@@ -40,14 +37,8 @@ RESULTS = {
         arrow([True, False, None, False, True], pa.bool_()), False, "id", [3, 2, 0, 2, 3]
     ),
     "integers": ([1, 2, 3, 4, 5], False, "number", [-2, -1, 0, 1, 2]),
-    "nullable integers": (
-        pd.array([1, 2, None, 4, 5], "Int64"), False, "number", [-2, -1, np.nan, 1, 2]
-    ),
     "arrow integers": (
         arrow([1, 2, None, 4, 5], pa.int32()), False, "number", [-2, -1, np.nan, 1, 2]
-    ),
-    "arrow floats": (
-        arrow([1.0, 2.0, None, 4.0, 5.0], pa.float32()), False, "number", [-2, -1, np.nan, 1, 2]
     ),
     "large integers": (
         pd.array([LARGE, LARGE + 1, None, LARGE, LARGE + 1], "Int64"), True, "id", [2, 3, 0, 2, 3]
@@ -82,12 +73,9 @@ RESULTS = {
     ),
     "infinite numbers": ([1.0, 2.0, np.inf, 4.0, 5.0], False, ValueError, "finite .* to inf"),
     "floats as ids": ([1.0, 2.0, np.nan, 1.0, 2.0], True, TypeError, "numpy_nullable.* x=1.0"),
-    "large floats as ids": ([1e17, np.nan, 1e17, 1e17, 1e17], True, TypeError, "nullable.*=1e.17"),
     "lists of floats": ([[1.0, np.nan]] * 5, False, TypeError, "pyarrow.* x=1.0"),
     "all missing": ([None] * 5, False, TypeError, "Received: x with no value"),
-    "all missing, an id": ([None] * 5, True, ValueError, "in min_rows=2 rows. Received: at most 0"),
     "all NaN": ([np.nan] * 5, False, TypeError, "Remove it .*Received: x with no value"),
-    "empty lists": ([[]] * 5, False, ValueError, "in min_rows=2 rows. Received: at most 0"),
     "mixed types": (["a", 1, "a", 1, "a"], False, TypeError, "Received: x with int, str"),
     "mixed types, an id": (["a", 1, "a", 1, "a"], True, TypeError, "only strings. Received: x=1"),
     "booleans and integers": ([True, 1, 0, 1, 2], True, TypeError, "only booleans. Received: x=1"),
@@ -96,9 +84,7 @@ RESULTS = {
     "bytes": ([b"a"] * 5, False, TypeError, "Received: x with bytes"),
     "dates": ([DAY] * 5, False, TypeError, "Received: x with date"),
     "times": (pd.date_range("2026", periods=5), False, TypeError, "x with Timestamp"),
-    "times, NaT": ([pd.NaT, *pd.date_range("2026", periods=4)], False, TypeError, "Timestamp"),
     "times as ids": (pd.date_range("2026", periods=5), True, TypeError, "x=Timestamp"),
-    "complex numbers": ([1j] * 5, False, TypeError, "Received: x with complex"),
 }  # fmt: skip
 
 

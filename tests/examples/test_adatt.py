@@ -6,8 +6,7 @@ import pytest
 from adatt import AdaTTBlock
 
 import ple_keras as pk
-from ple_keras.inspection.gradient_conflict import gradient_function
-from tests.helpers import assert_same, features, numpy_of, once, randomize
+from tests.helpers import assert_same, features, numpy_of, randomize
 from tests.layers.reference import inside, parameters, softmax
 from tests.models import chain, loaded
 
@@ -45,20 +44,6 @@ def test_a_row_of_levels_is_equal_to_the_equations(own, shared):
     assert_same(numpy_of(levels(x)), adatt(adatt(streams, first), last))
 
 
-@once
-@pytest.mark.parametrize("isolated", [False, True])
-def test_an_isolated_task_trains_only_its_own_experts(isolated):
-    block = AdaTTBlock(TASKS, [4], 2, isolate_task_experts=isolated)
-    block(features(6, 3))
-    randomize(block)
-    parts = [block._level.experts.slices(f"buy/expert_{i}") for i in (0, 1)]
-    losses = lambda x: [keras.ops.sum(block(x)[gate]) for gate in ("click", "shared", "buy")]  # noqa: E731
-    gradients = gradient_function(losses, parts, block)(keras.ops.convert_to_tensor(features(6, 3)))
-    for click, shared, buy in gradients:
-        assert (not click.any() and not shared.any()) == isolated
-        assert buy.any()
-
-
 def test_what_works_for_a_cgc_block_works_for_adatt(tmp_path):
     heads = pk.TaskHeads([pk.BinaryHead(task) for task in TASKS])
     options = {"num_shared_experts": 0, "add_shared_gate": False}
@@ -77,7 +62,6 @@ def test_what_works_for_a_cgc_block_works_for_adatt(tmp_path):
     assert [*report.to_dict()["levels"]["adatt"]["experts"]] == names
     assert pk.plot_gate_weights(report).axes
     assert pk.plot_architecture(model).axes
-    assert pk.gradient_conflict(model, x, y)
     clone = keras.models.clone_model(model)
     transfer = pk.transfer_weights(model, clone)
     assert not transfer.left_out

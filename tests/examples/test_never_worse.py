@@ -10,7 +10,6 @@ from scipy.stats import t
 from examples.benchmarks import _regrets, never_worse
 from examples.benchmarks._cases import all_cases
 from examples.benchmarks._fits import RATES, Fit, Store, _alone, run
-from examples.benchmarks._networks import NETWORKS, build_network, count_parameters
 from examples.benchmarks._plan import fresh_seeds, plan, published_seeds, searches
 from tests.helpers import once
 
@@ -64,38 +63,6 @@ def test_a_regret_is_the_paired_difference_to_the_better_baseline():
     np.testing.assert_allclose(scores.gain(keys[0], "bottom", "single", ["income"]), [0.03, 0.01])
 
 
-def test_the_gain_of_an_error_is_positive_for_a_smaller_error():
-    (case, *_) = cases("correlation")
-    kept = Kept()
-    for kind, error in (("single", 0.3), ("ple", 0.25)):
-        kept[case.name, kind, 0] = {"test": {f"task_{k}_mean_squared_error": error for k in (1, 2)}}
-    scores = _regrets.Scores([small_fit(kind, case) for kind in ("single", "ple")], kept)
-    (key,) = scores.cases
-    assert scores.gain(key, "ple", "single", case.tasks) == pytest.approx([0.05])
-
-
-def test_goals_are_missed_by_a_significant_regret_of_one_case():
-    noise = np.array([-0.001, 0.0, 0.001])
-    aucs = {"single": 0.95 + noise, "bottom": 0.90 + noise}
-    losses = (0, 0.01 + 0.1 * noise[::-1])
-    scores = scores_of([{**aucs, "hedged": aucs["single"] - loss} for loss in losses])
-    first, second = _regrets.regrets(scores, "hedged")
-    assert [first.is_significant, second.is_significant] == [False, True]
-    assert second.estimate.mean == pytest.approx(0.01)
-    assert _regrets.significant_after_holm([first, second]) == [second]
-    table = _regrets.goals(scores).splitlines()
-    verdicts = {line.split("  ")[0]: re.findall(r"met|missed", line)[0] for line in table[1:]}
-    assert verdicts["no regret significantly above 0, by case"] == "missed"
-    assert verdicts["worst mean regret in AUC at most 0.002, by task"] == "missed"
-
-
-def test_holms_correction_is_stricter_for_several_regrets():
-    one = _regrets.Regret("case", "case", "AUC", ["income"], np.array([0.5, 0.9, 1.1, 1.6]))
-    assert 0.05 / 10 < one.p_value < 0.05
-    assert _regrets.significant_after_holm([one]) == [one]
-    assert _regrets.significant_after_holm([one] * 10) == []
-
-
 def test_the_plan_has_the_cases_measures_and_seeds_of_the_rules():
     found = all_cases()
     assert len(found) == 32
@@ -105,12 +72,6 @@ def test_the_plan_has_the_cases_measures_and_seeds_of_the_rules():
     longest = {case.group for case in found if len(fresh_seeds(case)) > len(published_seeds(case))}
     assert longest == {"next to an unrelated task"}
     assert {fit.key for fit in plan()} == {*json.loads(never_worse.KEPT.read_text())["fits"]}
-
-
-def test_missing_fits_are_reported(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        never_worse.main(["--json", str(tmp_path / "fits.json")])
-    assert "Use --run." in capsys.readouterr().err
 
 
 def test_the_learning_rates_are_the_best_of_the_kept_searches():
@@ -150,18 +111,6 @@ def test_loss_weights_do_not_change_hedged_branches():
     one, other = small_fit("hedged", first), small_fit("hedged", last)
     assert one.key == other.key
     assert one.run()["test"] == other.run()["test"]
-
-
-@pytest.mark.parametrize("place", [0, -1])
-def test_networks_have_about_as_many_parameters_as_a_shared_bottom(place):
-    case = cases("scarce")[place]
-    dataset = case.draw(1000, 0)
-    sizes = {
-        kind: count_parameters(build_network(kind, dataset, case.recipe, 0.01, {}))[0]
-        for kind, network in NETWORKS.items()
-        if not network.is_alone and 0 not in network.task_experts and network.own_tables == 1
-    }
-    assert max(sizes.values()) / min(sizes.values()) < 1.1, sizes
 
 
 def test_a_single_task_network_repeats_its_few_labeled_rows():

@@ -4,9 +4,7 @@ import argparse
 import json
 import os
 import re
-import shutil
 
-import numpy as np
 import pytest
 
 from tests.helpers import once
@@ -70,40 +68,6 @@ def test_a_killed_training_equals_an_uninterrupted_one(tmp_path, capsys, monkeyp
     assert (tmp_path / "killed" / "gates.csv").read_bytes() == before
 
 
-@pytest.mark.nightly
-def test_a_damaged_checkpoint_changes_nothing(tmp_path, capsys):
-    model, history, stop, _ = resume.train(tmp_path / "whole", arguments(epochs=8))
-    assert len(history) - 1 == stop.stopped_epoch > stop.best_epoch
-    resume.train(tmp_path / "half", arguments(epochs=3))
-    for name, damage in DAMAGE.items():
-        folder = tmp_path / name
-        shutil.copytree(tmp_path / "half", folder)
-        damage(folder / "epoch-00003-step-0000000")
-        other, history_of_other, other_stop, _ = resume.train(folder, arguments(epochs=8))
-        assert "epoch-00003-step-0000000 is damaged" in capsys.readouterr().err, name
-        assert history_of_other == history, name
-        assert other_stop.best_epoch == stop.best_epoch, name
-        assert other_stop.stopped_epoch == stop.stopped_epoch, name
-        np.testing.assert_equal(model.get_weights(), other.get_weights(), err_msg=name)
-
-
-@once
-def test_an_epoch_has_every_row_once_in_another_order():
-    rows = resume.Rows(ROWS, BATCH)
-    epochs = np.stack([rows.batch(number)[0] for number in range(8)]).reshape(2, ROWS, -1)
-    for epoch in epochs:
-        np.testing.assert_array_equal(np.sort(epoch, axis=0), np.sort(rows.x[:ROWS], axis=0))
-    assert not np.array_equal(*epochs)
-
-
-@once
-def test_batches_start_at_a_number_however_often_they_are_read():
-    rows = resume.Rows(ROWS, BATCH)
-    batches = resume.Batches(rows.batch, 5)
-    for index in (0, 1, 0, 2):
-        np.testing.assert_array_equal(batches[index][0], rows.batch(5 + index)[0])
-
-
 def backup(folder, **settings):
     return resume.StepBackup(folder, 4, 2, settings)
 
@@ -146,12 +110,6 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(damage, tmp_path, ca
         assert (continued.epoch, continued.step) == (0, 2)
         assert f"{NAME} is damaged, so an earlier one is used." in capsys.readouterr().err
     assert (tmp_path / f"{NAME}.damaged").is_dir()
-
-
-@once
-def test_training_starts_again_if_all_checkpoints_are_damaged(tmp_path):
-    DAMAGE["an empty file"](write(tmp_path))
-    assert backup(tmp_path).number == 0
 
 
 @once

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from examples.benchmarks import _step_models, _timing, scaling, small_job, step_time, whole_job
+from examples.benchmarks import _step_models, _timing, small_job, step_time, whole_job
 from tests.helpers import once
 
 pytestmark = [pytest.mark.nightly, once]
@@ -72,34 +72,6 @@ def test_step_times_are_printed(monkeypatch, capsys):
     monkeypatch.setattr(step_time, "available_peers", lambda backend: [])
     step_time.main(["--rounds", "2"])
     assert first_cells(capsys.readouterr().out, 4) == [*_step_models.NETWORKS]
-
-
-def test_options_are_compared(monkeypatch, capsys):
-    monkeypatch.setattr(_step_models, "ROWS", 50)
-    monkeypatch.setattr(_step_models, "OPTION_BATCH", 8)
-    step_time.main(["--options", "--rounds", "1"])
-    out = capsys.readouterr().out
-    assert first_cells(out, 8) == [*_step_models.OPTIONS]
-
-
-def test_scaling_is_measured_in_new_processes(monkeypatch, capsys):
-    monkeypatch.setattr(scaling, "CURVES", {"levels": {1: tiny_case(levels=1)}})
-    scaling.main(["--curve", "levels", "--variants", "ours", "--steps", "2"])
-    header, row = (line.split("  ") for line in capsys.readouterr().out.splitlines()[-2:])
-    assert header[0] == "levels"
-    assert 0 <= float(row[-1]) < 300  # MB; imports are not included
-
-
-def test_the_latency_of_onnx_files_is_measured(monkeypatch, capsys):
-    pytest.importorskip("onnxruntime")
-    from examples.benchmarks import export_latency
-
-    monkeypatch.setattr(export_latency, "CASE", tiny_case(tasks=2, features=8, batch=1))
-    monkeypatch.setattr(export_latency, "BATCHES", (1, 64))
-    export_latency.main(["--rounds", "2"])
-    header, *rows = capsys.readouterr().out.splitlines()[-3:]
-    assert [row.split()[0] for row in rows] == ["1", "64"]
-    assert "ours, ms  of chain" in header
 
 
 def test_runs_of_a_whole_job_are_kept(monkeypatch, capsys, tmp_path):

@@ -46,49 +46,6 @@ def test_each_branch_stops_at_its_best_epoch_whatever_the_unit_of_the_labels(uni
     np.testing.assert_allclose(judge.relative["time"]["own"], [0.16, 0.25, 0.09])
 
 
-def test_a_mixture_is_the_better_branch_if_it_is_exact():
-    errors = {"rating": {"own": [0.5, 0.5, 0.5], "shared": [0.5, 1e-3, 0.5]}}
-    judge = stop_rules.Judge(run_with(errors, {"rating": 1}))
-    assert judge.score("rating", {"own": 0, "shared": 1}) < 0.01
-    assert judge.score("rating", {"own": 0}) == pytest.approx(0.25)
-
-
-@pytest.mark.parametrize("task", ["like", "votes", "rating"])
-def test_a_constant_has_the_lowest_loss_and_a_perfect_prediction_has_none(task):
-    y = np.array([0.0, 0.0, 1.0] if task == "like" else [0.0, 1.0, 4.0])
-    best = stop_rules.constant(task, y)
-    means = [stop_rules.losses(task, best + step, y).mean() for step in (-0.01, 0, 0.01)]
-    assert np.argmin(means) == 1
-    perfect = {"like": 50 * (2 * y - 1), "votes": np.log(np.maximum(y, 1e-12)), "rating": y}
-    np.testing.assert_allclose(stop_rules.losses(task, perfect[task], y), 0, atol=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("kind", "widths"),
-    [
-        ("hedged", {"user": [16] * 3}),
-        ("hedged-quarter", {"user": [4, 4, 16]}),
-        ("hedged-common", {"user": [16]}),
-        ("hedged-few", {"user": [16]}),
-    ],
-)
-def test_own_branches_have_smaller_tables(kind, widths):
-    model = build_columns(kind, make_counts(64, 0), OF_TABLES, "sgd")
-    shapes = [w.shape for w in model.weights if "user_table" in w.path]
-    assert sorted(width for _, width in shapes) == widths["user"]
-
-
-def test_own_branches_read_hashed_ids():
-    model, data = (
-        build_columns("hedged-hashed", make_counts(64, 0), OF_TABLES, "sgd"),
-        make_counts(64, 0),
-    )
-    shapes = [w.shape for w in model.weights if "user_table" in w.path]
-    assert sorted(rows for rows, _ in shapes) == [52, 52, 502]
-    predicted = model.predict(data.test.inputs, verbose=0)
-    assert np.isfinite(predicted["bought"]).all()
-
-
 def test_the_rule_is_that_of_the_library():
     # Each branch improves, since `Run` lacks the weights before the first epoch.
     data = make_counts(2400, 0)

@@ -67,20 +67,6 @@ def test_a_missing_label_is_null_in_the_files(files):
         assert [y is not None for y in labels[task]] == [y == 1 for y in labels[observed]]
 
 
-def test_files_that_exist_are_kept_and_others_are_written(files):
-    kept, lost = files[0].stat().st_mtime_ns, files[1].read_bytes()
-    files[1].unlink()
-    assert streaming.write_files(files[0].parents[1], ROWS) == files
-    assert files[0].stat().st_mtime_ns == kept
-    assert files[1].read_bytes() == lost
-
-
-def test_the_rate_of_the_pipeline_needs_many_windows():
-    window = streaming.WINDOW_GROUPS * GROUP_ROWS
-    assert streaming.rate_of_pipeline(itertools.repeat(None), 10, window - 1) == "-"
-    assert re.fullmatch(r"[,\d]+", streaming.rate_of_pipeline(itertools.repeat(None), 10, window))
-
-
 @once
 def test_a_batch_that_no_window_holds_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):

@@ -8,20 +8,13 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import QUICK, assert_same, features, numpy_of, once, randomize
+from tests.layers.reference import sigmoid, softmax
 from tests.models import cloned, compiled, heads_of, loaded
 from tests.refusals import check_refused
 
 ROWS = 8
 NAN = np.nan
 MIXTURE = [0.5, 0.2, 0.3]  # of boosting, own, shared
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-def softmax(x):
-    return np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
 
 
 def limited(p):
@@ -44,7 +37,6 @@ KINDS = {
         softmax,
     ),
     "values": (lambda: pk.RegressionHead("a", units=2), features(ROWS, 2, seed=1), None, None),
-    "positive": (lambda: pk.Head("a", activation="softplus"), RNG.random(ROWS), None, None),
     "standardized": (
         lambda: pk.RegressionHead("a", standardize=True, mean=1e4, deviation=300.0),
         1e4 + 300 * RNG.normal(size=ROWS),
@@ -240,14 +232,6 @@ def block_values(model, x):
     (head,) = heads_of(model).values()
     block = next(each for each in model.layers if isinstance(each, pk.HedgedBlock))
     return {b: getattr(head, f"branch-{b}").logits(v) for b, v in block(x)["a"].items()}
-
-
-def test_half_precision_keeps_the_digits_of_given_values():
-    heads = pk.TaskHeads([pk.RegressionHead("a")], given=["other"], dtype="mixed_float16")
-    values = np.array([70001.0, 70003.0], "float32")
-    inputs = {"a": {"net": np.zeros((2, 3), "float16"), "other": values}}
-    outputs = numpy_of(heads(inputs)["a"])[:, 0]
-    np.testing.assert_array_equal(outputs, values / 2)
 
 
 NAMES = r"^given must contain different names"

@@ -71,23 +71,13 @@ class BoundedHead(pk.Head):
         return {**super().get_config(), "bound": self.bound}
 
 
-SUBCLASSES = {
-    "count": (lambda: pk.CountHead("visits", tower=[4], metrics=[keras.metrics.Poisson()]), np.exp),
-    "bounded": (
-        lambda: BoundedHead("visits", bound=2.0, tower=ScaledExpert([4], 0.5)),
-        lambda x: 2 * np.tanh(x),
-    ),
-}
-
-
-@pytest.mark.parametrize(("make", "activation"), SUBCLASSES.values(), ids=SUBCLASSES)
-def test_a_subclass_predicts_trains_and_loads_from_a_file(make, activation, tmp_path):
-    head = make()
+def test_a_subclass_predicts_trains_and_loads_from_a_file(tmp_path):
+    head = BoundedHead("visits", bound=2.0, tower=ScaledExpert([4], 0.5))
     copy = type(head).from_config(head.get_config())
     assert copy.get_config() == head.get_config()
     model = compiled(heads_alone(pk.TaskHeads([head])), "adam")
     x, y = features(8, 3), {"visits": np.arange(8.0)[:, None]}
-    expected = activation(numpy_of(head.logits(keras.ops.convert_to_tensor(x))))
+    expected = 2 * np.tanh(numpy_of(head.logits(keras.ops.convert_to_tensor(x))))
     np.testing.assert_allclose(numpy_of(model(x)["visits"]), expected, rtol=1e-5)
     before = model.evaluate(x, y, verbose=0, return_dict=True)["loss"]
     for _ in range(20):

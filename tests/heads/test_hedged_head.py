@@ -9,7 +9,6 @@ from tests.helpers import QUICK, assert_same, built, features, numpy_of, once, r
 from tests.models import branched, compiled, heads_of
 from tests.refusals import check_refused, table
 
-BACKEND = keras.backend.backend()
 ROWS, WIDTH, RATE = 12, 3, 0.5
 BRANCHES = ("own", "shared")
 X = features(ROWS, WIDTH)
@@ -40,14 +39,6 @@ def hedged_model(heads=None, seed=0, optimizer=None, mixtures=MIXTURES, **compil
     for task, mixture in mixtures.items():
         heads[task].mixture.assign(mixture)
     return compiled(model, optimizer or keras.optimizers.SGD(RATE), **compile_kwargs)
-
-
-def test_an_infinite_loss_with_weight_0_does_not_train():
-    model = hedged_model(**QUICK)
-    heads_of(model).multiply_loss_weights({"time": 0.0})
-    logs = model.train_on_batch(X, {**Y, "time": np.full(ROWS, 1e30)}, return_dict=True)
-    assert np.isfinite(float(logs["loss"]))
-    assert all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
 def test_a_branch_is_trained_independently_of_the_other_branch_the_mixture_and_loss_weights():
@@ -194,24 +185,6 @@ def test_the_predictions_of_frozen_branches_are_features_of_any_model(is_nested)
         np.testing.assert_array_equal(old, new)
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="it is jax.checkpoint")
-def test_a_recomputed_model_trains_its_branches():
-    import jax
-
-    model = hedged_model()
-    heads, constants = heads_of(model), [v.value for v in model.non_trainable_variables]
-
-    def call(weights):
-        return model.stateless_call(weights, constants, X, training=True)[0]
-
-    def gradients(call):
-        weights = [v.value for v in model.trainable_variables]
-        return jax.grad(lambda weights: heads.compute_loss(Y, call(weights)))(weights)
-
-    for actual, expected in zip(gradients(jax.checkpoint(call)), gradients(call), strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=1e-5)
-
-
 def test_a_position_is_valid_where_all_branches_are():
     masks = {"own": [[True, True, False]], "shared": [[True, False, True]]}
     x = {
@@ -231,18 +204,6 @@ def test_a_position_is_valid_where_all_branches_are():
     for outputs, training in ((predictions, False), (trained, True)):
         loss = float(numpy_of(heads.compute_loss(labels, outputs, training=training)))
         assert loss == pytest.approx(expected, rel=1e-6)
-
-
-@once
-def test_attributes_of_a_loss_have_an_effect_after_build():
-    heads = pk.TaskHeads([pk.BinaryHead("a")])
-    prediction = heads(hedged_inputs("a"))
-    losses = []
-    for pos_weight in (None, 3.0):
-        heads["a"].pos_weight = pos_weight
-        losses.append(numpy_of(heads.compute_loss({"a": [1, 1]}, prediction, training=False)))
-    assert heads["a"]._loss_name() == "weighted_binary_crossentropy"
-    assert losses[1] == pytest.approx(3 * losses[0])
 
 
 @once
@@ -302,31 +263,6 @@ REFUSED = {
 @pytest.mark.parametrize(("call", "message"), table(REFUSED))
 def test_refusals(call, message):
     check_refused(call, ValueError, message)
-
-
-@pytest.mark.nightly
-@pytest.mark.skipif(BACKEND != "torch", reason="it is torch.compile")
-def test_torch_compile_trains_each_branch():
-    import torch
-
-    model = hedged_model()
-    heads = heads_of(model)
-    inputs = {
-        t: {b: torch.tensor(features(4, 2, seed=i)) for i, b in enumerate(BRANCHES)} for t in Y
-    }
-    y = {task: labels[:4] for task, labels in Y.items()}
-
-    def gradients(call):
-        model.zero_grad()
-        heads.compute_loss(y, call(inputs)).backward()
-        return [numpy_of(w.value.grad) for w in heads.trainable_weights]
-
-    def call(x):
-        return heads(x, training=True)
-
-    traced = torch.compile(call, backend="eager")
-    for actual, expected in zip(gradients(traced), gradients(call), strict=True):
-        np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 def test_half_precision_and_sequences_train():

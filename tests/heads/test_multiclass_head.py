@@ -8,7 +8,7 @@ import pytest
 import ple_keras as pk
 from tests.heads.one_head import logs_of_head, loss_of_head
 from tests.helpers import once
-from tests.refusals import all_refused, check_count, table
+from tests.refusals import all_refused, table
 
 WEIGHTS = [0.0, 2.0, 0.5]
 INDICES = np.float32([0, 1, np.nan, 2, 1, 2, np.nan, 0])
@@ -67,9 +67,6 @@ FORMS = {
     "list": ([0, 2, 0.5], [0.0, 2.0, 0.5]),
     "tensor": (keras.ops.convert_to_tensor([0.25, 2.0, 0.5]), [0.25, 2.0, 0.5]),
     "dict": ({0: 0, 1: 2.0, 2: 0.5}, [0.0, 2.0, 0.5]),
-    "dict_of_some": ({2: 3}, [1.0, 1.0, 3.0]),
-    "numpy_keys": ({np.int64(1): np.float32(0.5)}, [1.0, 0.5, 1.0]),
-    "series": (pd.Series([0.25, 2.0, 0.5]), [0.25, 2.0, 0.5]),
     "series_of_some": (pd.Series({2: 3, 0: 2}), [2.0, 1.0, 3.0]),
 }
 
@@ -103,16 +100,8 @@ REFUSED = {
     "class": ({3: 1.0}, ValueError, r"keyed by class, from 0 to 2.*class_weights=\{3: 1\.0\}$"),
     "negative": ([1, -1, 1], ValueError, r"at least 0\. Received: class_weights\[1\]=-1$"),
     "nan": ({1: float("nan")}, ValueError, r"must be finite .*Received: class_weights\[1\]=nan$"),
-    "number": (2.0, ValueError, r"the 3 classes, or be a dict keyed by class.*Received: .*=2\.0$"),
-    "matrix": (np.ones((3, 1)), ValueError, r"the 3 classes.*=ndarray\(shape=\(3, 1\)"),
-    "names": (pd.Series({"a": 1}), ValueError, r"from 0 to 2\. .*class_weights=Series\(shape"),
     "text": ("balanced", ValueError, r"or be a dict keyed by class.*class_weights='balanced'$"),
 }
 
 
 test_wrong_weights_are_refused = all_refused(head_of, REFUSED)
-
-
-@once
-def test_wrong_arguments_are_refused():
-    check_count(lambda value: pk.MulticlassHead("a", num_classes=value), "num_classes", 2)

@@ -133,10 +133,8 @@ def test_factors_of_other_kinds_are_refused(of, message):
 
 BAD_ARGUMENTS = {
     "of_itself": ({"of": ("x", "ctr")}, ValueError, r"not 'x' itself"),
-    "one_factor": ({"of": ("ctr",)}, ValueError, r"at least two tasks.*of=\('ctr',\)"),
     "twice": ({"of": ("ctr", "ctr")}, ValueError, r"each once.*of=\('ctr', 'ctr'\)"),
     "a_string": ({"of": "ab"}, TypeError, r"sequence of.*Received: of='ab'"),
-    "no_names": ({"of": (1, 2)}, TypeError, r"invalid: 1\. Received: of=\(1, 2\)"),
 }
 
 

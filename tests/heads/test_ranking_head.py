@@ -11,7 +11,6 @@ from tests.heads.one_head import logs_of_head, loss_of_head
 from tests.helpers import features, numpy_of, once
 from tests.layers.reference import ranking_loss
 from tests.models import compiled, loaded
-from tests.processes import run_to_end
 from tests.refusals import all_refused, check_refused
 
 keras_rs = pytest.importorskip("keras_rs")
@@ -196,12 +195,3 @@ REFUSED = {
 
 
 test_wrong_arguments_are_refused = all_refused(operator.call, REFUSED)
-
-
-@once
-@pytest.mark.nightly
-def test_a_new_process_loads_a_file_without_importing_keras_rs(tmp_path):
-    model = model_of(head_of(metrics=[keras_rs.metrics.NDCG()]))
-    compiled(model).save(tmp_path / "model.keras")
-    code = f"import keras, ple_keras; keras.models.load_model({str(tmp_path / 'model.keras')!r})"
-    run_to_end("-c", code)

@@ -192,11 +192,9 @@ def test_arguments_that_do_not_fit_are_refused(arguments, message):
 LABELS = {
     "constant": (({"a": [0.1] * 7},), r"y\['a'\] must have labels that vary.*labels=\[7\]"),
     "close": (({"a": [1.7e9 - 100, 1.7e9 + 100]},), r"than float32 rounds them \(subtract"),
-    "none": (({"a": [NAN, NAN]},), r"labels that vary.*labels=\[0\]"),
     "empty": (({"a": []},), r"labels=\[0\] in y\['a'\]"),
     "infinite": (({"a": [1, np.inf]},), r"y\['a'\] must be finite or be missing"),
     "task": (({"b": [1, 2]},), r"missing: \['a'\]"),
-    "batch": (([(0, {"a": [1, 2]}), (0, {"b": [1]})],), r"y must have exactly"),
 }
 
 

@@ -8,7 +8,8 @@ import pytest
 
 import ple_keras as pk
 from ple_keras.hedging.mixture import best_mixture
-from tests.helpers import QUICK, QUICK_JIT, assert_same, features, numpy_of, once, randomize
+from tests.helpers import QUICK, assert_same, features, numpy_of, once, randomize
+from tests.layers.reference import sigmoid, softmax
 from tests.models import branched, chain, compiled, heads_of
 from tests.refusals import all_refused, check_refused
 
@@ -40,16 +41,8 @@ def hedged_model(heads=None):
 # The objective of a task in float64.
 
 
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
 def clipped(p):
     return np.clip(p, 1e-7, 1 - 1e-7)
-
-
-def softmax(x):
-    return np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
 
 
 def sum_or_log(losses, power):
@@ -246,7 +239,6 @@ REFUSED = {
     "prior": (lambda: pk.FitHedge((X, Y), prior=-1.0), ValueError, "prior must .*at least 0"),
     "batch_size": (lambda: pk.FitHedge((X, Y), batch_size=0), ValueError, "batch_size"),
     "rows": (lambda: pk.FitHedge((X[:3], Y)), ValueError, "same number of rows"),
-    "model": (lambda: pk.fit_hedge(None, X, Y), TypeError, "model must be a Keras model"),
     "unhedged": (lambda: pk.fit_hedge(unhedged(), X, Y), ValueError, "must have a HedgedBlock"),
     "labels": (lambda: pk.fit_hedge(hedged_model(), X, CLICK), ValueError, r"missing: \['time'\]"),
     "endless": (
@@ -254,27 +246,7 @@ REFUSED = {
         ValueError,
         "x must be readable more than once, .* have an end",
     ),
-    "array": (lambda: pk.fit_hedge(hedged_model(), X, Y["click"]), TypeError, "y must be a dict"),
 }
-
-
-def labels_with(task, value):
-    return {**Y, task: np.full_like(Y[task], value)}
-
-
-@once
-@pytest.mark.parametrize(
-    ("y", "message"),
-    [
-        (labels_with("time", np.inf), r"y\['time'\] must be finite or be missing"),
-        (labels_with("click", 2.0), r"y\['click'\] must lie in \[0, 1\].*Received: y\['click'\]"),
-    ],
-)
-def test_labels_that_a_head_does_not_allow_are_refused_and_mixtures_stay(y, message):
-    model = hedged_model()
-    before = [head.branch_weights() for head in heads_of(model).values()]
-    check_refused(lambda: pk.fit_hedge(model, X, y), ValueError, message)
-    assert [head.branch_weights() for head in heads_of(model).values()] == before
 
 
 def test_predictions_that_are_nan_are_refused():
@@ -300,19 +272,6 @@ def test_fit_refuses_a_later_callback_that_restores_weights():
     message = r"must come before FitHedge, which.*callbacks=\[FitHedge, EarlyStopping\]"
     check_refused(lambda: model.fit(X, Y, callbacks=[hedge, stop]), ValueError, message)
     model.fit(X, Y, callbacks=[stop, hedge], verbose=0)
-
-
-def test_gate_statistics_do_not_change():
-    heads = two_heads()
-    branches = {
-        "mmoe": pk.MMoEBlock(heads, [3], 2, enable_gate_weights_metrics=True, name="mmoe"),
-        "own": pk.CGCBlock(heads, [3], 1, 0, add_shared_gate=False),
-    }
-    model = chain(pk.HedgedBlock(heads, branches=branches), heads)
-    model.compile(jit_compile=QUICK_JIT)
-    pk.fit_hedge(model, X, Y)
-    gate = branches["mmoe"]._level.gates["click"]
-    assert gate.statistics()["count"] == 0
 
 
 def test_single_missing_numbers_and_standardized_labels_are_left_out():

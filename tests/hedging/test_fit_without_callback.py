@@ -12,7 +12,6 @@ from tests.helpers import QUICK, features, once
 from tests.models import chain, compiled, heads_of
 from tests.refusals import check_refused
 
-BACKEND = keras.backend.backend()
 ROWS = 24
 
 

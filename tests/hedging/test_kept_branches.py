@@ -3,7 +3,6 @@
 import pickle
 import re
 import warnings
-from operator import itemgetter
 
 import keras
 import numpy as np
@@ -74,18 +73,13 @@ def with_features(by_stream):
     return chain(*([] if by_stream else [dense(name="common")]), block, heads)
 
 
-def blocks(features=None):
+def blocks():
     heads = two_heads()
     branches = {
         "ple": pk.PLEBlock(1, heads, [3], name="ple"),
         "bottom": pk.SharedBottomBlock(heads, dense()),
     }
-    return chain(pk.HedgedBlock(heads, branches=branches, features=features), heads)
-
-
-def sequence():
-    heads = two_heads()
-    return [pk.StreamFeatures(heads, dense()), pk.HedgedBlock(heads, [3]), heads]
+    return chain(pk.HedgedBlock(heads, branches=branches, features=dense()), heads)
 
 
 def products():
@@ -133,14 +127,6 @@ MODELS = {
     "features_by_stream": (lambda: with_features(True), {SHARED, *OWNS}, []),
     "networks": (networks, {SHARED, *OWNS}, ["net_click", "net_time", "net_shared", "net_plain"]),
     "blocks": (blocks, {("ple", SHARED[1]), ("bottom", SHARED[1])}, []),
-    "blocks_with_features": (
-        *(lambda: blocks(dense()), {("ple", SHARED[1]), ("bottom", SHARED[1])}, []),
-    ),
-    "nested": (
-        lambda: chain(dense(name="outer"), by_stream(None)),
-        *({SHARED, *OWNS}, ["outer"]),
-    ),
-    "in_one_layer": (lambda: chain(pk.SequentialBlock(sequence())), {SHARED, *OWNS}, []),
     "products": (
         products,
         {("shared", ("both", "click", "cvr", "time")), JOINED, ("own", ("time",))},
@@ -289,32 +275,6 @@ def test_relative_losses_do_not_depend_on_units():
 
     expected = relative(1.0, distance)
     assert relative(1000.0, large_distance) == pytest.approx(expected, rel=1e-4)
-
-
-class Shuffled:
-    """Batches whose rows have a new order in each pass."""
-
-    def __init__(self, x, y):
-        self.data, self.rng = (x, y), np.random.default_rng(0)
-
-    def __iter__(self):
-        for part in np.split(self.rng.permutation(ROWS), 2):
-            yield keras.tree.map_structure(itemgetter(part), self.data)
-
-
-@once
-def test_the_logged_loss_is_that_of_the_restored_model_in_any_order_of_rows():
-    heads = pk.TaskHeads([*two_heads().values(), pk.MulticlassHead("kind", num_classes=3)])
-    model, (x, y) = branched(heads), rows()
-    data, losses = (x, {**y, "kind": np.arange(ROWS) ** 2 % 3}), []
-    randomize(model)
-    start = model.get_weights()
-    for valid in (data, Shuffled(*data)):
-        model.set_weights(start)
-        losses.append(fit(model, data, valid, epochs=4)[0]["hedge/loss"])
-        assert losses[-1][-1] == pytest.approx(relative_loss(model, *data), rel=1e-5)
-    assert len(set(losses[0])) > 2
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 @once

@@ -126,13 +126,6 @@ def test_even_gates_whose_weights_vary_with_the_example_have_no_warning():
 
 
 @once
-def test_uniform_weights_over_many_experts_have_no_warnings():
-    block = pk.MMoEBlock(TASKS, [3], 64, gate_softmax_temperature=1e6, name="mmoe")
-    block(X)
-    assert not any("unused" in warning for warning in pk.gate_report(block, X).warnings)
-
-
-@once
 def test_figures_are_nan_if_the_weights_of_an_example_are():
     report = pk.gate_report(cgc(), np.where(np.arange(40)[:, None] == 3, np.nan, X))
     assert np.isnan(report.levels["cgc"].gates["click"].max)
@@ -154,14 +147,6 @@ def test_padded_positions_are_not_counted():
     np.testing.assert_allclose(list(use.mean.values()), weights.mean(axis=0), rtol=1e-5)
     assert report.examples == 3
     assert report.levels["cgc"].experts["click/expert_0"].dead_units == 1
-
-
-@once
-def test_batches_of_sequences_may_have_different_lengths():
-    level = pk.CGCBlock(TASKS, [3], name="cgc")
-    level(features(2, 5, 4))
-    batches = [features(2, 5, 4), features(3, 7, 4)]
-    assert pk.gate_report(level, iter(batches)).examples == 5
 
 
 @once

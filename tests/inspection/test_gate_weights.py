@@ -2,11 +2,10 @@
 
 import keras
 import numpy as np
-import pandas as pd
 import pytest
 
 import ple_keras as pk
-from tests.helpers import features, numpy_of, once, streams
+from tests.helpers import features, numpy_of, once
 from tests.models import TASKS, chain, compiled, functional, nested, subclassed, tracked_block
 from tests.pairs import fewer
 
@@ -61,22 +60,6 @@ def test_equal_names_in_nested_models_are_prefixed_with_the_names_of_the_models(
     assert list(pk.gate_weights(keras.Model(inputs, outputs), X)) == ["left/cgc", "right/cgc"]
 
 
-@once
-def test_a_block_that_the_model_never_calls_is_left_out():
-    class Half(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.used, self.unused = tracked_block(name="used"), tracked_block(name="unused")
-
-        def call(self, inputs):
-            return self.used(inputs)
-
-    model = Half()
-    model(X)
-    assert list(pk.gate_weights(model, X)) == ["used/0", "used/1"]
-    assert list(pk.gate_report(model, X).levels) == ["used/0", "used/1"]
-
-
 def test_layers_are_called_with_training_false():
     class ScaledInTraining(keras.layers.Layer):
         def call(self, inputs, training=True):
@@ -89,13 +72,6 @@ def test_layers_are_called_with_training_false():
     np.testing.assert_allclose(pk.gate_weights(model, X)["mmoe"]["click"], expected, rtol=1e-5)
 
 
-def test_dicts_of_inputs_are_split_into_batches():
-    cgc, x = pk.CGCBlock(TASKS, [3], name="cgc"), streams(click=4, buy=3, shared=2)
-    inputs = {stream: keras.Input(of.shape[1:], name=stream) for stream, of in x.items()}
-    weights = pk.gate_weights(keras.Model(inputs, cgc(inputs)), x, batch_size=1)["cgc"]
-    assert_equal_weights(weights, numpy_of(cgc.gate_weights(x)))
-
-
 def as_dataset():
     tensorflow = pytest.importorskip("tensorflow")
     return tensorflow.data.Dataset.from_tensor_slices((X, np.ones(7))).batch(3)
@@ -106,21 +82,11 @@ def as_data_loader():
     return data.DataLoader([(row, 1.0) for row in X], batch_size=3)
 
 
-class InBatches(keras.utils.PyDataset):
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, index):
-        return X[3 * index : 3 * index + 3], np.ones(3)
-
-
 INPUTS = {
     "tensor": lambda: keras.ops.convert_to_tensor(X),
     "dataset": as_dataset,
     "data_loader": as_data_loader,
-    "batches": InBatches,
     "generator": lambda: ((X[start : start + 3], None) for start in (0, 3, 6)),
-    "frame": lambda: pd.DataFrame(X),
 }
 
 

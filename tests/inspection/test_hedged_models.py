@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, once, randomize
+from tests.helpers import features, once, randomize
 from tests.models import chain, compiled, heads_of
 
 TASKS, BRANCHES = ["click", "time"], ("own", "shared")
@@ -21,14 +21,6 @@ def hedged_model(make=lambda heads: pk.HedgedBlock(heads, [4, 3], name="hedged")
     model = chain(make(heads), heads)
     randomize(model)
     return compiled(model, "sgd")
-
-
-def of_ple(heads):
-    branches = {
-        "ple": pk.PLEBlock(1, heads, [3], name="ple"),
-        "bottom": pk.SharedBottomBlock(heads, [4]),
-    }
-    return pk.HedgedBlock(heads, branches=branches)
 
 
 def test_the_task_report_shows_the_mixture_and_the_figures_of_branches():
@@ -59,21 +51,6 @@ def test_the_task_report_shows_the_mixture_and_the_figures_of_branches():
     for task, figures in after.tasks.items():
         own = report.branches[task]["own"].figures
         assert (own.loss, own.labels) == (pytest.approx(figures.loss, rel=1e-5), figures.labels)
-
-
-def test_conflicts_are_those_of_the_branch():
-    alone = hedged_model(lambda heads: pk.PLEBlock(1, heads, [3], name="ple"))
-    model = hedged_model(of_ple)
-    block = next(layer for layer in model.layers if isinstance(layer, pk.HedgedBlock))
-    for w, of_alone in zip(block["ple"].weights, alone.get_layer("ple").weights, strict=True):
-        w.assign(of_alone)
-    for task in TASKS:
-        head, other = heads_of(model)[task], heads_of(alone)[task]
-        for w, of_other in zip(getattr(head, "branch-ple").weights, other.weights, strict=True):
-            w.assign(of_other)
-        head.mixture.assign([0.9, 0.1])
-    actual, expected = (pk.gradient_conflict(m, X, Y) for m in (model, alone))
-    assert_same(actual["ple/0"]["shared/expert_0"], expected["ple/0"]["shared/expert_0"], atol=1e-4)
 
 
 @once

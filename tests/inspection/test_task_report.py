@@ -307,16 +307,6 @@ def test_batches_in_all_forms_have_the_figures_of_arrays():
     assert vars(weighted.validation["buy"]) == close(vars(expected.tasks["buy"]))
 
 
-@once
-def test_gradients_are_computed_on_64_batches_of_one_size():
-    model = product_model()
-    for rows, size, pairs in ((66, 1, 16), (5, 2, 1)):
-        x, y = features(rows, 4), {task: np.ones(rows) for task in PRODUCT_Y}
-        report = pk.task_report(model, x, y, batch_size=size)
-        assert report.trend.pairs == pairs
-        assert report.tasks["buy"].labels == rows
-
-
 def test_sequences_are_counted_by_unmasked_position():
     mask = np.arange(6) < np.array([[6], [2], [1]])
     heads = pk.TaskHeads([pk.BinaryHead(task) for task in TASKS])

@@ -94,18 +94,10 @@ WARNINGS = {
         {"time": {"loss_weight": 100.0}},
         ["time: its loss has 99.", DOMINATES, "Try a lower loss_weight."],
     ),
-    "a small weight": (
-        {"tasks": ("click", "time", "like"), "like": {"loss_weight": 0.01}},
-        ["like: its loss has 0.", "which hardly learn from it. Try a higher loss_weight"],
-    ),
     "no label": ({"y": {"time": np.full(ROWS, np.nan)}}, ["time: its 0 labels do not differ"]),
     "one class": (
         {"y": {"click": np.zeros(ROWS)}},
         ["click: its 2,048 labels do not differ, so there is nothing to learn"],
-    ),
-    "one class, in the validation data": (
-        {"validation_y": {**Y, "click": np.ones(ROWS)}},
-        ["click: in the validation data, its 2,048 labels do not differ"],
     ),
     "constant predictions": (
         {"kernels": {"click": (0, 0)}},
@@ -215,7 +207,6 @@ def test_a_rise_of_a_loss_below_zero_is_relative_to_the_deviance(rise):
 EPOCHS = {
     "every": ({}, "epoch 1 of 2"),
     "later": ({"initial_epoch": 5, "epochs": 7}, "epoch 6 of 7"),
-    "second": ({"validation_freq": 2, "epochs": 4}, "validation 1 of 2"),
 }
 
 

@@ -68,32 +68,3 @@ def test_embeddings_are_trained_and_saved_with_the_block(tmp_path):
     for each in (model, copy):  # Adam trains the tables of KerasRS
         each.fit(x, y, verbose=0)
     assert_all_close(arrays(model), arrays(copy), atol=1e-6)
-
-
-class OfPreprocessed(pk.MultiTaskTraining, keras.Model):
-    """A model of ids from `preprocess`, which a TPU's SparseCore needs on JAX."""
-
-    def __init__(self):
-        super().__init__()
-        self.users = users()
-        self.heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
-        self.ple = pk.PLEBlock(1, self.heads, [4])
-
-    def call(self, inputs, training=None):
-        rows = self.users(inputs, training=training)["user"]
-        return self.heads(self.ple(rows, training=training), training=training)
-
-
-@pytest.mark.nightly
-def test_preprocessed_ids_train_a_subclassed_model(tmp_path):
-    x, y = data()
-    model, other = (compiled(OfPreprocessed(), pk.table_optimizer("adam")) for _ in range(2))
-    for each in (model, other):  # the first call of `preprocess` builds the layer
-        each(inputs := each.users.preprocess({"user": x["user"]}, training=True))
-    before = keras.ops.convert_to_numpy(model.users.trainable_weights[0])
-    model.fit(((inputs, y) for _ in range(2)), steps_per_epoch=2, shuffle=False, verbose=0)
-    assert not np.allclose(keras.ops.convert_to_numpy(model.users.trainable_weights[0]), before)
-    model.save_weights(tmp_path / "model.weights.h5")
-    other.optimizer.build(other.trainable_variables)
-    other.load_weights(tmp_path / "model.weights.h5")
-    np.testing.assert_equal(arrays(model), arrays(other))

@@ -34,9 +34,7 @@ def valid_labels(**labels):
 VALID = {
     "integers": valid_labels(),
     "lists": valid_labels(click=[0, 1, 1], kind=[[0], [1], [2]]),
-    "booleans": valid_labels(click=np.array([True, False, True])),
     "halves": valid_labels(click=np.float16([[0.5], [1], [np.nan]]), kind=[2, np.nan, 0]),
-    "small_integers": valid_labels(kind=np.uint8([0, 1, 2])),
     "single_numbers": valid_labels(place=np.float32([[1, np.nan], [np.nan, 2], [2, 4]])),
     "series": valid_labels(click=pd.Series([0, None, 1]), kind=pd.Series([0, 1, 2])),
     "frame": valid_labels(click=pd.DataFrame([0.0, np.nan, 1.0])),
@@ -99,10 +97,6 @@ WARNINGS = {
         valid_labels(click=[1, np.nan, 1]),
         r"y\['click'\] is constant.*all 2 labels are \[1\.0\]",
     ),
-    "constant_numbers": (
-        valid_labels(place=[[1, np.nan], [np.nan, 2], [1, np.nan]]),
-        r"y\['place'\] is constant",
-    ),
     "large": (
         valid_labels(place=[[0, 50], [1, np.nan], [np.nan, 0]]),
         r"y\['place'\] has a standard deviation of 25, so its loss, 'mean_squared_error', "
@@ -148,14 +142,6 @@ class Numbered(keras.utils.PyDataset):
         return np.ones((3, 1)), valid_labels(kind=np.array([0, 1, 2 + index]))
 
 
-@once
-def test_batches_of_grain_are_read():
-    grain, y = pytest.importorskip("grain"), valid_labels(kind=np.array([0, 5, 2]))
-    rows = [(i, {task: y[task][i] for task in y}) for i in range(3)]
-    with pytest.raises(ValueError, match=r"y\['kind'\] must be class indices.*=\[\.\.\., 5"):
-        all_heads().check_labels(grain.MapDataset.source(rows).batch(2))
-
-
 def test_only_the_first_steps_are_read():
     data = Numbered(2)
     all_heads().check_labels(data, steps=1)
@@ -169,14 +155,6 @@ def test_a_warning_counts_the_labels_of_all_batches():
     with pytest.warns(UserWarning, match=r"^y\['click'\].*all 9") as caught:
         all_heads().check_labels(data)
     assert [warning.filename for warning in caught] == [__file__]
-
-
-def test_sequences_of_different_lengths_are_read():
-    heads = pk.TaskHeads([pk.BinaryHead("a")])
-    heads.build({"a": (None, None, 3)})
-    heads.check_labels([(None, {"a": np.eye(2)}), (None, {"a": np.eye(3)})])
-    with pytest.raises(ValueError, match=r"lie in \[0, 1\] or be missing; invalid: 3\."):
-        heads.check_labels([(None, {"a": np.eye(2)}), (None, {"a": 2 * np.eye(3)})])
 
 
 @keras.saving.register_keras_serializable("test_check_labels")
@@ -197,10 +175,8 @@ def test_a_subclass_may_have_its_own_checks():
 
 
 CHECKS = r"y must be a dict keyed by task"
-BATCH = np.ones((2, 1))
 REFUSED = {
     "no_dict": ([1, 2], TypeError, rf"{CHECKS}.*Received: y=\[1, 2\]"),
-    "list": ([np.zeros(3)] * 3, TypeError, rf"{CHECKS}, \['click', 'place', 'kind'\]\. R"),
     "frame": (pd.DataFrame({"click": [0, 1]}), TypeError, rf"{CHECKS}.*a data frame with dict\(y"),
     "iterator": (
         iter([(1, valid_labels())]),
@@ -208,7 +184,6 @@ REFUSED = {
         r"y must be readable more than once.*Received: y=<list_iterator",
     ),
     "no_batch": (Numbered(0), ValueError, r"y must contain at least one batch\. Received: y="),
-    "batch_without_labels": ([(BATCH,)], TypeError, rf"{CHECKS}.*Received: y=None"),
     "keys": (
         {"click": [1], "klick": [1]},
         ValueError,
@@ -221,12 +196,6 @@ REFUSED = {
         r"y\['click'\] must have a shape \(batch, 1\) or \(batch,\) for predictions \(batch, 1\)\. "
         r"Received: y\['click'\]\.shape=\(3, 2\)",
     ),
-    "regression_shape": (
-        valid_labels(place=np.zeros((3, 1))),
-        ValueError,
-        r"y\['place'\] must have a shape \(batch, 2\) for.*shape=\(3, 1\)",
-    ),
-    "one_hot": (valid_labels(kind=np.eye(3)), ValueError, r"y\['kind'\] must.*shape=\(3, 3\)"),
     "binary_range": (
         valid_labels(click=[0, 2, -1]),
         ValueError,
@@ -247,16 +216,6 @@ REFUSED = {
         valid_labels(click=np.array([0, None, 1])),
         TypeError,
         r"contain numbers\. astype\('float32'\) converts them, and None to NaN\. .*dtype=object",
-    ),
-    "nullable": (
-        valid_labels(click=pd.Series([0, 1, 1], dtype="Int64")),
-        TypeError,
-        r"contain numbers\. astype\('float32'\) converts.*Received: y\['click'\]\.dtype=Int64",
-    ),
-    "ragged": (
-        valid_labels(place=[[1, 2], [3], [4, 5]]),
-        TypeError,
-        r"y\['place'\] must contain numbers.*Received: y\['place'\]=\[\[1, 2\], ",
     ),
 }
 
@@ -291,8 +250,6 @@ def test_labels_of_a_product_have_the_rank_of_its_factors_and_are_checked():
 
 OF_LOSSES = {
     "poisson": ("poisson", 1, [0, 2.5, 7], -1, r"be at least 0 for the loss 'poisson'"),
-    "msle": ("msle", 1, [0, 30], -2, r"be at least 0 for the loss 'msle'"),
-    "focal": (keras.losses.BinaryFocalCrossentropy(), 1, [0, 1], -1, r"lie in \[0, 1\]"),
     "divergence": ("kl_divergence", 2, [[0.1, 0.9]], [-1, 2], r"lie in \[0, 1\]"),
     "sparse": ("sparse_categorical_crossentropy", 3, [0, 2], 3, r"be class indices from 0 to 2"),
     "generalized": (

@@ -11,6 +11,10 @@ def softmax(x):
     return exps / exps.sum(axis=-1, keepdims=True)
 
 
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
 def mlp(x, layers):
     """Apply ReLU layers, each a (kernel, bias)."""
     for kernel, bias in layers:
@@ -174,7 +178,7 @@ def activation(head, x, values):
     if getattr(head, "standardize", False):
         of_head = inside(head, values)
         return of_head["mean"] + of_head["deviation"] * x
-    functions = {"sigmoid": lambda x: 1 / (1 + np.exp(-x)), "softmax": softmax}
+    functions = {"sigmoid": sigmoid, "softmax": softmax}
     functions |= {"softplus": lambda x: np.log1p(np.exp(x)), "linear": lambda x: x}
     return functions[head.activation.__name__](x)
 

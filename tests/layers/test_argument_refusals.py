@@ -27,6 +27,8 @@ REQUIRED = {
     pk.StreamFeatures: {"outputs": TASKS, "feature_block": keras.layers.Dense(3)},
     pk.SparseEmbedding: {"input_dim": 9, "output_dim": 3},
     pk.BinaryHead: {"task": "a"},
+    pk.Head: {"task": "a"},
+    pk.MulticlassHead: {"task": "a"},
 }
 LEVELS = (pk.CGCBlock, pk.PLEBlock, pk.MMoEBlock)
 BLOCKS = (*LEVELS, pk.SharedBottomBlock)
@@ -128,31 +130,22 @@ READS = [("all", ValueError, r"must be one of \('stream', 'context', 'both'\)")]
 BOOLS = [(value, TypeError, "must be True or False") for value in ("yes", 1, None)]
 GATE_KWARGS = [
     ({"top_q": 1}, ValueError, r"unknown: \['top_q'\]"),
-    ({"gate_block": 3}, ValueError, r"unknown: \['gate_block'\]"),
-    ({"softmax_temperature": 2.0}, ValueError, r"unknown: \['softmax_temperature'\]"),
     ({"name": "gate"}, ValueError, r"keys among \['dropout', .*unknown: \['name'\]"),
     (["dropout"], TypeError, "must be a dict "),
 ]
 COUNTS_BY_TASK = [
     ({"a": 1}, ValueError, r"missing: \['b'\], unknown: \[\].*\{'a'\}"),
     ({"a": 1, "b": 1, "c": 1}, ValueError, r"missing: \[\], unknown: \['c'\]"),
-    ({"a": 1, "b": 1, "shared": 1}, ValueError, r"unknown: \['shared'\]"),
-    ({"a": 1, "b": -1}, ValueError, r"Received: num_task_experts\['b'\]=-1"),
-    ({"a": 1, "b": True}, TypeError, r"Received: num_task_experts\['b'\]=True"),
     ({"a": [1, 1], "b": 1}, TypeError, r"Received: num_task_experts\['a'\]=\[1, 1\]$"),
 ]
 A_LEVEL = "one entry per level, 2 in total"
 NO_LIST = [([1], TypeError, r"must be an integer\. .*=\[1\]$")]
 TASK_COUNTS_BY_LEVEL = [
-    (range(1, 3), TypeError, r"must be an integer\. .*=range\(1, 3\)$"),
     *(([1] * count, ValueError, A_LEVEL) for count in (0, 1, 3)),
-    ([1, [1, 1]], TypeError, r"must be an integer\. Received: num_task_experts=\[1, 1\]$"),
     ([{"a": 1}, 1], ValueError, r"^num_task_experts must have.*missing: \['b'\]"),
 ]
 SHARED_COUNTS_BY_LEVEL = [
-    (np.array([1, 2]), TypeError, r"must be an integer\. .*=array\(\[1, 2\]\)$"),
     ((1, 2, 3), ValueError, A_LEVEL),
-    ([1, -1], ValueError, r"must be at least 0\. Received: num_shared_experts=-1$"),
     ([1, {"a": 1}], TypeError, r"must be an integer\. .*num_shared_experts=\{'a': 1\}$"),
 ]
 SIZES = {"shared": [6, 4], "a": [3, 4], "b": [5, 2, 4]}
@@ -180,14 +173,11 @@ BRANCHES = [
 ]
 OWN = [
     (["a", "no"], ValueError, r"tasks among \['a', 'b'\], each once; unknown.*: \['no'\]"),
-    (["b", "b"], ValueError, r"repeated: \['b'\]"),
-    ([3], ValueError, r"unknown or repeated: \[3\]"),
     (["a", "shared"], ValueError, "The stream 'shared' reads the copy of the tasks that are not"),
     *((value, TypeError, "must be a list of tasks") for value in ("a", {"a": 1})),
 ]
 LAYERS = [
     ([], ValueError, "must contain at least one layer"),
-    (keras.layers.Dense(3), TypeError, "must be a sequence of Keras layers"),
     ([keras.layers.Dense(3), len], TypeError, "must be a sequence of Keras layers"),
     ([bottom(), bottom()], ValueError, r"have different names\. .*=\['x', 'x'\]$"),
 ]
@@ -225,6 +215,8 @@ REFUSED = [
     (at("gate_block", *LEVELS), [({"units": 3}, TypeError, NO_LAYER)]),
     (at("outputs", *BLOCKS, pk.StreamFeatures), OUTPUTS),
     (at("num_layers", pk.PLEBlock), at_least(1)),
+    (at("units", pk.Head), at_least(1)),
+    (at("num_classes", pk.MulticlassHead), at_least(2)),
     (at("num_experts", pk.Gate, pk.MMoEBlock), at_least(1)),
     (at("num_task_experts", pk.CGCBlock, pk.PLEBlock), [*at_least(0), *COUNTS_BY_TASK]),
     (at("num_shared_experts", pk.CGCBlock, pk.PLEBlock), at_least(0)),

@@ -10,7 +10,7 @@ import pytest
 
 import ple_keras as pk
 from ple_keras import _typing
-from tests.helpers import assert_same, built, features, numpy_of, once
+from tests.helpers import assert_same, features, numpy_of, once
 from tests.layers import reference
 from tests.models import TASKS, chain, cloned, loaded
 from tests.refusals import check_refused
@@ -53,12 +53,6 @@ def test_the_levels_get_the_arguments():
         assert block.compute_dtype == "bfloat16"
 
 
-@once
-def test_blocks_without_a_name_are_numbered_as_keras_does():
-    keras.backend.clear_session()
-    names = [pk.PLEBlock(1, ["a"], 3).name for _ in range(2)]
-    names += [pk.MMoEBlock(["a"], 3, 2).name for _ in range(2)]
-    assert names == ["ple_block", "ple_block_1", "mmoe_block", "mmoe_block_1"]
 
 
 def test_layers_are_found_by_name_and_index():
@@ -124,18 +118,6 @@ def test_files_and_clones_keep_the_counts(copied, tmp_path):
 
 
 # Subclasses of CGCBlock that override `call`, and summaries.
-
-
-class HalvedInputs(pk.CGCBlock):
-    def call(self, inputs, training=None, *, gate_context=None):
-        return super().call(0.5 * inputs, training=training)
-
-
-def test_an_overridden_call_works_in_a_functional_model():
-    block, plain = HalvedInputs(TASKS, [4]), built(pk.CGCBlock(TASKS, [4]), 3)
-    model, x = chain(block), features(5, 3)
-    plain.set_weights(block.get_weights())
-    assert_same(model.predict(x, verbose=0), numpy_of(plain(0.5 * x)))
 
 
 @once

@@ -1,13 +1,12 @@
 """`expert_block` as a dict keyed by stream: experts of different sizes."""
 
 import keras
-import numpy as np
 import pytest
 
 import ple_keras as pk
 from tests.helpers import assert_same, features, numpy_of, once, randomize
 from tests.layers import reference
-from tests.models import TASKS, chain, click_and_buy_heads, cloned, loaded
+from tests.models import TASKS, chain, click_and_buy_heads, loaded
 
 SIZES = {"shared": [6, 4], "click": [3, 4], "buy": [5, 2, 4]}
 PAIR = {"shared": [6, 4], "click": [3, 4], "buy": [3, 4]}  # two streams have one template
@@ -29,31 +28,6 @@ def test_the_outputs_are_those_of_numpy(expert_block, stack_experts, shape):
     x, inputs = features(*shape), keras.Input(shape[1:])
     outputs = keras.Model(inputs, ple(inputs)).predict_on_batch(x)
     assert_same(outputs, reference.ple(ple, x)[0])
-
-
-@pytest.mark.parametrize(
-    ("expert_block", "copied"),
-    [
-        ([PAIR, [4]], loaded),
-        pytest.param(PAIR, cloned, marks=once),
-        pytest.param(SIZES, loaded, marks=once),
-    ],
-)
-def test_files_and_clones_keep_the_experts(expert_block, copied, tmp_path):
-    model = chain(built_ple(expert_block), click_and_buy_heads())
-    copy = copied(model, tmp_path)
-    assert [w.path for w in copy.weights] == [w.path for w in model.weights]
-    if copied is cloned:
-        copy.set_weights(model.get_weights())
-    x = features(4, 3)
-    assert_same(copy.predict_on_batch(x), model.predict_on_batch(x))
-
-
-@once
-def test_templates_by_stream_give_copies():
-    block = built_ple({stream: [6, 4] for stream in SIZES})[0]
-    assert [block.get_expert(name).units for name in block.expert_names] == [(6, 4)] * 5
-    assert built_ple([6, 4])[0]._level.experts.kind == "stacked"
 
 
 def test_experts_may_be_of_any_layer_and_keep_their_options(tmp_path):
@@ -99,23 +73,3 @@ def test_a_task_without_experts_keeps_its_template(tmp_path):
     assert list(block.get_config()["expert_block"]) == [*TASKS, "shared"]
     x = features(4, 3)
     assert_same(numpy_of(loaded(model, tmp_path)(x)), numpy_of(model(x)))
-
-
-def test_masks_pass_through_the_experts():
-    block = pk.CGCBlock(TASKS, SIZES, name="cgc")
-    x = keras.layers.Masking()(np.stack([features(3, 3), np.zeros((3, 3))], axis=1))
-    block(x)
-    experts = block.expert_outputs(x)
-    assert all((numpy_of(y._keras_mask) == [[True, False]] * 3).all() for y in experts.values())
-
-
-@once
-def test_weights_move_to_a_block_with_more_tasks():
-    target = pk.PLEBlock(2, TASKS, PAIR, 1, [2, 1], name="ple")
-    target(features(1, 3))
-    source = pk.PLEBlock(2, ["click"], {"click": [3, 4], "shared": [6, 4]}, 1, [2, 1], name="ple")
-    source(features(1, 3))
-    transfer = pk.transfer_weights(source, target)
-    assert not transfer.left_out
-    assert "0/shared/expert_1" in transfer.copied
-    assert "0/buy/expert_0" in transfer.new

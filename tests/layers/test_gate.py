@@ -107,21 +107,6 @@ def test_the_balance_loss_ignores_masked_positions():
     assert float(numpy_of(gate.losses[0])) == pytest.approx(load.var() / load.mean() ** 2, rel=1e-4)
 
 
-def test_training_with_the_balance_loss_reduces_the_largest_load():
-    def largest_load(**kwargs):
-        keras.utils.set_random_seed(0)
-        inputs = keras.Input((4,))
-        gate = pk.Gate(4, **kwargs)
-        model = keras.Model(inputs, gate(inputs))
-        gate.set_weights([5 * np.eye(4)])
-        model.compile(keras.optimizers.SGD(0.5), "mse", jit_compile=False)
-        x = np.abs(features(64, 4)) * [3, 1, 1, 1]
-        model.fit(x, numpy_of(model(x)), epochs=5, batch_size=16, verbose=0)
-        return numpy_of(model(x)).mean(axis=0).max()
-
-    assert largest_load(balance_regularizer=1.0) < largest_load() - 0.05
-
-
 @once
 def test_gates_of_a_block_draw_different_kernels_with_one_seeded_initializer(tmp_path):
     options = {

@@ -169,14 +169,3 @@ def test_without_isolation_other_tasks_train_what_a_task_owns_beyond_one_level()
     for loss, owner in itertools.product(TASKS, TASKS):
         assert found[loss, owner, "stream"] > 0
         assert found[loss, owner, "expert"] > 0
-
-
-def test_shared_experts_still_learn_from_every_task():
-    x = streams()
-    ple = built(2, x, isolate_task_experts=True)
-    parts = [part for part in _level_parts(ple[0]) if part.name.startswith("shared/")]
-    shared = [[weights] for part in parts for weights in part.slices]
-    batch = {stream: keras.ops.convert_to_tensor(tensor) for stream, tensor in x.items()}
-    gradients = gradient_function(lambda batch: sums_of_squares(ple(batch)), shared, ple)(batch)
-    for gradient in gradients:
-        assert (np.abs(gradient).max(axis=1) > 0).all()

@@ -117,14 +117,3 @@ def test_it_can_be_copied_and_made_of_the_layers_of_a_copy(trained, copied, tmp_
     copy = copied(serving, tmp_path)
     copy.set_weights(serving.get_weights())
     check_serving(copy, trained)
-
-
-def test_a_model_of_an_earlier_call_can_be_made_after_one_with_weights():
-    inputs = keras.Input((4,))
-    block = pk.CGCBlock(TASKS, [3], num_task_experts=2)
-    features, weights = block(inputs, return_gate_weights=True)
-    with_weights = keras.Model(inputs, {**features, "weights": weights["buy"]})
-    plain = keras.Model(inputs, block(inputs))
-    outputs = numpy_of(with_weights(X))
-    del outputs["weights"]
-    assert_same(numpy_of(plain(X)), outputs)

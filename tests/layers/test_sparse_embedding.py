@@ -12,10 +12,8 @@ from tests.optimizers.tables import (
     ROWS,
     build,
     ids,
-    labels,
     record_rows,
     small,
-    train,
     train_small,
 )
 
@@ -140,16 +138,6 @@ def test_the_config_is_that_of_an_embedding():
     ours, keras_layer = pair(mask_zero=True, embeddings_initializer="uniform")
     assert ours.get_config() == keras_layer.get_config()
     assert pk.SparseEmbedding.from_config(ours.get_config()).get_config() == ours.get_config()
-
-
-def test_gradient_conflict_reads_models_with_row_gradients():
-    model = build(pk.table_optimizer())
-    train(model, steps=1)
-    conflict = pk.gradient_conflict(model, ids(), labels())
-    other = build("sgd")
-    other.set_weights(model.get_weights())
-    expected = pk.gradient_conflict(other, ids(), labels())
-    assert str(conflict) == str(expected)
 
 
 @once

@@ -65,23 +65,16 @@ def binned():
     return adapted(keras.layers.Discretization(num_bins=3, output_mode="one_hot"))
 
 
-def coded():
-    lookup = keras.layers.IntegerLookup(output_mode="one_hot")
-    return functional(adapted(lookup, np.array([[7], [8], [9]])), "int64")
-
-
 def nested():
     return keras.Sequential([functional(adapted(keras.layers.Normalization()))])
 
 
 ADAPTED = {
     "all_axes": (lambda: adapted(keras.layers.Normalization(axis=None)), prices),
-    "given": (lambda: keras.layers.Normalization(mean=1.0, variance=4.0), prices),
     "nested": (nested, prices),
     "boundaries": (binned, prices),
     "numbers": (lambda: adapted(pk.NumberEmbedding(units=None)), prices),
     "numbers_in_block": (lambda: pk.SequentialBlock([adapted(pk.NumberEmbedding(None))]), prices),
-    "integers": (coded, lambda: np.array([[7], [9], [3]])),
 }
 
 
@@ -114,18 +107,6 @@ def test_a_model_with_adapted_features_trains_its_own_weights(tmp_path):
 
 
 @keras.saving.register_keras_serializable(package="test_stream_features")
-class LateNormalization(keras.layers.Layer):
-    """A network that creates a layer with adapted state in `build`."""
-
-    def build(self, input_shape):
-        self.normalization = keras.layers.Normalization()
-        self.normalization.build(input_shape)
-
-    def call(self, inputs):
-        return self.normalization(inputs)
-
-
-@keras.saving.register_keras_serializable(package="test_stream_features")
 class OwnAdapt(keras.layers.Rescaling):
     def adapt(self, data):
         self.scale = 1 / float(np.max(data))
@@ -139,12 +120,9 @@ def test_a_custom_layer_with_adapt_is_taken():
 
 UNADAPTED = {
     "layer": keras.layers.Normalization,
-    "functional": lambda: functional(keras.layers.Normalization()),
-    "boundaries": lambda: keras.layers.Discretization(num_bins=3),
     "numbers": pk.NumberEmbedding,
     "lookup": lambda: keras.Sequential([keras.layers.IntegerLookup()]),
     "block": lambda: pk.SequentialBlock([adapted(keras.layers.Normalization())]),
-    "created_in_build": LateNormalization,
 }
 
 
@@ -284,12 +262,6 @@ def test_tensors_are_features_too():
 # Masks, training, freezing.
 
 
-def test_outputs_have_no_mask_if_the_network_consumes_it():
-    masked = keras.layers.Masking()(features(2, 3, 4))
-    for output in make(feature_block=keras.layers.GlobalAveragePooling1D())(masked).values():
-        assert getattr(output, "_keras_mask", None) is None
-
-
 def test_copies_train_and_predict_in_their_modes():
     block = keras.Sequential([keras.layers.Dense(3), keras.layers.Dropout(0.5)])
     layer, x = make(feature_block=block, own=["buy"]), features(4, 3)
@@ -305,28 +277,7 @@ def model_of(layer, **kwargs):
     return keras.Model(inputs, ple(layer(inputs)))
 
 
-@once
-@pytest.mark.parametrize(("frozen", "count"), [("copy", 3), ("inner", 1)])
-def test_frozen_copies_stay_frozen_in_files_and_clones(frozen, count, tmp_path):
-    layer = make(name="features")
-    model = model_of(layer)
-    copy = layer.layers[1]
-    (copy if frozen == "copy" else copy.get_layer("embedding")).trainable = False
-    expected = sorted(w.path for w in model.trainable_weights)
-    assert len(expected) == len(model.weights) - count
-    for again in (loaded(model, tmp_path), cloned(model, tmp_path)):
-        assert sorted(w.path for w in again.trainable_weights) == expected
-
-
 # Blocks and other networks.
-
-
-def test_a_sequential_block_contains_it():
-    block = pk.SequentialBlock([make(shared=False), pk.PLEBlock(1, TASKS, [3], 1, 0)])
-    shapes = {key: tuple(x.shape) for key, x in symbols().items()}
-    assert block.compute_output_shape(shapes) == dict.fromkeys(TASKS, (None, 3))
-    outputs = block(columns())
-    assert {task: tuple(x.shape) for task, x in outputs.items()} == dict.fromkeys(TASKS, (ROWS, 3))
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow has strings")

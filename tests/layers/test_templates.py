@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK, assert_all_close, assert_same, built, features, numpy_of, once
+from tests.helpers import QUICK, assert_same, built, features, numpy_of, once
 from tests.models import chain, compiled, loaded
 from tests.pairs import fewer, pairs
 from tests.templates import TEMPLATES, OwnExpert, WideningExpert
@@ -208,20 +208,6 @@ def test_the_output_shape_of_a_widening_subclass_is_the_same_before_and_after_bu
 
 
 @once
-def test_a_layer_with_an_automatic_config_can_be_copied():
-    class NoConfig(keras.layers.Layer):
-        def __init__(self, width, **kwargs):
-            super().__init__(**kwargs)
-            self.dense = keras.layers.Dense(width)
-
-        def call(self, inputs):
-            return self.dense(inputs)
-
-    block = pk.CGCBlock(["a"], NoConfig(5))
-    assert block(features(2, 3))["a"].shape == (2, 5)
-
-
-@once
 def test_gate_blocks_are_copied_for_every_gate():
     seeded = pk.ExpertBlock(4, kernel_initializer=keras.initializers.HeNormal(seed=3))
     block = built(pk.CGCBlock(["a", "b"], 4, gate_block=seeded))
@@ -266,24 +252,3 @@ def test_every_expert_is_a_separate_layer():
     before = len(cgc.trainable_weights)
     dense.enable_lora(2)
     assert len(cgc.trainable_weights) == before + 1  # two LoRA kernels replace one kernel
-
-
-@once
-def test_compiled_and_exported_levels_have_equal_outputs_and_gradients():
-    import torch
-
-    block = pk.CGCBlock(["a"], [4, 3])
-    x = torch.from_numpy(features(6, 5))
-    block(x)
-
-    def gradients(call):
-        block.zero_grad()
-        outputs = call(x)
-        sum(output.square().sum() for output in outputs.values()).backward()
-        return [outputs["a"].detach(), *(w.value.grad.clone() for w in block.trainable_weights)]
-
-    compiled = torch.compile(block, backend="eager", fullgraph=True)
-    assert_all_close(gradients(compiled), gradients(block), atol=1e-5)
-    program = torch.export.export(block, (x,))
-    found = program.module()(x)["a"].detach()
-    np.testing.assert_allclose(found, block(x)["a"].detach(), atol=1e-6)

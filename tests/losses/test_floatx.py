@@ -84,18 +84,3 @@ def test_a_step_of_float64_is_that_of_float32(floatx):
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
     assert_all_close(wide, weights_after_a_step(), rtol=1e-4, atol=1e-6)
-
-
-def test_losses_of_different_dtypes_are_added():
-    heads = pk.TaskHeads(
-        [
-            pk.BinaryHead("a", loss=keras.losses.BinaryCrossentropy(dtype="float64")),
-            pk.RegressionHead("b", loss_weight=2.0),
-        ]
-    )
-    x = features(4, 3)
-    predictions = heads({"a": x, "b": x})
-    y = {"a": np.ones(4), "b": np.ones(4)}
-    p = {task: np.float64(numpy_of(prediction)) for task, prediction in predictions.items()}
-    expected = -np.log(p["a"]).mean() + 2 * ((p["b"] - 1) ** 2).mean()
-    assert float(heads.compute_loss(y, predictions)) == pytest.approx(expected, rel=1e-5)

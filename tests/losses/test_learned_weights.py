@@ -16,15 +16,12 @@ def variable(model, name):
 
 FORMS = {
     "mse": (pk.RegressionHead("a"), 0.5, 0.5),
-    "mae_object": (pk.RegressionHead("a", loss=keras.losses.MeanAbsoluteError(name="x")), 1, 1),
     "binary_weighted": (pk.BinaryHead("a", pos_weight=3.0), 1.0, 0.5),
     "multiclass_weighted": (
         pk.MulticlassHead("a", num_classes=2, class_weights={1: 3.0}),
         1.0,
         0.5,
     ),
-    "mse_weighted": (pk.BinaryHead("a", loss="mean_squared_error", pos_weight=1.0), 0.5, 0.5),
-    "by_batch": (pk.RegressionHead("a", reduction="sum_over_batch_size"), 0.5, 0.5),
     "standardized": (pk.RegressionHead("a", standardize=True, mean=0.5, deviation=0.3), 0.5, 0.5),
     "by_root": (pk.RegressionHead("a", reduction="label_root"), 0.5, 0.5),
 }

@@ -47,20 +47,10 @@ def test_missing_labels_are_left_out():
     assert np.isnan(pk.expected_calibration_error([0, 1], [0.5, np.nan]))
 
 
-def test_rounding_beyond_0_and_1_is_clipped():
-    rounded = np.float32([1 + 2**-23, -1e-8])
-    assert rounded[0] > 1 > 0 > rounded[1]
-    for strategy in ("uniform", "quantile"):
-        assert pk.expected_calibration_error([1, 0], rounded, strategy=strategy) == 0
-
-
 REFUSED = {
-    "ragged": (([[0], [0, 1]], [0.5]), TypeError, r"must contain numbers.*Received: labels=\["),
     "above_1": (([0], [1 + 1e-5]), ValueError, r"lie in \[0, 1\].*ons=\[\.\.\., 1\.00001\]"),
     "bins": (([0], [0.5], 0), ValueError, r"num_bins must be at least 1\. Received: num_bins=0"),
-    "bins_type": (([0], [0.5], 1.5), TypeError, r"num_bins must be an integer\. Received: num_b"),
     "strategy": (([0], [0.5], 2, "even"), ValueError, r"strategy must be.*strategy='even"),
-    "label": (([2], [0.5]), ValueError, r"labels must lie in \[0, 1\].*=\[\.\.\., 2"),
 }
 
 

@@ -15,17 +15,14 @@ def mean_gap(y_true, y_pred):
 
 
 METRICS = {
-    "accuracy": ("accuracy", 1),
     "mae": ("mae", 1),
     "function": (mean_gap, 1),
     "auc": (keras.metrics.AUC(), 1),
-    "precision": (keras.metrics.Precision(), 1),
     "r2": (keras.metrics.R2Score(num_regressors=1), 1),
     "f1": (keras.metrics.F1Score(threshold=0.5), 1),
     "top_k": (keras.metrics.SparseTopKCategoricalAccuracy(k=2), 3),
     "cosine": (keras.metrics.CosineSimilarity(), 1),
     "calibration": (pk.Calibration(), 1),
-    "normalized_entropy": (pk.NormalizedEntropy(), 1),
 }
 
 
@@ -110,7 +107,6 @@ def test_a_metric_with_one_number_for_the_batch_is_refused():
 OF_NUMBERS = {
     "rmse": keras.metrics.RootMeanSquaredError,
     "auc": pk.LogitAUC,
-    "calibration": pk.Calibration,
     "by_name": lambda: "binary_accuracy",
 }
 

@@ -226,17 +226,6 @@ def test_gradients_alone_are_applied_to_the_variables_of_build():
     assert all((after < start).all() for after, start in zip(model.get_weights(), before))
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_half_precision_trains_tables(policy):
-    """In float16, Keras scales the loss: its optimizer takes no sparse gradients on PyTorch."""
-    keras.config.set_dtype_policy(policy)
-    model = small(pk.SparseAdagrad())
-    before = model.get_weights()[0]
-    train_small(model)
-    assert np.isfinite(model.get_weights()[0]).all()
-    assert not np.array_equal(model.get_weights()[0], before)
-
-
 @once
 def test_the_config_has_the_arguments_and_no_epsilon():
     optimizer = pk.SparseAdagrad(0.25, 0.5, clipnorm=2.0, name="mine")

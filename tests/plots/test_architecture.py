@@ -29,10 +29,8 @@ def model_of_streams():
 LEVELS = {
     "three_tasks": lambda: pk.PLEBlock(3, ["click", "buy", "watch_time"], 4, 2, 2),
     "long_names": lambda: pk.PLEBlock(2, LONG, 4, 2, 2, name="a_name_of_thirty_letters_or_so"),
-    "uneven": lambda: pk.PLEBlock(2, ["a", "b", "c"], 4, {"a": 3, "b": 1, "c": 0}, 1),
     "no_shared_experts_above": lambda: pk.PLEBlock(3, ["a", "b"], 4, 1, [0, 2, 0]),
     "mmoe": lambda: pk.MMoEBlock(["a", "b"], 4, 8),
-    "mmoe_context": lambda: pk.MMoEBlock(["a", "b"], 4, 3, gate_reads="context"),
     "stream_and_context": lambda: pk.PLEBlock(2, ["a", "b", "c"], 4, 1, 1, gate_reads="both"),
     "gate_without_shared_experts": lambda: pk.CGCBlock(["a", "b"], 4, 2, 0, name="l" * 40),
     "other_layers": lambda: pk.SequentialBlock(
@@ -178,15 +176,6 @@ def test_a_gate_has_a_line_from_each_of_its_experts(counts, num_shared, shared_g
     assert texts(ax)["dotted: gradients are stopped"] == (is_isolated and shared_gate)
 
 
-def test_the_shared_stream_has_its_own_color():
-    tasks = list("abcdef")
-    ax = plot(pk.CGCBlock(tasks, 4))
-    shared = color_of(ax, "shared")
-    assert shared == color_of(plot(pk.CGCBlock(["a"], 4)), "shared")
-    assert shared not in {color_of(ax, task) for task in tasks}
-    assert len({color_of(ax, task) for task in tasks[:5]}) == 5
-
-
 def test_blocks_without_gates():
     drawn = texts(plot(BLOCKS["hedged"]()))
     assert drawn == Counter(
@@ -203,14 +192,6 @@ def test_a_model_is_drawn_as_its_block_built_or_not():
     assert texts(plot(model)) == texts(plot(model.get_layer("ple")))
     unbuilt = pk.PLEBlock(2, ["click", "buy"], 4, isolate_task_experts=True, name="ple")
     assert texts(plot(unbuilt)) == texts(plot(model))
-
-
-def test_a_new_figure_can_be_saved_with_tex_in_the_settings(tmp_path):
-    with plt.rc_context({"font.size": 30, "text.usetex": True}):
-        figure = pk.plot_architecture(pk.CGCBlock(["a_b"], 4))
-        figure.savefig(tmp_path / "ple.svg")
-    assert figure is plt.gcf()
-    assert "<svg" in (tmp_path / "ple.svg").read_text()
 
 
 def two_blocks():

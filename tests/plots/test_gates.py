@@ -5,7 +5,6 @@ import operator
 import keras
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
 
 import ple_keras as pk
 from tests.helpers import features, once
@@ -70,25 +69,6 @@ def test_each_gate_has_a_panel_with_the_values_of_the_history(history):
     np.testing.assert_array_equal(by_style["--"][0].get_ydata(), history.history[f"val_{prefix}"])
     np.testing.assert_array_equal(by_style["-"][0].get_xdata(), [1, 2, 3, 4, 5])
     np.testing.assert_array_equal(by_style["--"][0].get_xdata(), [2, 4])
-
-
-def colors_by_name(panel):
-    return {
-        text.get_text(): to_hex(line.get_color())
-        for text, line in zip(panel.get_legend().get_texts(), panel.get_legend().get_lines())
-    }
-
-
-def test_an_expert_has_one_color_in_all_panels_of_a_level(history):
-    of_click, _, of_shared, *_ = map(colors_by_name, pk.plot_gate_history(history).axes)
-    assert of_click.items() <= of_shared.items()
-    assert len(set(of_shared.values())) == len(of_shared)
-
-
-def test_many_experts_have_different_colors():
-    logs = {f"gate/m/click/shared/expert_{i}": [0.1, 0.2] for i in range(20)}
-    panel = pk.plot_gate_history(logs).axes[0]
-    assert len({tuple(np.ravel(line.get_color())) for line in panel.lines}) == 20
 
 
 def test_a_model_a_dict_or_a_table_of_the_file_is_taken_as_history(history, tmp_path):

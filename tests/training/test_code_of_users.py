@@ -1,8 +1,6 @@
 """Steps with code of users: eager by default, and traced with `compile(trace=True)`."""
 
-import gc
 import warnings
-from threading import Event, Thread
 
 import keras
 import numpy as np
@@ -14,7 +12,6 @@ from ple_keras._keras.layers import Untracked
 from tests.helpers import numpy_of, once
 from tests.models import chain
 from tests.training.test_traced_step import (
-    At,
     assert_equal_steps,
     dense,
     graphs,
@@ -43,13 +40,6 @@ def count_in_history(layer, x):
     return x * len(layer.history)
 
 
-def draw_in_a_thread(layer, x):
-    thread = Thread(target=np.random.normal)
-    thread.start()
-    thread.join()
-    return x * np.random.normal()
-
-
 def branch_on_data(layer, x):
     return x if ops.sum(x) > 0 else -x
 
@@ -70,14 +60,6 @@ def own_absolute_error(y_true, y_pred):
 
 def own_activation(x):
     return ops.tanh(x) * 2
-
-
-@keras.saving.register_keras_serializable("tests")
-class Accumulating(keras.optimizers.SGD):
-    """An optimizer whose code runs in every second step only."""
-
-    def update_step(self, gradient, variable, learning_rate):
-        self.assign_sub(variable, 0.1 * gradient)
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -108,7 +90,6 @@ def with_layer(function, **compile_kwargs):
 
 USERS = {
     "a counter in an attribute": with_layer(count_in_history),
-    "random numbers": with_layer(draw_in_a_thread),
     "a branch": with_layer(branch_on_data),
     "a hidden variable": with_layer(update_hidden_variable),
     "an activation": lambda: dense(before=[layers.Dense(3, activation=own_activation)]),
@@ -141,69 +122,6 @@ def test_predictions_run_no_loss_and_are_traced():
     for _ in range(2):
         model.predict_on_batch(numbers_and_labels()[0])
     assert graphs(model, "predict") == 1
-
-
-@once
-def test_an_optimizer_whose_code_runs_seldom_trains_eagerly():
-    def make():
-        return dense(optimizer=Accumulating(0.05, gradient_accumulation_steps=2))
-
-    assert_equal_steps(make, traced=0, epochs=3)
-
-
-@once
-def test_an_activation_that_a_callback_assigns_is_constant_until_the_next_fit():
-    model, (x, y) = dense(before=[layer := layers.Dense(3)]), numbers_and_labels()
-    assign = At(3, lambda model: setattr(layer, "activation", own_activation))
-    fit_kwargs = {"batch_size": 8, "shuffle": False, "verbose": 0}
-    model.fit(x, y, epochs=3, callbacks=[assign], **fit_kwargs)
-    assert graphs(model) == 1
-    with pytest.warns(UserWarning, match="eagerly"):
-        model.fit(x, y, epochs=2, **fit_kwargs)
-    assert graphs(model) == 0
-
-
-@once
-def test_a_hook_of_a_weight_runs_in_the_next_fit():
-    calls, model, (x, y) = [], dense(before=[layer := layers.Dense(3)]), numbers_and_labels()
-    fit_kwargs = {"batch_size": 8, "epochs": 2, "verbose": 0}
-    model.fit(x, y, **fit_kwargs)
-    layer.kernel.value.register_hook(lambda gradient: calls.append(1))
-    model.fit(x, y, **fit_kwargs)
-    assert (len(calls), graphs(model)) == (4, 0)
-
-
-@once
-def test_another_optimizer_trains_without_compile():
-    model, (x, y) = dense(), numbers_and_labels()
-    fit_kwargs = {"batch_size": 8, "epochs": 2, "verbose": 0}
-    model.fit(x, y, **fit_kwargs)
-    model.optimizer = keras.optimizers.SGD(0.0)
-    model.optimizer.build(model.trainable_variables)
-    before = model.get_weights()
-    model.fit(x, y, **fit_kwargs)
-    for old, new in zip(before, model.get_weights()):
-        np.testing.assert_array_equal(old, new)
-    assert graphs(model) == 1
-
-
-@once
-def test_code_that_runs_by_chance_is_not_found():
-    class Finalized:
-        def __del__(self):
-            pass
-
-    model, (x, y) = dense(), numbers_and_labels()
-    found = Finalized()
-    found.itself = found
-    del found
-    thresholds = gc.get_threshold()
-    gc.set_threshold(1)  # in the first step
-    model.train_on_batch(x, y)
-    gc.set_threshold(*thresholds)
-    for _ in range(2):
-        model.train_on_batch(x, y)
-    assert graphs(model) == 1
 
 
 # compile(trace=True)
@@ -274,35 +192,3 @@ def test_other_values_are_refused(trace):
 
 
 # Threads
-
-
-@once
-def test_threads_predict_compile_and_assign_while_another_one_traces():
-    heads = heads_of_two()
-    block = pk.HedgedBlock(heads, [4])
-    model, other = dense(block, heads), dense()
-    x, y = numbers_and_labels()
-    ended, errors = Event(), []
-
-    def run(action):
-        try:
-            while not ended.wait(0.01):
-                action()
-        except Exception as error:
-            errors.append(error)
-
-    def compile_other():
-        other.compile(keras.optimizers.SGD(0.125))
-        other.mark = other.optimizer
-        assert other.mark is other.optimizer
-
-    actions = [lambda: model.predict_on_batch(x), compile_other]
-    threads = [Thread(target=run, args=[action]) for action in actions]
-    for thread in threads:
-        thread.start()
-    model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[pk.FitHedge((x, y))])
-    ended.set()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-    assert graphs(model) >= 1

@@ -8,8 +8,6 @@ import ple_keras as pk
 from tests.helpers import QUICK, features, numpy_of, once
 from tests.models import (
     branched,
-    click_and_time,
-    clicks_and_times,
     compiled,
     deep_copied,
     heads_of,
@@ -87,10 +85,7 @@ REFUSED = {
     "a_layer_after_in_a_block": (lambda x: in_a_block(x, Doubled()), rf"{OUTPUTS}.*Received: out"),
     "swapped": (swapped, rf"{OUTPUTS}.*Received: outputs="),
     "swapped_in_an_inner_model": (lambda x: functional(swapped)(x), rf"{OUTPUTS}.*Received: out"),
-    "a_part": (lambda x: {"b": predictions(x)["b"]}, rf"{OUTPUTS}.*Received: outputs=\['b'\]"),
     "others": (lambda x: {**predictions(x), "x": x}, rf"{OUTPUTS}.*Received: outputs=.*'x'\]"),
-    "list": (lambda x: [*predictions(x).values()], rf"{OUTPUTS}.*Received: outputs=\[Keras"),
-    "tensor": (lambda x: predictions(x, "a")["a"], rf"{OUTPUTS}.*Received: outputs=Keras"),
 }
 
 
@@ -128,19 +123,6 @@ READ = {
 def test_a_layer_that_reads_branches_in_the_graph_of_the_model_is_refused(make, message):
     message = r"^No layer of 'multi_task_model.*' can read the outputs of 'task_heads.*" + message
     check_refused(lambda: functional(make, pk.MultiTaskModel), ValueError, message)
-
-
-@pytest.mark.parametrize("order", [1, -1], ids=["before", "after"])
-def test_a_second_model_can_read_the_predictions_of_hedged_heads(order):
-    inputs = keras.Input((3,))
-    outputs = predictions_of_branches()(inputs)
-    doubled = Doubled()({"a": outputs["a"]})
-    pairs = [(keras.Model, doubled), (pk.MultiTaskModel, outputs)][::order]
-    models = {model: model(inputs, tensors) for model, tensors in pairs}
-    trained = compiled(models[pk.MultiTaskModel], **QUICK)
-    trained.train_on_batch(X, {"a": X[:, 0] > 0, "b": X[:, 1] > 0})
-    expected = 2 * numpy_of(trained(X)["a"])
-    np.testing.assert_allclose(numpy_of(models[keras.Model](X)["a"]), expected, rtol=1e-6)
 
 
 def test_a_functional_subclass_with_call_and_a_mixin_after_the_model_are_refused():
@@ -312,34 +294,3 @@ def test_a_copy_continues_exactly(make, copied, tmp_path):
     expected, actual = fit(model, 2), fit(twin, 2)
     assert actual == expected
     np.testing.assert_equal(twin.get_weights(), model.get_weights())
-
-
-class Stop(keras.callbacks.Callback):
-    """A callback that saves the model and ends the training when the third epoch begins."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.path = path
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if epoch == 2:
-            self.model.save(self.path)
-            raise KeyboardInterrupt
-
-
-@once
-def test_an_interrupted_fit_continues_exactly_from_a_backup_or_a_file(tmp_path):
-    """Gates drop experts."""
-
-    def run(model=None, start=0, **kwargs):
-        model = model or click_and_time(gate_dropout=0.3)
-        return fit(model, start, 4 - start, data=clicks_and_times(), **kwargs)
-
-    def backup():
-        return keras.callbacks.BackupAndRestore(tmp_path / "backup")
-
-    expected = {key: values[2:] for key, values in run().items()}
-    with pytest.raises(KeyboardInterrupt):
-        run(callbacks=[backup(), Stop(tmp_path / "model.keras")])
-    assert run(keras.models.load_model(tmp_path / "model.keras"), 2) == expected
-    assert run(callbacks=[backup()]) == expected

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import keras
 import numpy as np
-import pandas as pd
 import pytest
 
 import ple_keras as pk
@@ -130,16 +129,6 @@ def test_loss_weights_scale_gradients_and_heads_without_a_loss_are_not_trained()
 # Labels and sample weights
 
 
-@once
-def test_labels_of_any_type_with_and_without_a_last_axis_have_the_same_losses():
-    model = model_of()
-    expected = losses_in_numpy(model(X))
-    for click, kind in (("float64", "int64"), ("float16", "int8"), ("float32", "float32")):
-        y = {**Y, "click": Y["click"].astype(click), "kind": Y["kind"].astype(kind)}
-        for labels in (y, {task: array.reshape(ROWS, 1) for task, array in y.items()}):
-            assert_losses(model.evaluate(X, labels, verbose=0, return_dict=True), expected)
-
-
 def test_labels_of_the_only_task_may_be_an_array():
     model = model_of(pk.RegressionHead("time"), rate=0.1, **QUICK)
     y = Y["time"]
@@ -174,8 +163,6 @@ CLICK = {"click": Y["click"]}
 KEYS = r"y must have exactly the keys \['click', 'time', 'kind'\]; missing: "
 LABELS = {
     "missing": (CLICK, ValueError, rf"{KEYS}\['time', 'kind'\], unknown: \[\]\. .*y=\{{'click'\}}"),
-    "without_a_loss": ({**Y, "score": X}, ValueError, rf"{KEYS}\[\], unknown: \['score'\]\. Rec"),
-    "array": (Y["click"], TypeError, r"a dict keyed by task, \['click', 'time', 'kind'\]\. R"),
     "width": (
         {**Y, "time": X},
         ValueError,
@@ -225,14 +212,6 @@ def test_fit_and_evaluate_check_the_first_arrays_of_labels_without_warnings(monk
         check_refused(call, ValueError, r"y\['a'\] must be at least 0 for the loss.*invalid: 10")
 
 
-@once
-def test_fit_refuses_a_data_frame_of_labels_and_names_the_remedy():
-    y = pd.DataFrame({"a": [0.0], "b": [1.0]})
-    message = r"y must be a dict keyed by task, .* Convert .* with dict\(y\).*y=DataFrame"
-    model = model_of(pk.BinaryHead("a"), pk.BinaryHead("b"))
-    check_refused(lambda: model.fit(X[:1], y), TypeError, message)
-
-
 def failing(y_true, y_pred):
     raise RuntimeError("all elements of target should be between 0 and 1")  # as PyTorch
 
@@ -268,9 +247,6 @@ def regularized(model=pk.MultiTaskModel):
 
 REGULARIZED = {
     "functional": regularized,
-    "nested": lambda: chain(
-        keras.layers.Dense(3, kernel_regularizer="l1"), regularized(keras.Model)
-    ),
     "subclassed": AddsLoss,
 }
 

@@ -6,10 +6,10 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, r2_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 import ple_keras as pk
-from tests.helpers import QUICK, features, numpy_of, once, randomize
+from tests.helpers import features, numpy_of, once, randomize
 from tests.models import compiled, heads_alone, nested, tracked_block
 from tests.pairs import fewer
 from tests.refusals import table
@@ -42,14 +42,11 @@ def evaluate(model, y, batch_size=8):
 DEFAULTS = {
     "head": (pk.Head("a", loss="poisson"), ["poisson"]),
     "without_a_loss": (pk.Head("a"), None),
-    "none": (pk.BinaryHead("a", metrics=[]), []),
-    "given": (pk.BinaryHead("a", metrics=["mae", gap]), ["mae", "gap"]),
     "extra": (pk.BinaryHead("a", extra_metrics=["mae"]), ["binary_crossentropy", "auc", "mae"]),
     "as_losses": (
         pk.BinaryHead("a", metrics=[*map(keras.metrics.MeanAbsoluteError, ["loss", "a_loss"])]),
         ["loss_1", "a_loss_1"],
     ),
-    "extra_alone": (pk.BinaryHead("a", metrics=[], extra_metrics=["mae"]), ["mae"]),
     "numbered": (
         pk.RegressionHead(
             "a",
@@ -207,36 +204,6 @@ def test_losses_of_batches_are_weighted_by_rows():
     assert logs["a_loss"] == pytest.approx(means["a"], rel=1e-5)
     assert logs["b_loss"] == pytest.approx(means["b"], rel=1e-5)
     assert logs["loss"] == pytest.approx(3 * means["a"] + 0.5 * means["b"], rel=1e-5)
-
-
-def test_metrics_that_create_variables_late_cover_only_labeled_rows():
-    numbers = pk.RegressionHead("b", units=2, metrics=[keras.metrics.R2Score()])
-    click = pk.BinaryHead("a", metrics=[keras.metrics.F1Score(threshold=0.5)])
-    model, x = model_of(click, numbers), features(12, 3)
-    y = {"a": np.where(np.arange(12) % 4, np.arange(12) % 2, NAN), "b": features(12, 2, seed=4)}
-    y["b"][::3] = NAN
-    kept = {"a": np.arange(12) % 4 > 0, "b": np.arange(12) % 3 > 0}
-    p = model.predict(x, verbose=0)
-    known = {task: (np.ravel(y[task][kept[task]]), np.ravel(p[task][kept[task]])) for task in y}
-    expected = {
-        "a_f1_score": f1_score(known["a"][0], known["a"][1] > 0.5),
-        "b_r2_score": r2_score(y["b"][kept["b"]], p["b"][kept["b"]]),
-    }
-    logs = model.fit(x, y, batch_size=5, epochs=2, verbose=0).history
-    for key, value in expected.items():
-        assert np.ravel(logs[key]) == pytest.approx([value, value], rel=1e-4, abs=1e-5), key
-
-
-@pytest.mark.parametrize("ignored", [pytest.param(-1, marks=once), 2])
-def test_an_ignored_class_is_left_out_of_all_metrics(ignored):
-    loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=ignored)
-    model = model_of(pk.MulticlassHead("a", num_classes=3, loss=loss), **QUICK)
-    y = np.where(np.arange(12) % 3 == 2, ignored, np.arange(12) % 3)
-    p = numpy_of(model(features(12, 3)))["a"][y != ignored]
-    logs, known = evaluate(model, {"a": y}), y[y != ignored]
-    loss = -np.log(p[np.arange(8), known]).mean()
-    assert logs["sparse_categorical_crossentropy"] == pytest.approx(loss, rel=1e-5)
-    assert logs["accuracy"] == pytest.approx((p.argmax(-1) == known).mean())
 
 
 # NaN

@@ -270,15 +270,6 @@ def test_threads_predict_while_shapes_change():
             np.testing.assert_array_equal(predicted[task], values)
 
 
-def test_jit_compile_compiles_the_graph_of_a_step(monkeypatch):
-    import torch
-
-    compiled = []
-    monkeypatch.setattr(torch, "compile", lambda step: compiled.append(step) or step)
-    assert_equal_steps(lambda: dense(jit_compile=True))
-    assert [isinstance(step, torch.fx.GraphModule) for step in compiled] == [False, True, False]
-
-
 @pytest.mark.nightly
 def test_compiled_steps_are_close_to_eager_ones():
     _, values, _ = train(lambda: dense(optimizer="sgd", jit_compile=True), False)
@@ -324,9 +315,7 @@ SILENT = {
     "gate dropout": gate_dropout,
     "Nadam": with_optimizer("Nadam", 0.05),
     "accumulated gradients": with_optimizer("Adam", 0.05, gradient_accumulation_steps=2),
-    "copies of the average": with_optimizer("Adam", use_ema=True, ema_overwrite_frequency=2),
     "recomputed layers": recomputed,
-    "a rate of a C function": lambda: dense(optimizer=keras.optimizers.SGD([0.1].__len__)),
 }
 
 
@@ -396,44 +385,12 @@ def test_logs_are_read_only_for_callbacks_that_need_them(monkeypatch):
     assert {*map(type, model.train_on_batch(numbers, y))} == {float}
 
 
-def test_the_logs_of_batches_are_needed_for_progress_and_callbacks():
-    class OwnMetrics(pk.MultiTaskModel):
-        def compute_metrics(self, *args, **kwargs):
-            return {**super().compute_metrics(*args, **kwargs), "one": 1.0}
-
-    model, callback = dense(), keras.callbacks.LambdaCallback
-    needs = model._needs_batch_logs
-    assert needs([], "auto")
-    assert needs([], 1)
-    assert not needs([callback(on_epoch_end=print)], 2)
-    assert needs([callback(on_train_batch_end=print)], 0)
-    assert OwnMetrics(model.input, model.output)._needs_batch_logs([], 0)
-
-
 def test_few_graphs_are_kept(monkeypatch):
     monkeypatch.setattr("ple_keras.steps.traced_step.MAX_GRAPHS", 2)
     model, (x, y) = dense(optimizer="sgd"), numbers_and_labels()
     for rows in (1, 2, 3, 4, 3, 1):
         model.train_on_batch(x[:rows], {task: labels[:rows] for task, labels in y.items()})
     assert (len(model.train_function._graphs.findings), graphs(model)) == (2, 1)
-
-
-def test_a_refused_batch_updates_moving_statistics_once():
-    def statistics(eagerly):
-        keras.utils.set_random_seed(0)
-        heads = pk.TaskHeads([pk.MulticlassHead("c", num_classes=3)])
-        inputs = keras.Input((2,))
-        hidden = keras.layers.BatchNormalization()(inputs)
-        model = pk.MultiTaskModel(inputs, heads(pk.SharedBottomBlock(heads, [2])(hidden)))
-        model.compile("sgd", run_eagerly=eagerly)
-        x, y = np.arange(8.0).reshape(4, 2), np.arange(4) % 3
-        for _ in range(3):
-            model.train_on_batch(x, {"c": y})
-        with pytest.raises(IndexError):
-            model.train_on_batch(x, {"c": y + 5})
-        return [*map(numpy_of, model.layers[1].weights)]
-
-    np.testing.assert_equal(statistics(False), statistics(True))
 
 
 def test_an_error_in_a_graph_has_a_note_with_remedies():
