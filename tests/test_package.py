@@ -51,6 +51,7 @@ def test_a_deprecated_function_names_its_replacement(name, replacement):
 
 
 @once
+@pytest.mark.nightly
 def test_importing_the_package_and_creating_a_model_import_nothing_else():
     """Keras's serialization imports TensorFlow if it is installed."""
     assert run_to_end("-c", IMPORT).split("\n") == ["['ple_keras'] 0", "False", ""]

@@ -6,10 +6,11 @@ import pytest
 from adatt import AdaTTBlock
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of, randomize
+from tests.helpers import assert_same, features, numpy_of, once, randomize
 from tests.layers.reference import inside, parameters, softmax
 from tests.models import chain, loaded
 
+pytestmark = once
 TASKS = ["click", "buy"]
 
 

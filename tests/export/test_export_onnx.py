@@ -232,6 +232,7 @@ def test_an_error_of_the_exporter_is_one_line(error, raised, message, tmp_path, 
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.nightly
 def test_onnx_runtime_quantizes_every_product_of_a_file(runtime, tmp_path):
     quantization = pytest.importorskip("onnxruntime.quantization")
     from onnxruntime.quantization.shape_inference import quant_pre_process

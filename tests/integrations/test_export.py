@@ -5,6 +5,7 @@ One process, `serve_exported.py`, runs the files of all formats.
 
 import contextlib
 import io
+import itertools
 import logging
 import warnings
 
@@ -24,9 +25,10 @@ NEEDS = {
     "jax": {"saved_model": ["tensorflow"], "onnx": ["jax2onnx"]},
     "torch": {"torch": [], "onnx": ["onnx"]},
 }[BACKEND]
-FORMATS = [  # `.ci/run` installs jax2onnx only for the nightly tests
-    pytest.param(form, marks=pytest.mark.nightly if needs == ["jax2onnx"] else [])
-    for form, needs in NEEDS.items()
+NIGHTLY = ["onnx"] if BACKEND == "jax" else []  # `.ci/run` installs jax2onnx only for those
+FORMATS = [
+    sorted({*NEEDS} - {*NIGHTLY}),
+    *(pytest.param([form], marks=pytest.mark.nightly) for form in NIGHTLY),
 ]
 
 
@@ -127,9 +129,8 @@ def need(form):
         pytest.importorskip(package)
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_a_file_predicts_the_same_without_keras_for_any_batch_size(form, tmp_path):
-    need(form)
+@pytest.mark.parametrize("forms", FORMATS, ids=", ".join)
+def test_files_predict_the_same_without_keras_for_any_batch_size(forms, tmp_path):
     model = MODEL[BACKEND]()
     randomize(model, scale=0.3)
     x = {each.name: features(64, *each.shape[1:], seed=1) for each in model.inputs}
@@ -138,16 +139,20 @@ def test_a_file_predicts_the_same_without_keras_for_any_batch_size(form, tmp_pat
             x[name] = np.where(np.arange(64)[:, None] % 3 > 0, np.abs(values), np.float32(np.nan))
         elif name in ("x", "user") or name.endswith("_x"):  # of NumberEmbedding
             values[::5, 0] = np.nan
-    with suppress_output():
-        export(form, model, tmp_path)
-    for rows in ROWS:
-        np.savez(tmp_path / f"inputs_{rows}.npz", **{k: values[:rows] for k, values in x.items()})
-    run_to_end("-I", serve_exported.__file__, tmp_path)
-    error = tmp_path / "error.txt"
-    assert not error.exists(), error.read_text()
+    folders = [tmp_path / form for form in forms]
+    for form, folder in zip(forms, folders):
+        need(form)
+        folder.mkdir()
+        with suppress_output():
+            export(form, model, folder)
+        for rows in ROWS:
+            np.savez(folder / f"inputs_{rows}.npz", **{k: v[:rows] for k, v in x.items()})
+    run_to_end("-I", serve_exported.__file__, *folders)
     predictions = model.predict(x, 64, 0)
-    for rows in ROWS:
-        outputs = dict(np.load(tmp_path / f"outputs_{rows}.npz"))
+    for rows, folder in itertools.product(ROWS, folders):
+        error = folder / "error.txt"
+        assert not error.exists(), (folder.name, error.read_text())
+        outputs = dict(np.load(folder / f"outputs_{rows}.npz"))
         assert {array.dtype.name for array in outputs.values()} == {"float32"}
         expected = {name: array[:rows] for name, array in predictions.items()}
         assert_same(outputs, expected, atol=1e-2 if BACKEND == "jax" else 1e-5)
