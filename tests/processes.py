@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from unittest import mock
 
@@ -67,13 +66,6 @@ def load_module(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def fail_or_wait(is_first):
-    """Exit with an error in all processes but the first, which waits for too long."""
-    if not is_first:
-        sys.exit(1)
-    time.sleep(600)
 
 
 def free_address():

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import multiprocessing
 import os
 import re
 
@@ -12,7 +11,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import assert_all_close
-from tests.processes import EXAMPLES, fail_or_wait, run_to_end
+from tests.processes import EXAMPLES, run_to_end
 from tests.recorded_outputs import check_form
 
 pytestmark = [
@@ -96,22 +95,3 @@ def test_tables_across_processes_continue_after_a_kill_and_load_on_one_device(tm
     assert len(differences) == 3
     assert max(float(value) for _, value in differences) < 1e-6
     assert keras.models.load_model(file).get_layer("user_table")
-
-
-def fail_in_second_process(*arguments):
-    fail_or_wait(arguments[-1] == 0)
-
-
-@pytest.mark.parametrize(
-    ("script", "when"), [("jax_processes", ""), ("jax_tables", " before it was killed")]
-)
-def test_a_failed_process_of_an_example_ends_the_others(script, when, monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(EXAMPLES / "distributed")
-    for name in ("JAX_PLATFORMS", "XLA_FLAGS"):  # the examples set them
-        monkeypatch.setenv(name, "")
-    example = pytest.importorskip(script)  # jax_tables needs orbax
-    monkeypatch.setattr(example, "run", fail_in_second_process)
-    monkeypatch.setattr("sys.argv", [script, str(tmp_path / "checkpoints")])
-    with pytest.raises(SystemExit, match=f"A process failed{when}, so all were ended"):
-        example.main() if when else example.start("model.keras", 2)
-    assert not multiprocessing.active_children()

@@ -1,13 +1,12 @@
 """Training in several workers with `MultiWorkerMirroredStrategy`, compared with one process."""
 
-import multiprocessing
 import re
 
 import keras
 import pytest
 
 import ple_keras as pk
-from tests.processes import EXAMPLES, fail_or_wait, run_to_end
+from tests.processes import EXAMPLES, run_to_end
 from tests.recorded_outputs import check_form
 
 pytestmark = [
@@ -27,18 +26,3 @@ def test_the_example_equals_one_process_and_saves(tmp_path):
     assert len(differences) == 6
     assert max(float(value) for _, value in differences) < 1e-5
     assert isinstance(keras.models.load_model(file).get_layer("ple"), pk.SequentialBlock)
-
-
-def fail_in_second_worker(file, config):
-    fail_or_wait(config["task"]["index"] == 0)
-
-
-def test_a_failed_worker_of_the_example_ends_the_others(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES / "distributed")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # `start` sets it
-    import tensorflow_workers
-
-    monkeypatch.setattr(tensorflow_workers, "run", fail_in_second_worker)
-    with pytest.raises(SystemExit, match="A process failed, so all were ended"):
-        tensorflow_workers.start("model.keras", 2)
-    assert not multiprocessing.active_children()

@@ -26,7 +26,20 @@ NEEDS = re.compile(r"^This recipe needs Keras (\d+)\.(\d+)", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 EXTERNAL = re.compile(r"[a-z]+:")
 
-all_pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+# Each takes ten seconds or more, and other tests cover what it shows.
+LONG = {"docs/hedged_branches.md", "docs/recipes/boosting.md", "docs/recipes/stopping.md"}
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
+
+
+all_pages = pytest.mark.parametrize("page", PAGES, ids=name_of)
+with_long_ones_nightly = pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=pytest.mark.nightly if name_of(p) in LONG else []) for p in PAGES],
+    ids=name_of,
+)
 
 
 def code(page, language):
@@ -60,7 +73,7 @@ def skip_pages(page):
             pytest.skip(f"needs Keras {'.'.join(needed)}")
 
 
-@all_pages
+@with_long_ones_nightly
 def test_the_python_blocks_run_in_order(page, tmp_path, monkeypatch, capsys):
     skip_pages(page)
     monkeypatch.chdir(tmp_path)  # blocks may write files

@@ -93,6 +93,7 @@ def test_the_gates_of_three_runs_are_reported_and_plotted(tmp_path):
             assert b"epoch_gate/ple/0/shared/max" in events.read_bytes()
 
 
+@pytest.mark.nightly
 def test_missing_labels_are_compared_with_zeros(tmp_path):
     out = run(tmp_path, "missing_labels.py", "--rows", "3000", "--epochs", "3")
     share, *_ = re.findall(r"departed_late: ([.\d]+)% of 3,000 flights have a label", out)
@@ -101,6 +102,7 @@ def test_missing_labels_are_compared_with_zeros(tmp_path):
     assert 0 < float(zeros) < float(missing) < 1
 
 
+@pytest.mark.nightly
 def test_adding_a_task_changes_predictions_only_with_two_levels(tmp_path):
     out = run(tmp_path, "add_a_task.py", *FEW)
     assert "new (6): ple/0/arrival_delay/expert_0" in out
@@ -108,6 +110,7 @@ def test_adding_a_task_changes_predictions_only_with_two_levels(tmp_path):
     assert float(one_level) == 0 < float(two_levels)
 
 
+@pytest.mark.nightly
 def test_models_on_tables_train_in_both_ways_and_are_saved(tmp_path):
     out = run(tmp_path, "large_embeddings.py", "--quick")
     lines = re.findall(r"^torch +(plain|rows) +([\d,]+) .* (\d\.\d{4}) +\d\.\d{4}$", out, re.M)

@@ -76,7 +76,7 @@ def test_ratings_have_the_columns_of_their_user_and_film(folder):
 
 
 def test_the_recommender_is_compared_saved_and_answers(folder, tmp_path):
-    options = ("--data", str(folder), "--epochs", "2", "--user", "7")
+    options = ("--data", str(folder), "--epochs", "1", "--user", "7")
     out = run_example_here("recommender.py", *options, cwd=tmp_path)
     without_films = [re.sub(FILM, "", each) for each in (out, recorded("recommender.py")[2])]
     assert form(without_films[0]) == form(without_films[1])

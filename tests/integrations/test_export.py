@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of, plain, randomize
+from tests.helpers import assert_same, features, plain, randomize
 from tests.integrations import serve_exported
 from tests.processes import run_to_end
 
@@ -162,34 +162,3 @@ def test_the_serving_process_cannot_import_keras():
     for name in ("keras", "keras.layers", "ple_keras", "ple_keras.layers"):
         assert serve_exported.FinderWithoutKeras.find_spec(name) is None
     assert serve_exported.FinderWithoutKeras.find_spec("numpy")
-
-
-class Subclassed(keras.Model):
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("buy", units=2)])
-        self.ple = pk.PLEBlock(2, self.heads, [4, 3])
-
-    def call(self, inputs):
-        return self.heads(self.ple(inputs))
-
-
-def sequential():
-    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("buy", units=2)])
-    return keras.Sequential([pk.PLEBlock(2, heads, [4, 3]), heads])
-
-
-@pytest.mark.skipif(BACKEND != "torch", reason="other backends sort dicts")
-@pytest.mark.parametrize("make", [Subclassed, sequential])
-def test_onnx_outputs_have_the_order_of_the_dict_that_a_call_returns(make, tmp_path):
-    need("onnx")
-    import onnxruntime
-
-    model, x = make(), features(7, 5)
-    predictions = model(keras.ops.convert_to_tensor(x))
-    with suppress_output():
-        model.export(tmp_path / "m.onnx", format="onnx", verbose=False)
-    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
-    (name,) = [each.name for each in session.get_inputs()]
-    outputs = session.run(None, {name: x})
-    assert_same(dict(zip(predictions, outputs)), numpy_of(predictions))
