@@ -18,6 +18,21 @@ QUICK = {"jit_compile": QUICK_JIT, "run_eagerly": not QUICK_JIT}
 JIT = {"torch": [False], "jax": [True]}.get(keras.backend.backend(), [False, True])
 
 
+class Dataset(keras.utils.PyDataset):
+    """Batches, with or without an end."""
+
+    def __init__(self, batches, is_endless=False):
+        super().__init__()
+        self.batches, self.is_endless = batches, is_endless
+
+    @property
+    def num_batches(self):
+        return None if self.is_endless else len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index % len(self.batches)]
+
+
 def numpy_of(outputs):
     """Convert a tensor, or a dict of tensors at any depth, to NumPy arrays."""
     if isinstance(outputs, dict):

@@ -8,7 +8,7 @@ import pytest
 
 import ple_keras as pk
 from ple_keras.hedging.mixture import best_mixture
-from tests.helpers import QUICK, assert_same, features, numpy_of, once, randomize
+from tests.helpers import QUICK, Dataset, assert_same, features, numpy_of, once, randomize
 from tests.layers.reference import sigmoid, softmax
 from tests.models import branched, chain, compiled, heads_of
 from tests.refusals import all_refused, check_refused
@@ -224,15 +224,6 @@ def unhedged():
     return chain(pk.SharedBottomBlock(heads, [3]), heads)
 
 
-class Endless(keras.utils.PyDataset):
-    """Batches without an end."""
-
-    num_batches = None
-
-    def __getitem__(self, index):
-        return X, Y
-
-
 X, Y = rows()
 CLICK = {"click": Y["click"]}
 REFUSED = {
@@ -242,7 +233,7 @@ REFUSED = {
     "unhedged": (lambda: pk.fit_hedge(unhedged(), X, Y), ValueError, "must have a HedgedBlock"),
     "labels": (lambda: pk.fit_hedge(hedged_model(), X, CLICK), ValueError, r"missing: \['time'\]"),
     "endless": (
-        lambda: pk.fit_hedge(hedged_model(), Endless()),
+        lambda: pk.fit_hedge(hedged_model(), Dataset([(X, Y)], is_endless=True)),
         ValueError,
         "x must be readable more than once, .* have an end",
     ),

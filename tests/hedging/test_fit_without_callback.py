@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK, features, once
+from tests.helpers import QUICK, Dataset, features, once
 from tests.models import chain, compiled, heads_of
 from tests.refusals import check_refused
 
@@ -76,21 +76,6 @@ def batches(x, y, size=8):
 
 def endless_batches(x, y):
     yield from itertools.cycle(batches(x, y))
-
-
-class Dataset(keras.utils.PyDataset):
-    """Batches, with or without an end."""
-
-    def __init__(self, data, is_endless=False):
-        super().__init__()
-        self.data, self.is_endless = data, is_endless
-
-    @property
-    def num_batches(self):
-        return None if self.is_endless else len(self.data)
-
-    def __getitem__(self, index):
-        return self.data[index % len(self.data)]
 
 
 OPTIONS = {"shuffle": False, "batch_size": 8, "verbose": 0}

@@ -8,7 +8,7 @@ import pytest
 
 import ple_keras as pk
 from ple_keras.layers import number_embedding
-from tests.helpers import features, numpy_of, once, randomize
+from tests.helpers import Dataset, features, numpy_of, once, randomize
 from tests.models import cloned, loaded
 from tests.refusals import INF, NAN, check_refused
 
@@ -151,18 +151,10 @@ def test_adapt_reads_arrays_batches_and_a_sample_of_a_stream(monkeypatch):
     pandas = pytest.importorskip("pandas")
     x = table()
     expected = adapted(x).edges
-    loader = keras.utils.PyDataset
-
-    class Dataset(loader):
-        num_batches = 4
-
-        def __getitem__(self, index):
-            return x[100 * index :][:100], np.zeros(100)
-
     forms = [
         pandas.DataFrame(x),
         x.reshape(20, 20, 7),
-        Dataset(),
+        Dataset([(x[start:][:100], np.zeros(100)) for start in range(0, 400, 100)]),
         (x[i : i + 64] for i in range(0, 400, 64)),
     ]
     for form in forms:
