@@ -35,7 +35,8 @@ WITH_EXAMPLES = [
 
 @pytest.mark.parametrize("documented", WITH_EXAMPLES, ids=lambda x: x.__qualname__)
 def test_docstring_examples_run_and_print_their_output(documented):
-    keras.utils.clear_session()  # automatic names begin again
+    # Automatic names begin again. A garbage collection would take longer than the example.
+    keras.utils.clear_session(free_memory=False)
     doc = inspect.getdoc(documented)
     names = {**PUBLIC, "keras": keras, "np": np}
     example = doctest.DocTestParser().get_doctest(doc, names, documented.__name__, None, None)

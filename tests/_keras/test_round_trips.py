@@ -28,7 +28,7 @@ from tests.helpers import features, numpy_of
 from tests.models import heads_of
 
 BACKEND = keras.backend.backend()
-QUICK = 4 if BACKEND == "torch" else 1  # chains within the time limit
+QUICK = 3 if BACKEND == "torch" else 1  # chains within the time limit
 CHAINS = int(os.environ.get("ROUND_TRIPS", QUICK))
 X = features(ROWS, WIDTH)
 

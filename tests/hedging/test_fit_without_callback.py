@@ -16,14 +16,13 @@ ROWS = 24
 
 
 def rows(seed=0, sequences=False):
-    """Return rows of four tasks, with missing labels."""
+    """Return rows of two tasks, their product and a time, with missing labels."""
     x = features(ROWS, *([2] if sequences else []), 3, seed=seed)
     click = (x[..., 0] > 0).astype("float32")
     click[::5] = np.nan
     y = {"click": click, "buy": np.where(x[..., 1] > 0, click, 0)}
     y |= {
         "both": y["click"] * y["buy"],
-        "visits": np.floor(np.exp(x[..., 1])),
         "time": x[..., 2] * 9,
     }
     return x, y
@@ -31,11 +30,11 @@ def rows(seed=0, sequences=False):
 
 def heads():
     binary = [pk.BinaryHead("click"), pk.BinaryHead("buy")]
-    numbers = [
-        pk.CountHead("visits", standardize=True),
+    product, time = (
+        pk.ProductHead("both", of=("click", "buy")),
         pk.RegressionHead("time", standardize=True),
-    ]
-    return pk.TaskHeads([*binary, pk.ProductHead("both", of=("click", "buy")), *numbers])
+    )
+    return pk.TaskHeads([*binary, product, time])
 
 
 def network(width=3):
@@ -89,7 +88,10 @@ FORMS = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(x, marks=pytest.mark.nightly if x == "by_stream" else once) for x in FORMS],
+    [
+        pytest.param(x, marks=once if x in ("arrays", "batches") else pytest.mark.nightly)
+        for x in FORMS
+    ],
 )
 def test_fit_is_equal_to_stream_features_and_a_callback_by_hand(name):
     make_features, sequences, form = FORMS[name]
@@ -178,7 +180,13 @@ WARNED = {
 
 
 @once
-@pytest.mark.parametrize("name", WARNED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(x, marks=() if x in ("none", "iterator") else pytest.mark.nightly)
+        for x in WARNED
+    ],
+)
 def test_a_fit_that_cannot_fit_the_mixtures_warns_once_before_the_first_step(name):
     data, (options_of, message) = rows(), WARNED[name]
     model = make()
