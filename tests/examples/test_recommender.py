@@ -75,6 +75,7 @@ def test_ratings_have_the_columns_of_their_user_and_film(folder):
     assert labeled[frame["place"] >= 0.9].all()
 
 
+@pytest.mark.nightly
 def test_the_recommender_is_compared_saved_and_answers(folder, tmp_path):
     options = ("--data", str(folder), "--epochs", "1", "--user", "7")
     out = run_example_here("recommender.py", *options, cwd=tmp_path)
