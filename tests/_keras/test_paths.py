@@ -98,7 +98,7 @@ def assert_each_weight_is_a_parameter(model):
         assert {id(parameter) for parameter in model.parameters()} == variables
 
 
-@pytest.mark.parametrize(("make", "copied"), zip(MODELS, itertools.cycle([cloned, deep_copied])))
+@pytest.mark.parametrize(("make", "copied"), [*zip(MODELS, itertools.cycle([cloned, deep_copied]))])
 def test_loaded_models_and_clones_or_copies_have_the_same_unique_paths(make, copied, tmp_path):
     model = make()
     assert_each_weight_is_a_parameter(model)
