@@ -64,16 +64,6 @@ def run(folder):
     return figures
 
 
-def large_stacks():
-    """Return the shards of stacks that Keras initializes by shard, as it does for large ones."""
-    from keras.src.backend.jax import core
-
-    core.should_shard_at_init = lambda *_: True
-    block = pk.MMoEBlock(["a"], [4], num_experts=4, name="large")
-    block.build((None, 3))
-    return shards(block.weights)
-
-
 def train_tables(chosen):
     """Return the weights of a model whose tables are updated by rows."""
     sparse_adagrad.ROWS_PER_ID = 0
@@ -160,8 +150,6 @@ def main(folder):
     for name, chosen in DISTRIBUTIONS.items():
         distribution.set_distribution(chosen)
         figures[name] = run(Path(folder) / name)
-    distribution.set_distribution(DISTRIBUTIONS["experts_4"])
-    figures["large"] = large_stacks()
     write(figures)
 
 

@@ -65,10 +65,6 @@ def test_a_device_holds_its_experts_and_their_moments(runs):
     assert figures["data_2"]["shards"]["ple/cgc_block_0/experts/kernel_0"] == [4, 3, 4]
 
 
-def test_stacks_that_keras_initializes_by_shard_are_split(runs):
-    assert runs[1]["large"]["large/experts/kernel_0"] == [2, 3, 4]
-
-
 def test_embedding_tables_equal_those_of_one_device(runs):
     alone, devices = runs[1]["tables"]
     assert_all_close(alone, devices, atol=1e-6)

@@ -106,13 +106,6 @@ def test_fits_are_kept_with_all_mixtures_and_not_run_again(setting, tmp_path, ca
         assert np.isfinite(list(test.values())).all()
 
 
-def test_loss_weights_do_not_change_hedged_branches():
-    first, *_, last = cases("weight")[:4]
-    one, other = small_fit("hedged", first), small_fit("hedged", last)
-    assert one.key == other.key
-    assert one.run()["test"] == other.run()["test"]
-
-
 def test_a_single_task_network_repeats_its_few_labeled_rows():
     case = next(case for case in cases("scarce") if case.data == "synthetic")
     dataset = case.draw(4000, 0)
