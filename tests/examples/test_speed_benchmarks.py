@@ -105,11 +105,3 @@ def test_small_jobs_are_compared_with_plain_keras_and_pytorch(monkeypatch, capsy
     small_job.main(["--predictions", "--rounds", "1"])
     names = ["small", "ours", "ours, eagerly", "exported program", "ONNX", small_job.BY_HAND]
     assert first_cells(capsys.readouterr().out, 6) == names
-
-
-def test_operations_are_counted(monkeypatch, capsys):
-    from examples.benchmarks import operations  # imports PyTorch
-
-    monkeypatch.setattr(operations, "BATCH", 8)
-    operations.main(["--jobs", "hedged"])
-    assert first_cells(capsys.readouterr().out, 4) == ["by hand", "plain", "ours", "ours, eagerly"]

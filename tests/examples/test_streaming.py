@@ -60,13 +60,6 @@ def test_a_pass_of_the_stream_has_every_row_once_in_random_order(stream, files):
     assert len({*(equal.argmax(axis=1) // GROUP_ROWS)}) > 2  # a batch has rows of many row groups
 
 
-def test_a_missing_label_is_null_in_the_files(files):
-    labels = streaming.pq.read_table(files[0]).to_pydict()
-    for task, observed in {"cart": "click", "purchase": "cart", "watch_time": "click"}.items():
-        assert {None} < {*labels[task]}
-        assert [y is not None for y in labels[task]] == [y == 1 for y in labels[observed]]
-
-
 @once
 def test_a_batch_that_no_window_holds_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):

@@ -53,8 +53,6 @@ def test_the_levels_get_the_arguments():
         assert block.compute_dtype == "bfloat16"
 
 
-
-
 def test_layers_are_found_by_name_and_index():
     ple = pk.PLEBlock(2, ["a"], 3)
     first, second = ple.layers
