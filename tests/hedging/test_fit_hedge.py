@@ -286,3 +286,22 @@ def test_single_missing_numbers_and_standardized_labels_are_left_out():
     tags = pk.Head("a", units=2, activation="sigmoid", loss="binary_crossentropy")
     known = np.where(np.isnan(labels), np.nan, labels > 0)  # PyTorch refuses NaN
     assert fit_head(tags, known)["own"] != 0.5
+
+
+def labels_with(task, value):
+    return {**Y, task: np.full_like(Y[task], value)}
+
+
+@once
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (labels_with("time", np.inf), r"y\['time'\] must be finite or be missing"),
+        (labels_with("click", 2.0), r"y\['click'\] must lie in \[0, 1\].*Received: y\['click'\]"),
+    ],
+)
+def test_labels_that_a_head_does_not_allow_are_refused_and_mixtures_stay(y, message):
+    model = hedged_model()
+    before = [head.branch_weights() for head in heads_of(model).values()]
+    check_refused(lambda: pk.fit_hedge(model, X, y), ValueError, message)
+    assert [head.branch_weights() for head in heads_of(model).values()] == before

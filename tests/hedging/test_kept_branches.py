@@ -3,6 +3,7 @@
 import pickle
 import re
 import warnings
+from operator import itemgetter
 
 import keras
 import numpy as np
@@ -358,3 +359,29 @@ def test_the_mixture_is_fitted_to_averaged_weights():
     model.fit(*data, epochs=2, callbacks=[pk.FitHedge(data, keep_best=False)], verbose=0)
     mixture = heads_of(model)["time"].branch_weights()
     assert_same(pk.fit_hedge(model, *data)["time"], mixture)
+
+
+class Shuffled:
+    """Batches whose rows have a new order in each pass."""
+
+    def __init__(self, x, y):
+        self.data, self.rng = (x, y), np.random.default_rng(0)
+
+    def __iter__(self):
+        for part in np.split(self.rng.permutation(ROWS), 2):
+            yield keras.tree.map_structure(itemgetter(part), self.data)
+
+
+@once
+def test_the_logged_loss_is_that_of_the_restored_model_in_any_order_of_rows():
+    heads = pk.TaskHeads([*two_heads().values(), pk.MulticlassHead("kind", num_classes=3)])
+    model, (x, y) = branched(heads), rows()
+    data, losses = (x, {**y, "kind": np.arange(ROWS) ** 2 % 3}), []
+    randomize(model)
+    start = model.get_weights()
+    for valid in (data, Shuffled(*data)):
+        model.set_weights(start)
+        losses.append(fit(model, data, valid, epochs=4)[0]["hedge/loss"])
+        assert losses[-1][-1] == pytest.approx(relative_loss(model, *data), rel=1e-5)
+    assert len(set(losses[0])) > 2
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

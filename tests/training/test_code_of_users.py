@@ -1,6 +1,8 @@
 """Steps with code of users: eager by default, and traced with `compile(trace=True)`."""
 
+import gc
 import warnings
+from threading import Event, Thread
 
 import keras
 import numpy as np
@@ -12,6 +14,7 @@ from ple_keras._keras.layers import Untracked
 from tests.helpers import numpy_of, once
 from tests.models import chain
 from tests.training.test_traced_step import (
+    At,
     assert_equal_steps,
     dense,
     graphs,
@@ -192,3 +195,106 @@ def test_other_values_are_refused(trace):
 
 
 # Threads
+
+
+@once
+def test_a_hook_of_a_weight_runs_in_the_next_fit():
+    calls, model, (x, y) = [], dense(before=[layer := layers.Dense(3)]), numbers_and_labels()
+    fit_kwargs = {"batch_size": 8, "epochs": 2, "verbose": 0}
+    model.fit(x, y, **fit_kwargs)
+    layer.kernel.value.register_hook(lambda gradient: calls.append(1))
+    model.fit(x, y, **fit_kwargs)
+    assert (len(calls), graphs(model)) == (4, 0)
+
+
+@once
+def test_another_optimizer_trains_without_compile():
+    model, (x, y) = dense(), numbers_and_labels()
+    fit_kwargs = {"batch_size": 8, "epochs": 2, "verbose": 0}
+    model.fit(x, y, **fit_kwargs)
+    model.optimizer = keras.optimizers.SGD(0.0)
+    model.optimizer.build(model.trainable_variables)
+    before = model.get_weights()
+    model.fit(x, y, **fit_kwargs)
+    for old, new in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(old, new)
+    assert graphs(model) == 1
+
+
+@once
+def test_an_activation_that_a_callback_assigns_is_constant_until_the_next_fit():
+    model, (x, y) = dense(before=[layer := layers.Dense(3)]), numbers_and_labels()
+    assign = At(3, lambda model: setattr(layer, "activation", own_activation))
+    fit_kwargs = {"batch_size": 8, "shuffle": False, "verbose": 0}
+    model.fit(x, y, epochs=3, callbacks=[assign], **fit_kwargs)
+    assert graphs(model) == 1
+    with pytest.warns(UserWarning, match="eagerly"):
+        model.fit(x, y, epochs=2, **fit_kwargs)
+    assert graphs(model) == 0
+
+
+@once
+def test_threads_predict_compile_and_assign_while_another_one_traces():
+    heads = heads_of_two()
+    block = pk.HedgedBlock(heads, [4])
+    model, other = dense(block, heads), dense()
+    x, y = numbers_and_labels()
+    ended, errors = Event(), []
+
+    def run(action):
+        try:
+            while not ended.wait(0.01):
+                action()
+        except Exception as error:
+            errors.append(error)
+
+    def compile_other():
+        other.compile(keras.optimizers.SGD(0.125))
+        other.mark = other.optimizer
+        assert other.mark is other.optimizer
+
+    actions = [lambda: model.predict_on_batch(x), compile_other]
+    threads = [Thread(target=run, args=[action]) for action in actions]
+    for thread in threads:
+        thread.start()
+    model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[pk.FitHedge((x, y))])
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert graphs(model) >= 1
+
+
+@once
+def test_code_that_runs_by_chance_is_not_found():
+    class Finalized:
+        def __del__(self):
+            pass
+
+    model, (x, y) = dense(), numbers_and_labels()
+    found = Finalized()
+    found.itself = found
+    del found
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1)  # in the first step
+    model.train_on_batch(x, y)
+    gc.set_threshold(*thresholds)
+    for _ in range(2):
+        model.train_on_batch(x, y)
+    assert graphs(model) == 1
+
+
+@keras.saving.register_keras_serializable("tests")
+class Accumulating(keras.optimizers.SGD):
+    """An optimizer whose code runs in every second step only."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        self.assign_sub(variable, 0.1 * gradient)
+
+
+@once
+def test_an_optimizer_whose_code_runs_seldom_trains_eagerly():
+    def make():
+        return dense(optimizer=Accumulating(0.05, gradient_accumulation_steps=2))
+
+    assert_equal_steps(make, traced=0, epochs=3)

@@ -1,5 +1,6 @@
 """Which code in a step is known, and which attributes of known objects a step reads."""
 
+import cProfile
 import random
 import sys
 from collections import namedtuple
@@ -171,3 +172,19 @@ def test_equal_values_are_no_change_and_a_hook_cannot_be_traced():
     assert constants.have_same_attributes()
     model.layers[1].register_forward_hook(hook)
     assert not StepConstants(model, "predict").are_readable
+
+
+def test_a_step_under_a_profiler_is_watched_later():
+    model, y = model_of(), {"click": np.ones(4), "stars": np.ones(4)}
+    profiler = cProfile.Profile()
+    profiler.enable()
+    model.train_on_batch(X, y)
+    is_undecided = sys.getprofile() is not None  # from Python 3.12 on, both can run
+    profiler.disable()
+    assert not model.train_function._graphs.findings or not is_undecided
+    for _ in range(2):
+        model.train_on_batch(X, y)
+    assert len(model.train_function._graphs.replays) == 1
+    profiler.enable()
+    model.train_on_batch(X, y)
+    profiler.disable()

@@ -8,6 +8,8 @@ import ple_keras as pk
 from tests.helpers import QUICK, features, numpy_of, once
 from tests.models import (
     branched,
+    click_and_time,
+    clicks_and_times,
     compiled,
     deep_copied,
     heads_of,
@@ -294,3 +296,47 @@ def test_a_copy_continues_exactly(make, copied, tmp_path):
     expected, actual = fit(model, 2), fit(twin, 2)
     assert actual == expected
     np.testing.assert_equal(twin.get_weights(), model.get_weights())
+
+
+class Stop(keras.callbacks.Callback):
+    """A callback that saves the model and ends the training when the third epoch begins."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            self.model.save(self.path)
+            raise KeyboardInterrupt
+
+
+@once
+def test_an_interrupted_fit_continues_exactly_from_a_backup_or_a_file(tmp_path):
+    """Gates drop experts."""
+
+    def run(model=None, start=0, **kwargs):
+        model = model or click_and_time(gate_dropout=0.3)
+        return fit(model, start, 4 - start, data=clicks_and_times(), **kwargs)
+
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path / "backup")
+
+    expected = {key: values[2:] for key, values in run().items()}
+    with pytest.raises(KeyboardInterrupt):
+        run(callbacks=[backup(), Stop(tmp_path / "model.keras")])
+    assert run(keras.models.load_model(tmp_path / "model.keras"), 2) == expected
+    assert run(callbacks=[backup()]) == expected
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["before", "after"])
+def test_a_second_model_can_read_the_predictions_of_hedged_heads(order):
+    inputs = keras.Input((3,))
+    outputs = predictions_of_branches()(inputs)
+    doubled = Doubled()({"a": outputs["a"]})
+    pairs = [(keras.Model, doubled), (pk.MultiTaskModel, outputs)][::order]
+    models = {model: model(inputs, tensors) for model, tensors in pairs}
+    trained = compiled(models[pk.MultiTaskModel], **QUICK)
+    trained.train_on_batch(X, {"a": X[:, 0] > 0, "b": X[:, 1] > 0})
+    expected = 2 * numpy_of(trained(X)["a"])
+    np.testing.assert_allclose(numpy_of(models[keras.Model](X)["a"]), expected, rtol=1e-6)

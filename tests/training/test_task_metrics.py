@@ -6,7 +6,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import f1_score, r2_score, roc_auc_score
 
 import ple_keras as pk
 from tests.helpers import features, numpy_of, once, randomize
@@ -285,3 +285,21 @@ def test_metrics_are_refused(metric, error, message):
     head = pk.RegressionHead("a", extra_metrics=[metric])
     with pytest.raises(error, match=f"(?s){message}"):
         evaluate(model_of(head), {"a": np.array([1.0, NAN, 1.0])})
+
+
+def test_metrics_that_create_variables_late_cover_only_labeled_rows():
+    numbers = pk.RegressionHead("b", units=2, metrics=[keras.metrics.R2Score()])
+    click = pk.BinaryHead("a", metrics=[keras.metrics.F1Score(threshold=0.5)])
+    model, x = model_of(click, numbers), features(12, 3)
+    y = {"a": np.where(np.arange(12) % 4, np.arange(12) % 2, NAN), "b": features(12, 2, seed=4)}
+    y["b"][::3] = NAN
+    kept = {"a": np.arange(12) % 4 > 0, "b": np.arange(12) % 3 > 0}
+    p = model.predict(x, verbose=0)
+    known = {task: (np.ravel(y[task][kept[task]]), np.ravel(p[task][kept[task]])) for task in y}
+    expected = {
+        "a_f1_score": f1_score(known["a"][0], known["a"][1] > 0.5),
+        "b_r2_score": r2_score(y["b"][kept["b"]], p["b"][kept["b"]]),
+    }
+    logs = model.fit(x, y, batch_size=5, epochs=2, verbose=0).history
+    for key, value in expected.items():
+        assert np.ravel(logs[key]) == pytest.approx([value, value], rel=1e-4, abs=1e-5), key

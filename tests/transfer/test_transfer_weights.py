@@ -348,3 +348,23 @@ def test_a_head_of_logits_in_another_unit_is_left_out(is_of_source):
     assert name == "task_heads/time/head"
     assert reason.startswith(f"standardize={is_of_source} ")
     assert {"task_heads/time/tower", "task_heads/click/head"} < set(transfer.copied)
+
+
+def test_lora_weights_of_gates_are_copied():
+    source, target = random_model(["a"]), random_model(["a"])
+    for model in (source, target):
+        for gate in model.get_layer("ple")[0]._level.gates.values():
+            gate._projection.enable_lora(2)
+    randomize(source, seed=5)
+    check_whole_transfer(source, target, features(2, 3))
+
+
+def test_normalization_uses_the_copied_statistics():
+    def normalized():
+        layer = keras.layers.Normalization(name="normalization")
+        return layer, chain(layer, pk.PLEBlock(1, ["a"], [4], name="ple"))
+
+    (layer, source), (_, target) = normalized(), normalized()
+    x = features(8, 3)
+    layer.adapt(7 * x + 3)
+    check_whole_transfer(source, target, x)
