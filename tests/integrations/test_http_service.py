@@ -6,10 +6,13 @@ import functools
 import importlib
 import json
 import math
+import os
 import re
 import shutil
 import threading
+import time
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -363,3 +366,38 @@ def test_the_server_under_load_and_attacks(folder, tmp_path):
     out = run_example("serving/load_test.py", *options, cwd=tmp_path)
     for attack in ("50 MB +413", "one byte +411", "half-sent bodies +408"):
         assert re.search(rf"{attack} .* none$", out, re.M)
+
+
+@once
+def test_a_model_that_can_not_be_exported_is_published_as_a_keras_file(
+    tmp_path, capsys, monkeypatch
+):
+    columns = pk.Columns(numbers=["age"]).fit(FRAME)
+    network = columns.network()
+    heads = pk.TaskHeads([pk.BinaryHead("click")])
+    block = pk.SharedBottomBlock(heads, [2])
+    model = pk.MultiTaskModel(network.input, heads(block(network.output)))
+
+    def fail(*args):
+        raise RuntimeError("The exporter or ONNX Runtime failed")
+
+    monkeypatch.setattr(pk, "export_onnx", fail)
+    version = model_folder.publish(tmp_path, model, columns)
+    message = "has no ONNX file, so the service needs Keras. The exporter or ONNX Runtime failed"
+    assert message in capsys.readouterr().out
+    assert not (version / "model.onnx").exists()
+    rows = [{"age": 1}, {"age": None}]
+    expected = model.predict_on_batch(columns.transform(rows))["click"]
+    np.testing.assert_allclose(model_folder.Model(version).predict(rows)[1]["click"], expected)
+
+
+@once
+def test_a_failed_publication_leaves_no_version_and_old_parts_are_removed(folder, monkeypatch):
+    for name, age in ((".part-old", 25 * 3600), (".part-new", 0)):
+        (folder / name).mkdir()
+        os.utime(folder / name, (time.time() - age,) * 2)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    monkeypatch.setattr(pk, "export_onnx", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model_folder.publish(folder, model, columns_of())
+    assert {path.name for path in folder.iterdir()} == {"1", ".part-new"}
