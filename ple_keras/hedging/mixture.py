@@ -11,8 +11,10 @@ from keras import ops
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Tensor
 from ple_keras.heads.head import Head
+from ple_keras.heads.regression_heads import CountHead
 from ple_keras.labels.sample_space import SAFE_LABEL
 from ple_keras.losses.example_losses import uncertainty_form
+from ple_keras.losses.loss_kinds import loss_name
 
 MAX_SHARE_LOGIT = 14  # of a weight's share of the sum of two weights
 POINTS, ZOOMS = 25, 3  # of the grids of its logit
@@ -45,18 +47,37 @@ def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: floa
     scale, slope = uncertainty_form(head.loss)
     is_likelihood = (scale, slope) == (1.0, 0.5)  # neither a squared nor an absolute error
 
-    def penalized(weights: np.ndarray) -> float:
+    def predict(weights: np.ndarray) -> Tensor:
         mixed = np.tensordot(weights, values, 1)
         if missing.any():
             mixed /= np.tensordot(weights, ~missing, 1)
-        predictions = head._predict(ops.convert_to_tensor(mixed, keras.config.floatx()))
-        losses = label_losses(head, labels, predictions)
-        total = float(losses.sum(dtype="float64"))
+        return head._predict(ops.convert_to_tensor(mixed, keras.config.floatx()))
+
+    def penalized(weights: np.ndarray) -> float:
+        losses = label_losses(head, labels, predict(weights))
+        total = float(losses.sum(dtype="float64")) / dispersion
         if not is_likelihood:
             total = slope * losses.size * math.log(max(total, MIN_TOTAL))
         return float(total - max(prior, MIN_PRIOR) / 2 * np.log(weights).sum())
 
-    return minimize_on_simplex(penalized, len(values))
+    dispersion, count = 1.0, len(values)
+    if loss_name(head.loss) == "poisson":
+        candidates = [np.full(count, 1 / count), *np.eye(count)[~missing.any(axis=(1, 2))]]
+        dispersion = min(_dispersion(head, labels, predict(weights)) for weights in candidates)
+    return minimize_on_simplex(penalized, count)
+
+
+def _dispersion(head: Head, labels: np.ndarray, predictions: Tensor) -> float:
+    """Return the ratio of the variance of counts to their mean, in the unit of the Poisson loss.
+
+    The loss overstates by this number what the counts show about the mixture.
+    """
+    mean = head.mean if isinstance(head, CountHead) and head.standardize else None
+    unit = mean[0] if mean else 1.0
+    limits = keras.config.epsilon(), 1 / MIN_TOTAL
+    expected = np.clip(to_numpy(predictions).astype("float64"), *limits)
+    ratio = float(np.nanmean((labels - expected) ** 2 / expected))
+    return max(ratio, 1.0) / unit
 
 
 def missing_values(head: Head, values: np.ndarray) -> np.ndarray:

@@ -131,13 +131,36 @@ def test_the_mixture_is_the_best_of_a_grid(name, branches, count, prior):
     def objective(weights):
         mixed = np.tensordot(weights, values, 1)
         losses = loss_of(activation(mixed) if activation else mixed, np.float64(labels))
-        return sum_or_log(losses, power) - prior / 2 * np.log(np.maximum(weights, 1e-37)).sum()
+        total = sum_or_log(losses, power) / dispersion
+        return total - prior / 2 * np.log(np.maximum(weights, 1e-37)).sum()
 
+    dispersion = 1.0
+    if name == "counts":
+        rates = np.exp([values.mean(axis=0), *values])
+        dispersion = max(1, ((labels - rates) ** 2 / rates).mean(axis=(1, 2)).min())
+        assert dispersion > 1.1
     labels = labels.reshape(count, -1)
     mixture = best_mixture(head, labels, values.astype("float32"), prior)
     assert mixture.sum() == pytest.approx(1)
     best = min(map(objective, grid(branches, 2000 if branches == 2 else 80)))
     assert objective(mixture) <= best + 1e-6 * count
+
+
+@once
+def test_the_unit_of_counts_does_not_change_how_much_they_show_about_the_mixture():
+    """Without a dispersion, losses of y / 0.1 would count ten times, and 50 times with 50 y."""
+    rng = np.random.default_rng(1)
+    truth = rng.normal(size=(400, 1)) - 2.3
+    values = (truth + rng.normal(size=(2, 400, 1)) * [[[0.3]], [[1.0]]]).astype("float32")
+    labels = rng.poisson(np.exp(truth)).astype("float32")
+    plain, standardized = pk.CountHead("a"), pk.CountHead("a", standardize=True)
+    pk.TaskHeads([standardized]).adapt({"a": labels[:, 0]})
+    assert standardized.mean[0] < 0.3
+    standardized(np.zeros((1, 3), "float32"))  # builds it
+    mixture = best_mixture(plain, labels, values, 10.0)
+    np.testing.assert_allclose(best_mixture(standardized, labels, values, 10.0), mixture, atol=1e-3)
+    scaled = best_mixture(plain, 50 * labels, values + np.log(50).astype("float32"), 10.0)
+    np.testing.assert_allclose(scaled, mixture, atol=0.02)
 
 
 @once
