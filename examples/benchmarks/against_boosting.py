@@ -347,7 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if found:
             tables = [format_gains(found, models, rival), format_means(found, models, rival)]
             tables += [format_seconds(found)] if "mixture" in models else []
-            print(*tables, "", sep="\n\n")
+            print(*tables, sep="\n\n", end="\n\n")
 
 
 if __name__ == "__main__":
