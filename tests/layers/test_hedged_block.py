@@ -136,7 +136,7 @@ def test_refused_features():
     for refused, error, message in [
         ({"branches": branches, "features": networks}, ValueError, "features must be one network"),
         ({"expert_block": 4, "features": {"click": dense}}, ValueError, "missing: .*'shared'"),
-        ({"expert_block": 4, "features": 4}, TypeError, "feature_block must be an instance"),
+        ({"expert_block": 4, "features": 4}, TypeError, "features must be an instance"),
     ]:
         check_refused(lambda kwargs=refused: pk.HedgedBlock(TASKS, **kwargs), error, message)
     block = pk.HedgedBlock(TASKS, 4, features=dense)
