@@ -284,18 +284,18 @@ def is_installed(name: str) -> bool:
 
 
 class Trained(NamedTuple):
-    """What a run took, and its test scores.
+    """The times of a run, and its test scores.
 
     Attributes:
         first_step: The time until the first two batches were done.
-        epochs: The times of epochs. The first one lacks two batches.
+        epoch: The time of the first epoch without these.
         one_row: The time of a prediction of one row.
         best: The epoch with the best validation scores, from 1.
         scores: Its scores on the test rows, by task.
     """
 
     first_step: float
-    epochs: list[float]
+    epoch: float
     one_row: float
     best: int
     scores: dict[str, float]
@@ -304,7 +304,7 @@ class Trained(NamedTuple):
 def train(
     name: str, data: list[tuple[Arrays, Arrays]], epochs: int, clock: Callable[[], float]
 ) -> Trained:
-    """Return what a run takes. Its rows are read in the same order in each epoch."""
+    """Train in a run, which reads the rows in the same order in each epoch."""
     (x, y), *held_out = data
     start = clock()
     fit, predict = RUNS[name][0]()
@@ -326,7 +326,7 @@ def train(
         start_of_call = clock()
         predict(one)
         times.append(clock() - start_of_call)
-    return Trained(began - start, seconds, float(np.median(times)), best + 1, found[best][1])
+    return Trained(began - start, seconds[0], float(np.median(times)), best + 1, found[best][1])
 
 
 def _predict(predict: Callable[[Arrays], dict[str, Any]], x: Arrays) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def measure(name: str, seed: int, steps: int) -> Result:
         "seed": seed,
         "steps": steps,
         "first_step_seconds": round(trained.first_step, 2),
-        "cpu_seconds": round(trained.epochs[0], 2),
+        "cpu_seconds": round(trained.epoch, 2),
         "one_row_ms": round(1000 * trained.one_row, 2),
         "peak_megabytes": round(peak_megabytes()),
         "epoch": trained.best,

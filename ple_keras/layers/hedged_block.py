@@ -122,7 +122,7 @@ class HedgedBlock(BaseLayer):
             options = {"shared": SHARED in blocks, "dtype": self.dtype_policy, "name": "features"}
             try:
                 self._features = StreamFeatures(streams, features, **options)
-            except (TypeError, ValueError) as error:  # which name its own argument
+            except (TypeError, ValueError) as error:  # which names the argument of StreamFeatures
                 raise type(error)(f"{error}".replace("feature_block", "features")) from None
             self.autocast = False  # the features cast their inputs, or need all digits
         self._branch_names = tuple(blocks)
