@@ -12,7 +12,7 @@ from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Tensor
 from ple_keras.heads.head import Head
 from ple_keras.heads.regression_heads import CountHead
-from ple_keras.labels.sample_space import SAFE_LABEL
+from ple_keras.labels.sample_space import SAFE_LABEL, SAFE_PREDICTION
 from ple_keras.losses.example_losses import uncertainty_form
 from ple_keras.losses.loss_kinds import loss_name
 
@@ -22,6 +22,7 @@ MAX_SWEEPS = 20
 MIN_DECREASE = 1e-7  # relative to the objective, of float32
 MIN_PRIOR = 1e-6  # keeps the weights above 0
 MIN_TOTAL = 1e-37  # of losses; close to the smallest normal number of float32
+MAX_VALUES = 2**22  # of all candidates that are compared at once
 
 
 def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: float) -> np.ndarray:
@@ -47,24 +48,27 @@ def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: floa
     scale, slope = uncertainty_form(head.loss)
     is_likelihood = (scale, slope) == (1.0, 0.5)  # neither a squared nor an absolute error
 
-    def predict(weights: np.ndarray) -> Tensor:
-        mixed = np.tensordot(weights, values, 1)
+    def predict(candidates: np.ndarray) -> Tensor:
+        mixed = np.tensordot(candidates, values, 1)
         if missing.any():
-            mixed /= np.tensordot(weights, ~missing, 1)
+            mixed /= np.tensordot(candidates, ~missing, 1)
+        mixed = mixed.reshape(-1, values.shape[-1])
         return head._predict(ops.convert_to_tensor(mixed, keras.config.floatx()))
 
-    def penalized(weights: np.ndarray) -> float:
-        losses = label_losses(head, labels, predict(weights))
-        total = float(losses.sum(dtype="float64")) / dispersion
+    def penalized(candidates: np.ndarray) -> np.ndarray:
+        copies = np.tile(labels, (len(candidates), 1))
+        losses = label_losses(head, copies, predict(candidates)).reshape(len(candidates), -1)
+        totals: np.ndarray = losses.sum(axis=1, dtype="float64") / dispersion
         if not is_likelihood:
-            total = slope * losses.size * math.log(max(total, MIN_TOTAL))
-        return float(total - max(prior, MIN_PRIOR) / 2 * np.log(weights).sum())
+            totals = slope * losses.shape[1] * np.log(np.maximum(totals, MIN_TOTAL))
+        totals -= max(prior, MIN_PRIOR) / 2 * np.log(candidates).sum(axis=1)
+        return totals
 
     dispersion, count = 1.0, len(values)
     if loss_name(head.loss) == "poisson":
-        candidates = [np.full(count, 1 / count), *np.eye(count)[~missing.any(axis=(1, 2))]]
-        dispersion = min(_dispersion(head, labels, predict(weights)) for weights in candidates)
-    return minimize_on_simplex(penalized, count)
+        simple = [np.full(count, 1 / count), *np.eye(count)[~missing.any(axis=(1, 2))]]
+        dispersion = min(_dispersion(head, labels, predict(weights)) for weights in simple)
+    return minimize_on_simplex(penalized, count, max(MAX_VALUES // values.size, 1))
 
 
 def _dispersion(head: Head, labels: np.ndarray, predictions: Tensor) -> float:
@@ -88,18 +92,21 @@ def missing_values(head: Head, values: np.ndarray) -> np.ndarray:
     return missing if head.given else np.zeros_like(missing)
 
 
-def minimize_on_simplex(function: Callable[[np.ndarray], float], size: int) -> np.ndarray:
+def minimize_on_simplex(
+    function: Callable[[np.ndarray], np.ndarray], size: int, batch_size: int = POINTS
+) -> np.ndarray:
     """Return the weights, above 0 and with a sum of 1, that minimize a convex function.
 
     For two weights at a time, it searches their shares of their sum on increasingly fine grids of
     the logit. Gradients are no alternative, since losses of saturated predictions are flat.
 
     Args:
-        function: A function of the weights, with values rounded to float32.
+        function: A function of candidates, `(candidates, size)`. It returns a value for each,
+            rounded to float32, or NaN.
         size: The number of weights.
+        batch_size: The largest number of candidates in a call.
     """
-    weights = np.full(size, 1 / size)
-    value = function(weights)
+    weights, value = np.full(size, 1 / size), math.inf
     for _ in range(MAX_SWEEPS):
         before = value
         for i, j in combinations(range(size), 2):
@@ -109,7 +116,9 @@ def minimize_on_simplex(function: Callable[[np.ndarray], float], size: int) -> n
                 candidates = np.tile(weights, (POINTS, 1))
                 parts = 1 / (1 + np.exp(np.stack([-logits, logits], axis=1)))
                 candidates[:, [i, j]] = parts * (weights[i] + weights[j])
-                values = [function(candidate) for candidate in candidates]
+                cuts = range(batch_size, POINTS, batch_size)
+                values = np.concatenate([*map(function, np.split(candidates, cuts))])
+                values[np.isnan(values)] = math.inf
                 best = int(np.argmin(values))
                 if values[best] < value:
                     weights, value = candidates[best], values[best]
@@ -121,10 +130,15 @@ def minimize_on_simplex(function: Callable[[np.ndarray], float], size: int) -> n
 
 
 def label_losses(head: Head, labels: np.ndarray, predictions: Tensor) -> np.ndarray:
-    """Return the loss of each label, or of each number if single numbers can be missing."""
-    if not np.isfinite(to_numpy(predictions)).all():  # which PyTorch can refuse
-        return np.full(len(labels), np.nan)
-    known = np.nan_to_num(labels, nan=SAFE_LABEL)
+    """Return the loss of each label, or of each number if single numbers can be missing.
+
+    It is NaN if a prediction is not finite, which PyTorch can refuse.
+    """
+    known, predictions = np.nan_to_num(labels, nan=SAFE_LABEL), to_numpy(predictions)
+    is_finite = np.isfinite(predictions).all(axis=-1, keepdims=True)
+    predictions = np.where(is_finite, predictions, SAFE_PREDICTION)
     y_true, y_pred = (ops.convert_to_tensor(x, keras.config.floatx()) for x in (known, predictions))
     losses = to_numpy(head.example_losses(y_true, y_pred))
-    return losses if losses.ndim == 1 else losses[~np.isnan(labels)]
+    by_number = losses.ndim > 1
+    losses = np.where(is_finite if by_number else is_finite[:, 0], losses, np.nan)
+    return losses[~np.isnan(labels)] if by_number else losses

@@ -181,6 +181,31 @@ def test_a_saturated_branch_has_the_weight_of_its_best_loss():
     assert objective(mixture) <= best * (1 + 1e-4)
 
 
+@once
+def test_a_branch_with_infinite_counts_has_no_weight():
+    """exp(1000) is infinite, and so are the counts of most mixtures."""
+    labels = np.random.default_rng(0).poisson(1.0, size=(200, 1)).astype("float32")
+    values = np.zeros((3, 200, 1), "float32")
+    values[0], values[2] = 1000, 3
+    mixture = best_mixture(pk.CountHead("a"), labels, values, 1.0)
+    assert mixture[1] > 0.9
+
+
+@once
+@pytest.mark.parametrize("name", ["squared", "classes"])
+def test_a_mixture_of_many_rows_needs_little_memory(name, monkeypatch):
+    """Candidates are compared in parts, here one by one or seven at a time."""
+    head = FORMS[name][0]
+    labels, values = observed(name, 3, 40)
+    labels = labels.reshape(40, -1)
+    labels[0, 0] = np.nan if name == "squared" else labels[0, 0]
+    values = values.astype("float32")
+    expected = best_mixture(head, labels, values, 1.0)
+    for limit in (0, 7 * values.size):
+        monkeypatch.setattr("ple_keras.hedging.mixture.MAX_VALUES", limit)
+        np.testing.assert_array_equal(best_mixture(head, labels, values, 1.0), expected)
+
+
 def test_validation_metrics_have_the_new_mixture():
     model, data = hedged_model(), rows()
     model.run_eagerly &= BACKEND != "torch"  # which traces steps
