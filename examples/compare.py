@@ -47,6 +47,7 @@ seed to a Parquet file: the numbers of rows in your file, from 0, labels, and pr
 
 import argparse
 import bisect
+import copy
 import importlib.metadata
 import os
 import re
@@ -103,24 +104,27 @@ LARGEST = 5.0  # deviations of a number in linear models
 LEAST = 100  # rows
 PARTS, CUTS = ["training", "validation", "test"], [0.7, 0.85]
 TOWER, WIDTH = 16, 64  # WIDTH: of the last layer of a single-task network
+BINS = 16  # of the quantiles that `Columns` keeps
 TABLES = pk.SparseAdagrad().get_config()
 SETTING = {
     "rate": 2e-3,
-    "dropout": 0.1,
+    "dropout": 0.02,  # more makes networks stop early at labels with little noise
     "table_rate": round(TABLES["learning_rate"], 6),
     "table_start": TABLES["initial_accumulator_value"],
     "table_dropout": 0.0,
     "width": 8,
     "number_units": 0,
+    "number_bins": BINS,
 }
 CHOICES = {  # of a search
     "rate": [5e-4, 1e-3, 2e-3, 4e-3, 8e-3],
-    "dropout": [0.0, 0.1, 0.3, 0.5],
+    "dropout": [0.0, 0.02, 0.1, 0.3],
     "table_rate": [0.01, 0.03, 0.1, 0.3],
     "table_start": [1e-7, 1e-5, 1e-3, 1e-2],
     "table_dropout": [0.0, 0.2, 0.4, 0.7],
     "width": [4, 8, 16, 32],
     "number_units": [0, 4, 8, 16],
+    "number_bins": [4, 8, BINS],
 }
 PENALTIES = [0.01, 0.1, 1.0, 10.0, 100.0]  # of linear models
 TREES = {  # of gradient boosting, and its choices of a search, with the names of LightGBM
@@ -342,6 +346,10 @@ def make_sizes(kinds, columns, classes):
 def features(columns, setting):
     """Return a network from columns to a vector."""
     units = setting["number_units"] or None  # None: numbers are not embedded
+    columns, edges = copy.copy(columns), np.linspace(0, BINS, setting["number_bins"] + 1).round()
+    columns.quantiles = {
+        name: np.take(found, edges.astype(int)) for name, found in columns.quantiles.items()
+    }
     return columns.network(setting["width"], setting["table_dropout"], units)
 
 
@@ -375,12 +383,12 @@ def train(model, kinds, data, sizes, options, seed, setting, stop=(), given=None
 
     They are those of the validation rows and of the test rows, as in `given`, those of boosting.
     """
-    keras.utils.set_random_seed(seed)
     if model in BASELINES:
         fit = {"linear": linear, "boosting": boosting}[model]
         predictions = {t: fit(t, kind, data, seed, setting) for t, kind in kinds.items()}
     else:
         _, width = sizes(model, setting["width"], setting["number_units"])
+        keras.utils.set_random_seed(seed)  # after `sizes`, which builds models only once
         predictions = train_network(model, kinds, data, width, options, setting, stop, given)
     labels = data[0][1][1]
     losses = [relative_loss(k, labels[t], predictions[t][0]) for t, k in kinds.items()]
@@ -455,7 +463,7 @@ class Halving(keras.callbacks.Callback):
 def unused_parts(columns):
     """Return the parts of settings that change nothing for some columns."""
     unused = [] if columns.known else ["table_rate", "table_start", "table_dropout", "width"]
-    unused += [] if columns.numbers else ["number_units"]
+    unused += [] if columns.numbers else ["number_units", "number_bins"]
     return unused + ([] if columns.ids and lightgbm else ["cat_smooth"])
 
 
