@@ -350,7 +350,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (RIVAL, ["hedged, search", "hedged"]),
         ("single", ["hedged"]),
         (OLD, ["hedged"]),
-        ("hedged", [name for name in VARIANTS if name != OLD]),
+        ("hedged", [name for name in VARIANTS if name != OLD and "units" not in name]),
+        ("hedged", [name for name in VARIANTS if "units" in name]),
     ]
     for rival, models in reports:
         found = {t: fits for t, fits in kept.items() if all(fits.get(m) for m in (rival, *models))}

@@ -177,6 +177,17 @@ def test_boosting_is_a_branch_that_the_mixture_weighs(folder, frame, script, cap
     assert "must have boosting and hedged for hedged+boosting" in capsys.readouterr().err
 
 
+def test_numbers_have_the_bins_of_the_setting(script):
+    frame = pd.DataFrame({"age": np.arange(64.0)})
+    columns = script["pk"].Columns(numbers=["age"]).fit(frame)
+    setting = script["SETTING"] | {"number_units": 2, "number_bins": 4}
+    network = script["features"](columns, setting)
+    (edges,) = next(layer.edges for layer in network.layers if hasattr(layer, "edges"))
+    mean, deviation, *_ = columns.scales["age"]
+    np.testing.assert_allclose(np.multiply(edges, deviation) + mean, [0, 15, 31, 47, 63], atol=1e-4)
+    assert len(columns.quantiles["age"]) == 17
+
+
 def test_a_search_keeps_the_changes_that_lower_the_loss(script):
     first, choices = script["SETTING"], script["CHOICES"]
     unused = {*choices} - {"rate", "dropout"}
