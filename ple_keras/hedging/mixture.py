@@ -22,7 +22,7 @@ MAX_SWEEPS = 20
 MIN_DECREASE = 1e-7  # relative to the objective, of float32
 MIN_PRIOR = 1e-6  # keeps the weights above 0
 MIN_TOTAL = 1e-37  # of losses; close to the smallest normal number of float32
-MAX_VALUES = 2**22  # of all candidates that are compared at once
+MAX_VALUES = 2**18  # of all branches, for each of the candidates that are compared at once
 
 
 def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: float) -> np.ndarray:
@@ -56,8 +56,8 @@ def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: floa
         return head._predict(ops.convert_to_tensor(mixed, keras.config.floatx()))
 
     def penalized(candidates: np.ndarray) -> np.ndarray:
-        copies = np.tile(labels, (len(candidates), 1))
-        losses = label_losses(head, copies, predict(candidates)).reshape(len(candidates), -1)
+        repeated = np.tile(labels, (len(candidates), 1))
+        losses = label_losses(head, repeated, predict(candidates)).reshape(len(candidates), -1)
         totals: np.ndarray = losses.sum(axis=1, dtype="float64") / dispersion
         if not is_likelihood:
             totals = slope * losses.shape[1] * np.log(np.maximum(totals, MIN_TOTAL))
@@ -66,9 +66,10 @@ def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: floa
 
     dispersion, count = 1.0, len(values)
     if loss_name(head.loss) == "poisson":
-        simple = [np.full(count, 1 / count), *np.eye(count)[~missing.any(axis=(1, 2))]]
-        dispersion = min(_dispersion(head, labels, predict(weights)) for weights in simple)
-    return minimize_on_simplex(penalized, count, max(MAX_VALUES // values.size, 1))
+        plain = [np.full(count, 1 / count), *np.eye(count)[~missing.any(axis=(1, 2))]]
+        dispersion = min(_dispersion(head, labels, predict(weights[None])) for weights in plain)
+    batch_size = max(MAX_VALUES // values.size, 1)
+    return minimize_on_simplex(penalized, count, batch_size)
 
 
 def _dispersion(head: Head, labels: np.ndarray, predictions: Tensor) -> float:
@@ -134,11 +135,15 @@ def label_losses(head: Head, labels: np.ndarray, predictions: Tensor) -> np.ndar
 
     It is NaN if a prediction is not finite, which PyTorch can refuse.
     """
-    known, predictions = np.nan_to_num(labels, nan=SAFE_LABEL), to_numpy(predictions)
-    is_finite = np.isfinite(predictions).all(axis=-1, keepdims=True)
-    predictions = np.where(is_finite, predictions, SAFE_PREDICTION)
+    predictions = to_numpy(predictions)
+    wrong = np.argwhere(~np.isfinite(predictions))[:, 0]
+    if len(wrong):
+        predictions = predictions.copy()
+        predictions[wrong] = SAFE_PREDICTION
+    known = np.nan_to_num(labels, nan=SAFE_LABEL)
     y_true, y_pred = (ops.convert_to_tensor(x, keras.config.floatx()) for x in (known, predictions))
     losses = to_numpy(head.example_losses(y_true, y_pred))
-    by_number = losses.ndim > 1
-    losses = np.where(is_finite if by_number else is_finite[:, 0], losses, np.nan)
-    return losses[~np.isnan(labels)] if by_number else losses
+    if len(wrong):
+        losses = losses.copy()
+        losses[wrong] = np.nan
+    return losses if losses.ndim == 1 else losses[~np.isnan(labels)]

@@ -16,12 +16,6 @@ from tests.processes import run_to_end
 from tests.refusals import table
 
 BACKEND = keras.backend.backend()
-# PyTorch reads the files of JAX, which is fast. The other pairs run nightly.
-READERS = [
-    pytest.param(name, marks=[] if (BACKEND, name) == ("jax", "torch") else pytest.mark.nightly)
-    for name in ("jax", "tensorflow", "torch")
-]
-
 THREE = ("click", "click_buy", "10th")
 PREDICT = """
 import sys
@@ -99,7 +93,8 @@ def trained(tmp_path_factory):
     return folder, model.predict(x, verbose=0)
 
 
-@pytest.mark.parametrize("backend", READERS)
+@pytest.mark.nightly
+@pytest.mark.parametrize("backend", ["jax", "tensorflow", "torch"])
 def test_a_file_loads_in_a_new_process_with_any_backend(trained, backend):
     if not importlib.util.find_spec(backend):
         pytest.skip(f"{backend} is not installed")
