@@ -22,7 +22,7 @@ MAX_SWEEPS = 20
 MIN_DECREASE = 1e-7  # relative to the objective, of float32
 MIN_PRIOR = 1e-6  # keeps the weights above 0
 MIN_TOTAL = 1e-37  # of losses; close to the smallest normal number of float32
-MAX_VALUES = 2**18  # of all branches, for each of the candidates that are compared at once
+MAX_VALUES = 2**18  # numbers of all branches, times the candidates that are compared at once
 
 
 def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: float) -> np.ndarray:
@@ -94,7 +94,7 @@ def missing_values(head: Head, values: np.ndarray) -> np.ndarray:
 
 
 def minimize_on_simplex(
-    function: Callable[[np.ndarray], np.ndarray], size: int, batch_size: int = POINTS
+    function: Callable[[np.ndarray], np.ndarray], size: int, batch_size: int
 ) -> np.ndarray:
     """Return the weights, above 0 and with a sum of 1, that minimize a convex function.
 
