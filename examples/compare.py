@@ -475,6 +475,8 @@ def draw_settings(first, choices, unused, number):
     settings = [first]
     while len(settings) < number:
         changed = {p: rng.choice(each).item() for p, each in others.items() if rng.random() < 0.5}
+        if not (first | changed).get("number_units"):  # without which bins change nothing
+            changed.pop("number_bins", None)
         settings.append(first | changed)
     return settings
 

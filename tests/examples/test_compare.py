@@ -192,6 +192,11 @@ def test_a_search_keeps_the_changes_that_lower_the_loss(script):
     first, choices = script["SETTING"], script["CHOICES"]
     unused = {*choices} - {"rate", "dropout"}
     settings = script["draw_settings"](first, choices, unused, 9)
+    numbers = script["draw_settings"](
+        first, choices, {*choices} - {"number_units", "number_bins"}, 9
+    )
+    assert {each["number_bins"] for each in numbers if not each["number_units"]} == {16}
+    assert {each["number_bins"] for each in numbers} > {16}
     changed = {part for each in settings for part in first if each[part] != first[part]}
     assert settings[0] == first
     assert changed == {"rate", "dropout"}
