@@ -12,7 +12,6 @@ from ple_keras._keras.internals import variable_index
 from ple_keras._keras.layers import Untracked
 from ple_keras._keras.processes import has_several_processes
 from ple_keras._keras.saving import register
-from ple_keras._keras.tensors import fill
 from ple_keras._typing import Config, Shape, Tensor
 from ple_keras.layers.row_updates import RecordedRows, replica_variable, row_updates
 from ple_keras.optimizers.share_tables import mean_over_processes
@@ -307,7 +306,8 @@ def _finite_rows(gradient: Tensor) -> Tensor:
     """Return a gradient with 0 in each row whose squares are NaN, infinite or nearly so."""
     axis = -1 if len(gradient.shape) else None
     squares = ops.sum(gradient * gradient, axis=axis, keepdims=True)
-    return fill(gradient, ~(squares < MAX_SQUARES), 0.0)
+    # Not `~(squares < MAX_SQUARES)`: graphs of TensorFlow turn it into `>=`, which NaN fails.
+    return ops.where(squares < MAX_SQUARES, gradient, 0.0)
 
 
 def _squares(gradient: Tensor) -> Tensor:
