@@ -136,9 +136,14 @@ class Columns:
             ids: Names of other columns that are ids, such as integers.
 
         Raises:
-            TypeError: If a column has no value, or values of other or several types.
+            TypeError: If `frame` is not a frame, or a column has no value, or values of other or
+                several types.
             ValueError: If the frame lacks a task or an id.
         """
+        if not hasattr(frame, "columns"):
+            raise TypeError(
+                f"frame must be a frame of pandas or polars. Received: frame={short_repr(frame)}"
+            )
         tasks, ids = _names(tasks, "tasks"), _names(ids, "ids")
         for name in (*tasks, *ids):
             _column(frame, name)
@@ -221,7 +226,8 @@ class Columns:
 
         Raises:
             TypeError: If a value has a different type than in training.
-            ValueError: If a column is missing, or a number of `logs` is negative.
+            ValueError: If a column is missing, a number of `logs` is negative, or an integer is too
+                large for a float.
         """
         self._check_fitted()
         rows = _to_rows(rows)
@@ -417,7 +423,15 @@ class Columns:
         if column is not None and getattr(column.dtype, "kind", None) in NUMERIC:
             x: np.ndarray = column.to_numpy("float64", na_value=np.nan)
         else:
-            x = np.array(self._read(rows, name), "float64")
+            values = self._read(rows, name)
+            try:
+                x = np.array(values, "float64")
+            except OverflowError:
+                largest = max((value for value in values if value is not None), key=abs)
+                raise ValueError(
+                    f"{name} must contain numbers below 1.8e308. "
+                    f"Received: {name}={short_repr(largest)}"
+                ) from None
         if name in self.logs and (x < 0).any():
             raise ValueError(f"{name} must be at least 0. Received: {name}={np.nanmin(x)}")
         return np.log1p(x) if name in self.logs else x
@@ -502,13 +516,14 @@ def _kind_of(frame: Rows, name: str) -> str:
     if kinds == {str} and not is_category:
         counts = Counter(values).values()
         return "text" if 2 * sum(n for n in counts if n < SELDOM) > len(values) else "id"
-    if kinds == {bool} or (is_category and kinds):
+    if kinds == {bool} or (is_category and kinds and kinds <= NAMES.keys()):
         return "id"
-    if kinds and kinds <= NUMBERS - {bool}:
+    if kinds and kinds <= NUMBERS - {bool} and not is_category:
         return "number"
     if kinds and kinds <= LISTS:
         return "list"
     found = ", ".join(sorted(kind.__name__ for kind in kinds)) or "no value"
+    found = f"categories of {found}" if is_category and kinds else found
     raise TypeError(
         f"{name} must contain numbers, booleans, strings or lists. Remove it from the frame, or "
         f"convert it. Received: {name} with {found}"

@@ -84,6 +84,10 @@ RESULTS = {
     "bytes": ([b"a"] * 5, False, TypeError, "Received: x with bytes"),
     "dates": ([DAY] * 5, False, TypeError, "Received: x with date"),
     "times": (pd.date_range("2026", periods=5), False, TypeError, "x with Timestamp"),
+    "categories of floats": (
+        pd.Categorical([1.5, 2.5] * 2), False, TypeError, "x with categories of float"
+    ),
+    "intervals": (pd.cut([1, 2, 3, 4], 2), False, TypeError, "x with categories of Interval"),
     "times as ids": (pd.date_range("2026", periods=5), True, TypeError, "x=Timestamp"),
 }  # fmt: skip
 
@@ -156,8 +160,17 @@ def test_tasks_are_left_out_and_names_are_checked():
     ):
         with pytest.raises(error, match=reason):
             Columns.infer(frame, **arguments)
-    with pytest.raises(ValueError, match=r"must have the column 'a' once. Received: 'abc'"):
-        Columns.infer("abc", ids=["a"])
+    for rows in ("abc", [{"a": 1}]):
+        with pytest.raises(TypeError, match="frame must be a frame of pandas or polars"):
+            Columns.infer(rows, ids=["a"])
+
+
+def test_integers_that_are_too_large_for_a_float_are_refused():
+    columns = Columns(numbers=["x"]).fit(pd.DataFrame({"x": range(5)}))
+    for large in (10**400, -(10**400)):
+        with pytest.raises(ValueError, match=r"x must contain numbers below 1.8e308. Received: x="):
+            columns.transform([{"x": 1}, {"x": None}, {"x": large}])
+        assert len(columns.refusals([{"x": large}])) == 1
 
 
 def test_frames_of_polars_are_encoded_like_those_of_pandas():
