@@ -98,7 +98,7 @@ class NumberEmbedding(BaseLayer):
         check_custom_functions(activation=activation)
         is_half = self.compute_dtype in HALF_DTYPES
         self._parts_dtype = "float32" if is_half else self.compute_dtype
-        self._limit = float(np.finfo(self._parts_dtype).max) / 2  # so that differences are finite
+        self._limit = float(np.finfo(self._parts_dtype).max) / 8  # 1 / width is not 0
         self._edges = None if edges is None else self._check_edges(edges)
         self._edge_weights: keras.Variable = None
 

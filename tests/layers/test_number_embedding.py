@@ -165,6 +165,12 @@ def test_adapt_reads_arrays_batches_and_a_sample_of_a_stream(monkeypatch):
     np.testing.assert_allclose(edges, [0, 0.25, 0.5, 0.75, 1], atol=0.03)
 
 
+def test_the_widest_bin_has_parts():
+    layer = pk.NumberEmbedding(None, num_bins=1, edges=[[-4e37, 4e37]])
+    parts = numpy_of(layer(np.array([[0.0], [2e37], [9e37]], "float32")))
+    np.testing.assert_allclose(parts[:, 0], [0.5, 0.75, 1.0], rtol=1e-6)
+
+
 def test_gradients_reach_the_kernel_of_the_bins_below_a_number():
     layer = pk.NumberEmbedding(2, num_bins=2, activation=None, edges=[[0.0, 1.0, 2.0]])
     inputs = keras.Input((1,))
@@ -191,7 +197,7 @@ def test_edges_that_are_no_edges_are_refused(edges):
 
 REFUSED = {
     "infinite": ([[1.0], [INF]], ValueError, r"^data must have numbers from .* or NaN"),
-    "large": ([[3e38]], ValueError, r"^data must have numbers from -1\.7e\+38 to 1\.7e\+38"),
+    "large": ([[3e38]], ValueError, r"^data must have numbers from -4\.3e\+37 to 4\.3e\+37"),
     "text": ([["a"]], TypeError, r"^data must contain numbers"),
     "rank": ([1.0], ValueError, r"^data must have the shape \(\.\.\., n\)"),
 }
