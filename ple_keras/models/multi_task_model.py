@@ -70,11 +70,11 @@ class MultiTaskTraining(Mixin):
     _task_metrics: Any = None  # TaskMetrics after `compile`
     _is_restored = False  # while `compile_from_config` runs
     _reads_logs = True  # of batches
-    _runs = 0  # calls of `fit`, `evaluate` and `predict`, each of which reads attributes anew
+    _runs = 0  # epochs, evaluations and predictions, each of which reads attributes anew
     _trace: bool | str = "auto"  # of `compile`
     _warns_of_eager_steps = True
     _hedges = True  # see `compile`
-    _fit_hedge: FitHedge | None = None  # of `fit` without a FitHedge, which compiles the model once
+    _fit_hedge: FitHedge | None = None  # of the next `fit` without one; it compiles the model once
     _is_functional = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -198,16 +198,17 @@ class MultiTaskTraining(Mixin):
                     "restores each branch to its own best epoch. "
                     f"Received: callbacks=[{type(first).__name__}, {type(later).__name__}]"
                 )
-        if not hedges and (hedge := self._prepared_hedge(validation, given)):
+        hedge = None if hedges else self._prepared_hedge(validation, given)
+        if hedge is not None:
             given["callbacks"] = [*callbacks, hedge]
-        self._runs += 1
         self._reads_logs = self._needs_batch_logs(callbacks, given.get("verbose", "auto"))
         try:
             return super().fit(**given)
         finally:
             self._reads_logs = True
-            if self._fit_hedge:
-                self._fit_hedge.release()
+            if hedge is not None:
+                hedge.release()
+                self._fit_hedge = hedge
 
     def _prepared_hedge(self, validation: Nested, given: FitArguments) -> FitHedge | None:
         """Return a FitHedge for `fit` without one; None if there is nothing to fit, or it can't."""
@@ -217,8 +218,9 @@ class MultiTaskTraining(Mixin):
         ):
             return None
         keep_best = not averages_weights(self.optimizer)
+        # A callback can call `fit`, which then has another one.
+        hedge, self._fit_hedge = self._fit_hedge or FitHedge(keep_best=keep_best), None
         try:
-            hedge = self._fit_hedge = self._fit_hedge or FitHedge(keep_best=keep_best)
             hedge.prepare(self, validation, given)
         except (TypeError, ValueError) as error:
             self._warn_once(
@@ -256,7 +258,6 @@ class MultiTaskTraining(Mixin):
             TypeError, ValueError: As for `fit`.
         """
         self._check_labels(y)
-        self._runs += 1
         return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x: Nested, *args: object, **kwargs: object) -> Nested:
@@ -298,6 +299,11 @@ class MultiTaskTraining(Mixin):
         """The metrics of the model: the loss, the tasks' metrics, and metrics of other layers."""
         found, own = super().metrics, self._task_metrics
         return [*(metric for metric in found if metric is not own), *(own.all if own else [])]
+
+    def reset_metrics(self) -> None:
+        """Reset the metrics. Keras calls it at the beginning of epochs and evaluations."""
+        self._runs += 1
+        super().reset_metrics()
 
     def compute_loss(
         self,

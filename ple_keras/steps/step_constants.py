@@ -46,8 +46,10 @@ class StepConstants:
         self._were_trainable = [layer.trainable for layer in self._inner]
         self._lists = [*chain.from_iterable(map(tracked_lists, [*self._inner, *others]))]
         self._items = [*chain.from_iterable(self._lists)]
-        # The attributes of the model itself are those of Keras's trainer, which change in each run.
-        objects = [*self._inner[1:], *others, *self.variables]
+        # The attributes of models are those of Keras's trainer, which change in each run.
+        self._models = [layer for layer in self._inner if isinstance(layer, keras.Model)]
+        parts = [layer for layer in self._inner if not isinstance(layer, keras.Model)]
+        objects = [*parts, *others, *self.variables]
         held = [x for each in objects for x in getattr(each, "__dict__", {}).values()]
         held = [x for x in held if hasattr(x, "get_config") and not isinstance(x, NEVER_CHANGED)]
         self._objects = _distinct([*objects, *held])
@@ -56,7 +58,7 @@ class StepConstants:
         self._attributes = [vars(each) for each in self._objects] if self.are_readable else []
         self._types = [*map(type, self._objects)]
         self._before = [*map(dict, self._attributes)]
-        self._read = self._read_attributes()
+        self._read, self._methods = self._read_attributes(), self._replaced_methods()
 
     def have_same_variables(self) -> bool:
         """Return whether the step has the same variables, tensors and optimizer, which is fast."""
@@ -75,10 +77,19 @@ class StepConstants:
                 return False
             self._read = read
         has_new_hooks = self.are_readable and has_hooks(self._inner, self.values)
-        return not has_new_hooks and _are_identical(map(type, self._objects), self._types)
+        return (
+            not has_new_hooks
+            and _are_identical(map(type, self._objects), self._types)
+            and _are_identical(self._replaced_methods(), self._methods)
+        )
 
     def _read_attributes(self) -> list[object]:
         return [*chain.from_iterable(attributes.values() for attributes in self._attributes)]
+
+    def _replaced_methods(self) -> list[object]:
+        """Return the methods that were assigned to a model, instead of those of its class."""
+        own = [(type(model), *item) for model in self._models for item in vars(model).items()]
+        return [value for cls, name, value in own if callable(getattr(cls, name, None))]
 
 
 def _distinct(things: Iterable[T]) -> list[T]:

@@ -7,6 +7,7 @@ tested. `tests/training/test_torch_internals.py` fails if PyTorch changes the be
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from operator import attrgetter
@@ -33,6 +34,9 @@ from ple_keras.steps.known_code import find_unknown_code, is_known_file
 from ple_keras.steps.step_constants import StepConstants
 
 MAX_GRAPHS = 16  # of batches with different shapes
+# Of a shape that is not the first one, such as the last batch of an epoch. A trace takes about as
+# long as so many eager steps.
+EAGER_STEPS = 10
 TENSOR_READS = (torch.Tensor.tolist, torch.equal, torch.allclose)  # PyTorch refuses other ones
 GRADIENT = torch.Tensor.grad.__get__
 TRACE_LOCK = RLock()  # PyTorch records one graph at a time
@@ -52,6 +56,7 @@ class Graphs:
         constants: The constants.
         replays: The graphs by shape of the batch.
         findings: The unknown code in an eager step of each shape.
+        eager_steps: The number of eager steps of each shape.
         are_possible: Whether steps can be traced. If not, all of them run eagerly.
     """
 
@@ -59,6 +64,7 @@ class Graphs:
         self.constants = constants
         self.replays: dict[Hashable, Replay] = {}
         self.findings: dict[Hashable, Findings] = {}
+        self.eager_steps = Counter[Hashable]()
         self.are_possible = constants.are_readable
 
 
@@ -67,11 +73,12 @@ class TracedStep:
 
     The first batch of a shape runs eagerly, and a profile finds the code that runs. If all of it is
     known, and the shape comes again, Keras's step is traced as a pure function of the variables and
-    the batch. The graph has the operations of the eager step in the same order. If code of users
-    runs, which could do something else in each step, all steps run eagerly.
+    the batch. Shapes other than the first one are traced after 10 eager steps. The graph has the
+    operations of the eager step in the same order. If code of users runs, which could do something
+    else in each step, all steps run eagerly.
 
-    A graph reads attributes of layers as constants, until the next `fit`, `evaluate` or `predict`.
-    With `traces_all`, they are constants until the next `compile`, as on TensorFlow and JAX.
+    A graph reads attributes as constants, until the next epoch, `evaluate` or `predict`. With
+    `traces_all`, they are constants until the next `compile`, as on TensorFlow and JAX.
 
     Args:
         model: The model. With `jit_compile=True`, torch.compile compiles its graphs.
@@ -102,11 +109,14 @@ class TracedStep:
             tuple([value.requires_grad for value in graphs.constants.values]),
             (self._traced.training, getattr(self._traced, "_reads_logs", True)),
             keras.config.floatx(),
+            keras.config.epsilon(),
         )
         replay = graphs.replays.get(key)
         if replay is None and graphs.are_possible:
+            graphs.eager_steps[key] += 1
             if graphs.findings.get(key) == {}:
-                replay = self._trace_or_warn(graphs, key, leaves, structure)
+                if not graphs.replays or graphs.eager_steps[key] > EAGER_STEPS:
+                    replay = self._trace_or_warn(graphs, key, leaves, structure)
             elif key in graphs.findings or len(graphs.findings) < MAX_GRAPHS:
                 return self._watched_step(graphs, key, data)
         if replay is None:

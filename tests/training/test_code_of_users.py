@@ -11,7 +11,7 @@ from keras import layers, ops
 
 import ple_keras as pk
 from ple_keras._keras.layers import Untracked
-from tests.helpers import numpy_of, once
+from tests.helpers import numpy_of, once, randomize
 from tests.models import chain
 from tests.training.test_traced_step import (
     At,
@@ -222,15 +222,68 @@ def test_another_optimizer_trains_without_compile():
 
 
 @once
-def test_an_activation_that_a_callback_assigns_is_constant_until_the_next_fit():
+def test_an_activation_that_a_callback_assigns_is_constant_until_the_next_epoch():
     model, (x, y) = dense(before=[layer := layers.Dense(3)]), numbers_and_labels()
-    assign = At(3, lambda model: setattr(layer, "activation", own_activation))
+    assign = At(4, lambda model: setattr(layer, "activation", own_activation))
     fit_kwargs = {"batch_size": 8, "shuffle": False, "verbose": 0}
-    model.fit(x, y, epochs=3, callbacks=[assign], **fit_kwargs)
+    model.fit(x, y, epochs=2, callbacks=[assign], **fit_kwargs)
     assert graphs(model) == 1
     with pytest.warns(UserWarning, match="eagerly"):
         model.fit(x, y, epochs=2, **fit_kwargs)
     assert graphs(model) == 0
+
+
+def halved(call):
+    return lambda *arguments, **kwargs: {t: p / 2 for t, p in call(*arguments, **kwargs).items()}
+
+
+# A function that replaces a method.
+METHODS = {
+    "compute_loss": lambda method: lambda *arguments, **kwargs: 2 * method(*arguments, **kwargs),
+    "train_step": lambda method: lambda data: {"loss": ops.ones(())},
+    "test_step": lambda method: lambda data: {"loss": ops.ones(())},
+    "predict_step": lambda method: lambda data: ops.zeros(3),
+    "call": halved,
+}
+
+
+@once
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("compute_loss", "call") else pytest.mark.nightly)
+        for name in METHODS
+    ],
+)
+def test_a_method_that_is_assigned_to_a_model_runs_in_the_next_step(name):
+    def results(trace):
+        model, (x, y) = dense(trace=trace), numbers_and_labels()
+        randomize(model)
+        fit_kwargs = {"batch_size": 8, "shuffle": False, "verbose": 0}
+        for _ in range(2):
+            logs = model.fit(x, y, epochs=2, **fit_kwargs).history["loss"]
+            logs += [model.evaluate(x, y, 4, return_dict=True, verbose=0)["loss"]]
+            predicted = model.predict(x, 4, verbose=0)
+            setattr(model, name, METHODS[name](getattr(model, name)))
+        return logs, predicted
+
+    with pytest.warns(UserWarning, match="run eagerly on PyTorch"):
+        found = results("auto")
+    np.testing.assert_equal(found, results(False))
+
+
+@once
+def test_another_epsilon_is_part_of_the_next_step():
+    model, (x, y) = dense(), numbers_and_labels()
+    losses = []
+    try:
+        for epsilon in (1e-7, 0.4):
+            keras.config.set_epsilon(epsilon)
+            losses.append([model.test_on_batch(x, y, return_dict=True)["loss"] for _ in range(3)])
+    finally:
+        keras.config.set_epsilon(1e-7)
+    assert len(set(losses[0])) == len(set(losses[1])) == 1
+    assert losses[0] != losses[1]
 
 
 @once

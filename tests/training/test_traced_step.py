@@ -12,6 +12,7 @@ from keras import layers, ops
 
 import ple_keras as pk
 from ple_keras._keras.internals import set_mask
+from ple_keras._keras.layers import walk
 from tests.helpers import assert_all_close, numpy_of, once
 from tests.models import chain, heads_of
 
@@ -200,6 +201,13 @@ EQUAL = {
 }
 
 
+@pytest.fixture
+def traces_soon(monkeypatch):
+    """All shapes are traced when they come again, like the first one."""
+    monkeypatch.setattr("ple_keras.steps.traced_step.EAGER_STEPS", 1)
+
+
+@pytest.mark.usefixtures("traces_soon")
 @pytest.mark.parametrize("name", EQUAL)
 def test_traced_steps_are_equal_to_eager_ones(name):
     if name == "ranking":
@@ -217,6 +225,7 @@ def trained_pair(make):
     return model, eager, x or data()[0]["numbers"], {t: y[t] for t in heads_of(model).trained_tasks}
 
 
+@pytest.mark.usefixtures("traces_soon")
 @pytest.mark.parametrize(
     "name", ["tables", *(pytest.param(name, marks=NIGHTLY) for name in [*EQUAL][:4])]
 )
@@ -235,6 +244,7 @@ def test_traced_evaluations_and_predictions_are_equal_to_eager_ones(name):
     assert graphs(eager, "predict") == 0
 
 
+@pytest.mark.usefixtures("traces_soon")
 def test_predictions_follow_changes_of_known_layers():
     layer, (x, _) = layers.Dense(3), numbers_and_labels()
     model = dense(before=[layer])
@@ -258,6 +268,7 @@ def test_predictions_follow_changes_of_known_layers():
     np.testing.assert_array_equal(model.predict_on_batch(x)["click"], numpy_of(model(x)["click"]))
 
 
+@pytest.mark.usefixtures("traces_soon")
 def test_threads_predict_while_shapes_change():
     heads = heads_of_two()
     model, (x, _) = dense(pk.HedgedBlock(heads, [4]), heads), numbers_and_labels()
@@ -308,6 +319,76 @@ def recomputed():
     with keras.RematScope(mode="full"):
         expert = pk.ExpertBlock([4], dropout=0.5)
         return dense(before=[keras.Sequential([layers.Dense(4), layers.Dropout(0.5)]), expert])
+
+
+# Attributes of layers and optimizers, with values that a callback assigns.
+CHANGES = {
+    "rate": [0.0, 0.2, 0.5],
+    "stddev": [0.1, 1.0],
+    "scale": [1.0, 0.5],
+    "negative_slope": [0.1, 0.3],
+    "momentum": [0.5, 0.99],
+    "activation": [keras.activations.relu, keras.activations.tanh],
+    "reduction": [None, "sum_over_batch_size", "label_root"],
+    "learning_rate": [keras.optimizers.schedules.ExponentialDecay(r, 2, 0.5) for r in (0.1, 0.2)],
+    "global_clipnorm": [None, 0.05],
+}
+
+
+class Change(keras.callbacks.Callback):
+    """Assigns random attributes of the model in each epoch."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.random = np.random.default_rng(seed)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        found = [*(path[-1] for path in walk(self.model)), self.model.optimizer]
+        pairs = [(x, name) for x in found for name in CHANGES if name in vars(x)]
+        pairs += [(self.model.optimizer, "learning_rate")]
+        for i in self.random.choice(len(pairs), 2, replace=False):
+            thing, name = pairs[i]
+            setattr(thing, name, CHANGES[name][self.random.integers(len(CHANGES[name]))])
+
+
+def random_model(random):
+    """Return a model of random layers, block and heads."""
+    kinds = [
+        lambda: layers.Dropout(0.2),
+        lambda: layers.GaussianNoise(0.5),
+        lambda: layers.Rescaling(2.0),
+        lambda: layers.LeakyReLU(0.2),
+        lambda: layers.BatchNormalization(),
+        lambda: layers.Dense(3, "tanh"),
+        lambda: keras.Sequential([layers.Dropout(0.3), layers.Dense(3)]),
+    ]
+    before = [kinds[i]() for i in random.choice(len(kinds), 2, replace=False)]
+    expert = [layers.Dense(4, "relu"), pk.ExpertBlock([4], dropout=0.2), [4]][random.integers(3)]
+    loss = keras.losses.Huber() if random.integers(2) else "mean_squared_error"
+    heads = pk.TaskHeads([pk.BinaryHead("click", tower=[2]), pk.RegressionHead("stars", loss=loss)])
+    makes = [
+        lambda: pk.HedgedBlock(heads, expert, features=keras.Sequential([layers.Dropout(0.1)])),
+        lambda: pk.PLEBlock(1, heads, expert),
+        lambda: pk.MMoEBlock(heads, expert, num_experts=2),
+        lambda: pk.SharedBottomBlock(heads, expert),
+    ]
+    optimizer = [keras.optimizers.Adam(0.05), keras.optimizers.SGD(0.1, momentum=0.5)]
+    return dense(makes[random.integers(4)](), heads, before, optimizer[random.integers(2)])
+
+
+@pytest.mark.parametrize(
+    "seed", [1, *(pytest.param(seed, marks=NIGHTLY) for seed in range(40) if seed != 1)]
+)
+def test_attributes_that_a_callback_assigns_count_from_the_next_epoch(seed):
+    validation = None if seed % 2 else numbers_and_labels()
+    options = {"epochs": 5, "callbacks": [lambda: Change(seed)], "validation_data": validation}
+    model, values, logs = train(lambda: random_model(np.random.default_rng(seed)), False, **options)
+    _, expected, expected_logs = train(
+        lambda: random_model(np.random.default_rng(seed)), True, **options
+    )
+    np.testing.assert_equal(values, expected)
+    np.testing.assert_equal(logs, expected_logs)
+    assert graphs(model) <= 1
 
 
 SILENT = {
@@ -383,6 +464,16 @@ def test_logs_are_read_only_for_callbacks_that_need_them(monkeypatch):
     numbers, y = numbers_and_labels()
     model.train_on_batch(numbers, y)
     assert {*map(type, model.train_on_batch(numbers, y))} == {float}
+
+
+def test_only_the_first_shape_is_traced_at_once():
+    model, (x, y) = dense(optimizer="sgd"), numbers_and_labels()
+    counts = []
+    for _ in range(12):
+        for rows in (8, 5):
+            model.train_on_batch(x[:rows], {task: labels[:rows] for task, labels in y.items()})
+        counts.append(graphs(model))
+    assert counts == [0, *[1] * 9, *[2] * 2]
 
 
 def test_few_graphs_are_kept(monkeypatch):
