@@ -50,7 +50,7 @@ def mix_given(
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the mixture of all branches, and the value of each, without gradients of given ones.
 
-    Where a prediction is NaN, the mixture is that of the other branches.
+    Where a prediction is NaN or infinite, the mixture is that of the other branches.
 
     Args:
         values: The values of the branches of features, `(..., units)`, in order.
@@ -65,9 +65,9 @@ def mix_given(
     for i, prediction in sorted(given.items()):
         value = ops.stop_gradient(ops.cast(prediction, dtype))
         value = value if len(value.shape) == rank else ops.expand_dims(value, -1)
-        is_nan = ops.isnan(value)
-        missing[i] = ops.any(is_nan, axis=-1, keepdims=True)
-        value = fill(value, is_nan, SAFE_PREDICTION)
+        is_missing = ops.logical_not(ops.isfinite(value))
+        missing[i] = ops.any(is_missing, axis=-1, keepdims=True)
+        value = fill(value, is_missing, SAFE_PREDICTION)
         is_probability = activation in [keras.activations.get(x) for x in ("sigmoid", "softmax")]
         if is_probability or activation is keras.activations.exponential:
             high = 1 - MIN_PREDICTION if is_probability else None

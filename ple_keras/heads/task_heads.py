@@ -51,8 +51,8 @@ class TaskHeads(BaseLayer):
             branches of a HedgedBlock: `{task: {**features[task], "boosting": predictions}}`. They
             are probabilities, counts, or numbers in the unit of the labels, `(..., units)`, or
             `(...)` if `units` is 1. Probabilities are limited to 1.2e-7 and 1 - 1.2e-7, and counts
-            to at least 1.2e-7. Such a branch has no weights and is not trained. Where it is NaN,
-            the other branches are mixed. Tasks can omit it.
+            to at least 1.2e-7. Such a branch has no weights and is not trained. Where it is NaN
+            or infinite, the other branches are mixed. Tasks can omit it.
         **kwargs: Keras's layer arguments.
 
     Call arguments:

@@ -11,10 +11,9 @@ from tests.helpers import QUICK, assert_same, features, numpy_of, once, randomiz
 from tests.layers.reference import sigmoid, softmax
 from tests.models import cloned, compiled, heads_of, loaded
 from tests.pairs import fewer
-from tests.refusals import check_refused
+from tests.refusals import INF, NAN, check_refused
 
 ROWS = 8
-NAN = np.nan
 MIXTURE = [0.5, 0.2, 0.3]  # of boosting, own, shared
 
 
@@ -76,7 +75,7 @@ def by_hand(model, x, given, value, activation):
         logits = copy.logits(tensor)
         values.append(numpy_of(logits if value else head._activate(logits)).astype("float64"))
     given = given.reshape(len(x), head.units).astype("float64")
-    missing = np.isnan(given).any(axis=-1, keepdims=True)
+    missing = ~np.isfinite(given).all(axis=-1, keepdims=True)
     values[0] = np.where(missing, 0, (value or np.copy)(np.where(missing, 0.5, given)))
     shares = [np.where(missing, 0, MIXTURE[0]), *MIXTURE[1:]]
     mixed = sum(share * v for share, v in zip(shares, values)) / sum(shares)
@@ -92,6 +91,8 @@ def test_the_mixture_is_that_of_numpy(kind, missing):
     model = hedged(make(), given.shape[-1] if given.ndim > 1 else None)
     x, given = features(ROWS, 4), given.astype("float32")
     given[[*missing]] = NAN
+    given[[*missing][1:]] = INF
+    given[[*missing][2:]] = -INF
     predictions = model.predict({"x": x, "boosting": given}, verbose=0)["a"]
     expected = by_hand(model, x, given, value, activation)
     np.testing.assert_allclose(predictions, expected, rtol=2e-5, atol=1e-6)
@@ -207,7 +208,8 @@ def test_rows_without_predictions_do_not_count_for_their_weight():
     y = {"a": (rng.random(rows) < p).astype("float32")}
     model = hedged(pk.BinaryHead("a"))
     half = np.where(np.arange(rows) % 2, p, NAN).astype("float32")
-    known = ~np.isnan(half)
+    half[::4], half[2::4] = np.inf, -np.inf
+    known = np.isfinite(half)
     (weights,) = pk.fit_hedge(model, {"x": x, "boosting": half}, y).values()
     stack = {b: numpy_of(v) for b, v in block_values(model, x).items()}
     others = np.stack([stack["own"], stack["shared"]])
