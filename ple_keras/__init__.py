@@ -41,7 +41,7 @@ from ple_keras.plots.architecture import plot_architecture
 from ple_keras.plots.gates import plot_gate_history, plot_gate_weights
 from ple_keras.transfer.transfer_weights import Transfer, transfer_weights
 
-__version__ = "0.6.0"
+__version__ = "0.7.0.dev0"
 
 __all__ = [
     "BinaryHead",

@@ -122,20 +122,21 @@ class BranchedModel:
             if missing.any():
                 mixed /= np.einsum("ub,bnu->nu", mixtures, ~missing)
                 values = np.where(missing, mixed, values)
-            tensors = [*map(ops.convert_to_tensor, [mixed, *values])]
+            stack = ops.convert_to_tensor(np.stack([mixed, *values]))
             if isinstance(head, ProductHead):
-                tensors = [ops.sum(ops.log_sigmoid(x), -1, keepdims=True) for x in tensors]
+                stack = ops.sum(ops.log_sigmoid(stack), -1, keepdims=True)
             are_classes = head.activation is keras.activations.softmax and labels.shape[-1] == 1
             exact = np.eye(head.units)[labels[:, 0].astype(int)] if are_classes else labels
             are_predictions = exact.shape[-1] == head.units
-            constants = 2 * [head._predict(ops.zeros_like(tensors[0]))]
             if are_predictions:
                 mean = np.ma.masked_invalid(exact).mean(axis=0).filled(SAFE_PREDICTION)
                 mean = np.broadcast_to(mean, exact.shape)
-                constants = [np.where(np.isnan(exact), mean, exact), mean]
-            predictions = [*map(head._predict, tensors), *constants]
-            arrays = [label_losses(head, labels, each) for each in predictions]
-            sums = np.array([*(each.sum(dtype="float64") for each in arrays), arrays[0].size])
+                constants = np.stack([np.where(np.isnan(exact), mean, exact), mean])
+            else:
+                constants = to_numpy(head._predict(ops.zeros_like(stack[:2])))
+            predictions = np.concatenate([to_numpy(head._predict(stack)), constants])
+            arrays = label_losses(head, labels, predictions)
+            sums = np.append(arrays.sum(axis=1), arrays.shape[1])
             *totals, least, constant, count = sum_over_processes(sums).tolist()
             least *= are_predictions
             scale = abs(constant - least)
@@ -149,8 +150,13 @@ class BranchedModel:
                     losses.relative[task, branch] = (total - least) / scale
         return losses
 
-    def fit_mixtures(self, found: LabeledValues, prior: float, allows_nan: bool = False) -> float:
-        """Fit and assign the mixtures, and return the mean of their relative losses.
+    def relative_loss(self, found: LabeledValues) -> float:
+        """Return the mean of the relative losses of the mixtures."""
+        relative = self.losses(found).relative_mixtures.values()
+        return sum(relative) / len(relative) if relative else np.nan
+
+    def fit_mixtures(self, found: LabeledValues, prior: float, allows_nan: bool = False) -> None:
+        """Fit and assign the mixtures.
 
         Args:
             found: The values of the branches.
@@ -166,8 +172,6 @@ class BranchedModel:
             sums = sum_over_processes(np.append(mixture, 1.0) * count)
             mixture = sums[:-1] / sums[-1] if sums[-1] else mixture
             head.mixture.assign(mixture.astype("float32"))
-        relative = self.losses(found).relative_mixtures.values()
-        return sum(relative) / len(relative) if relative else np.nan
 
 
 def read_slice(part: WeightSlice) -> np.ndarray:

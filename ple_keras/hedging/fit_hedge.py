@@ -51,8 +51,9 @@ class FitHedge(keras.callbacks.Callback):
 
     The weights a are non-negative and sum to 1. f is the mixture of the branches (see HedgedBlock).
     The second term is a Dirichlet prior, which keeps the weights equal if there are few labels. l
-    is the loss of the head. For a squared error, the sum is replaced by `n / 2 log(mean of l)`, and
-    for an absolute error by `n log(mean of l)`. A task without labels has equal weights.
+    is the loss of the head. For a squared error of n labels, `n / 2 log(sum of l + l_0)` replaces
+    the sum, and for an absolute error `n log(sum of l + l_0)`. l_0 is the mean loss with equal
+    weights. A task without labels has equal weights.
 
     The fit runs at the beginning of each validation in `fit`, so that `val_` metrics use the new
     mixture. Without validation, it runs at the end of the epoch. Metrics on the same rows are
@@ -255,7 +256,9 @@ class FitHedge(keras.callbacks.Callback):
     def on_train_end(self, logs: Logs = None) -> None:
         branched = self._find_branches()
         self._restore()
-        loss = branched.fit_mixtures(branched.read(self._batches), self.prior, allows_nan=True)
+        found = branched.read(self._batches)
+        branched.fit_mixtures(found, self.prior, allows_nan=True)
+        loss = branched.relative_loss(found)
         best = self._logged.get("hedge/loss", loss)
         if self.keep_best and abs(loss - best) > LARGE_CHANGE * (1 + abs(best)):
             warn_user(
@@ -288,8 +291,8 @@ class FitHedge(keras.callbacks.Callback):
         epochs = {kept.epoch for kept in self.kept.values()} or {epoch}
         if epoch in epochs or "hedge/loss" not in self._logged:
             self._best = found if epochs == {epoch} else self._best_values(found)
-            loss = branched.fit_mixtures(self._best, self.prior, allows_nan=True)
-            self._logged["hedge/loss"] = loss
+            branched.fit_mixtures(self._best, self.prior, allows_nan=True)
+            self._logged["hedge/loss"] = branched.relative_loss(self._best)
         if self._best is not found:
             branched.fit_mixtures(found, self.prior, allows_nan=True)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 
 import keras
@@ -19,7 +20,7 @@ from ple_keras.losses.loss_kinds import loss_name
 MAX_SHARE_LOGIT = 14  # of a weight's share of the sum of two weights
 POINTS, ZOOMS = 25, 3  # of the grids of its logit
 MAX_SWEEPS = 20
-MIN_DECREASE = 1e-7  # relative to the objective, of float32
+MIN_DECREASE = 1e-4  # of the objective, a log-likelihood
 MIN_PRIOR = 1e-6  # keeps the weights above 0
 MIN_TOTAL = 1e-37  # of losses; close to the smallest normal number of float32
 MAX_VALUES = 2**18  # numbers of all branches, times the candidates that are compared at once
@@ -52,22 +53,23 @@ def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: floa
         mixed = np.tensordot(candidates, values, 1)
         if missing.any():
             mixed /= np.tensordot(candidates, ~missing, 1)
-        mixed = mixed.reshape(-1, values.shape[-1])
         return head._predict(ops.convert_to_tensor(mixed, keras.config.floatx()))
 
     def penalized(candidates: np.ndarray) -> np.ndarray:
-        repeated = np.tile(labels, (len(candidates), 1))
-        losses = label_losses(head, repeated, predict(candidates)).reshape(len(candidates), -1)
-        totals: np.ndarray = losses.sum(axis=1, dtype="float64") / dispersion
+        losses = label_losses(head, labels, predict(candidates))
+        totals: np.ndarray = losses.sum(axis=1) / dispersion
         if not is_likelihood:
-            totals = slope * losses.shape[1] * np.log(np.maximum(totals, MIN_TOTAL))
+            totals = slope * losses.shape[1] * np.log(np.maximum(totals + pseudo_loss, MIN_TOTAL))
         totals -= max(prior, MIN_PRIOR) / 2 * np.log(candidates).sum(axis=1)
         return totals
 
     dispersion, count = 1.0, len(values)
+    equal = np.full((1, count), 1 / count)
     if loss_name(head.loss) == "poisson":
-        plain = [np.full(count, 1 / count), *np.eye(count)[~missing.any(axis=(1, 2))]]
+        plain = [*equal, *np.eye(count)[~missing.any(axis=(1, 2))]]
         dispersion = min(_dispersion(head, labels, predict(weights[None])) for weights in plain)
+    # Without the loss of one more label, a fit through all labels would be infinitely good.
+    pseudo_loss = 0.0 if is_likelihood else label_losses(head, labels, predict(equal)).mean()
     batch_size = max(MAX_VALUES // values.size, 1)
     return minimize_on_simplex(penalized, count, batch_size)
 
@@ -99,7 +101,8 @@ def minimize_on_simplex(
     """Return the weights, above 0 and with a sum of 1, that minimize a convex function.
 
     For two weights at a time, it searches their shares of their sum on increasingly fine grids of
-    the logit. Gradients are no alternative, since losses of saturated predictions are flat.
+    the logit, and then along the change of all weights. Gradients are no alternative, since losses
+    of saturated predictions are flat.
 
     Args:
         function: A function of candidates, `(candidates, size)`. It returns a value for each,
@@ -108,42 +111,70 @@ def minimize_on_simplex(
         batch_size: The largest number of candidates in a call.
     """
     weights, value = np.full(size, 1 / size), math.inf
+
+    def search(candidates_at: Callable[[np.ndarray], np.ndarray], low: float, high: float) -> None:
+        nonlocal weights, value
+        for _ in range(ZOOMS + (size > 2)):
+            points = np.linspace(low, high, POINTS)
+            candidates = candidates_at(points)
+            cuts = range(batch_size, POINTS, batch_size)
+            values = np.concatenate([*map(function, np.split(candidates, cuts))])
+            values[np.isnan(values)] = math.inf
+            best = int(np.argmin(values))
+            if values[best] < value:
+                weights, value = candidates[best], values[best]
+            step = (high - low) / (POINTS - 1)
+            low, high = points[best] - step, points[best] + step
+
+    def share(start: np.ndarray, pair: list[int], logits: np.ndarray) -> np.ndarray:
+        candidates = np.tile(start, (POINTS, 1))
+        parts = 1 / (1 + np.exp(np.stack([-logits, logits], axis=1)))
+        candidates[:, pair] = parts * start[pair].sum()
+        return candidates
+
+    def extend(start: np.ndarray, direction: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        logs = np.log(start) + steps[:, None] * direction
+        powers: np.ndarray = np.exp(logs - logs.max(axis=1, keepdims=True))
+        powers /= powers.sum(axis=1, keepdims=True)
+        return powers
+
     for _ in range(MAX_SWEEPS):
-        before = value
-        for i, j in combinations(range(size), 2):
-            low, high = -MAX_SHARE_LOGIT, MAX_SHARE_LOGIT
-            for _ in range(ZOOMS):
-                logits = np.linspace(low, high, POINTS)
-                candidates = np.tile(weights, (POINTS, 1))
-                parts = 1 / (1 + np.exp(np.stack([-logits, logits], axis=1)))
-                candidates[:, [i, j]] = parts * (weights[i] + weights[j])
-                cuts = range(batch_size, POINTS, batch_size)
-                values = np.concatenate([*map(function, np.split(candidates, cuts))])
-                values[np.isnan(values)] = math.inf
-                best = int(np.argmin(values))
-                if values[best] < value:
-                    weights, value = candidates[best], values[best]
-                step = (high - low) / (POINTS - 1)
-                low, high = logits[best] - step, logits[best] + step
-        if size == 2 or before - value <= MIN_DECREASE * (1 + abs(value)):
+        before, old = value, weights
+        for pair in combinations(range(size), 2):
+            search(partial(share, weights, [*pair]), -MAX_SHARE_LOGIT, MAX_SHARE_LOGIT)
+        direction = np.log(weights) - np.log(old)
+        if size > 2 and direction.any():  # sweeps alone zigzag along a narrow valley
+            largest = MAX_SHARE_LOGIT / np.abs(direction).max()
+            search(partial(extend, weights, direction), 0, largest)
+        if size == 2 or before - value <= MIN_DECREASE:
             break
     return weights
 
 
 def label_losses(head: Head, labels: np.ndarray, predictions: Tensor) -> np.ndarray:
-    """Return the loss of each label, or of each number if single numbers can be missing.
+    """Return the losses of labels, or of each number if single numbers can be missing.
 
-    It is NaN if a prediction is not finite, which PyTorch can refuse.
+    They are NaN if a prediction is not finite, which PyTorch can refuse.
+
+    Args:
+        head: The head of the task.
+        labels: As for `best_mixture`.
+        predictions: `(candidates, examples, units)`.
+
+    Returns:
+        `(candidates, labels)`, or `(candidates, numbers)`.
     """
     predictions = to_numpy(predictions)
+    count = len(predictions)
+    predictions = predictions.reshape(-1, predictions.shape[-1])
+    labels = np.tile(labels, (count, 1))
     wrong = np.argwhere(~np.isfinite(predictions))[:, 0]
     if len(wrong):
         predictions = predictions.copy()
         predictions[wrong] = SAFE_PREDICTION
     known = np.nan_to_num(labels, nan=SAFE_LABEL)
     y_true, y_pred = (ops.convert_to_tensor(x, keras.config.floatx()) for x in (known, predictions))
-    losses = to_numpy(head.example_losses(y_true, y_pred))
-    if len(wrong):
-        losses = losses.copy()
-        losses[wrong] = np.nan
-    return losses if losses.ndim == 1 else losses[~np.isnan(labels)]
+    losses = to_numpy(head.example_losses(y_true, y_pred)).astype("float64")
+    losses[wrong] = np.nan
+    losses = losses if losses.ndim == 1 else losses[~np.isnan(labels)]
+    return losses.reshape(count, -1)

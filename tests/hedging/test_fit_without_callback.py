@@ -1,5 +1,6 @@
 """What `fit` does for branches without a FitHedge: mixtures, best epochs, warnings."""
 
+import importlib
 import itertools
 import warnings
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
+from ple_keras._keras.batches import Batches
+from ple_keras.hedging.branched_model import BranchedModel
 from tests.helpers import QUICK, Dataset, features, once
 from tests.models import chain, compiled, heads_of
 from tests.refusals import check_refused
@@ -148,6 +151,43 @@ def test_repeated_fits_go_on_from_what_was_kept():
         if w.trainable:
             np.testing.assert_allclose(w.numpy(), value, rtol=1e-6)
     assert not model._fit_hedge.kept
+
+
+def test_a_callback_can_fit_its_model():
+    """Each `fit` has rows and best epochs of its own."""
+    model, data, inner = make(), rows(), []
+
+    def fit(epoch, logs):
+        if epoch == 0:
+            model.stop_training = False
+            more = {"validation_data": rows(2), "epochs": 2, **OPTIONS}
+            inner.append(model.fit(*rows(3), **more).history)
+
+    begin = keras.callbacks.LambdaCallback(on_epoch_begin=fit)
+    options = {"validation_data": data, "epochs": 3, "callbacks": [begin], **OPTIONS}
+    logs = model.fit(*rows(1), **options).history
+    assert np.isfinite(logs["hedge/loss"] + inner[0]["hedge/loss"]).all()
+    assert {len(logs["hedge/loss"]), len(inner[0]["hedge/loss"])} == {2, 3}
+    branched = BranchedModel(model)
+    loss = branched.relative_loss(branched.read(Batches(*data)))
+    assert logs["hedge/loss"][-1] == pytest.approx(loss, rel=1e-4)
+
+
+@once
+def test_the_validation_of_branches_is_traced_once(monkeypatch):
+    traced_step = importlib.import_module("ple_keras.steps.traced_step")  # it imports PyTorch
+    model, found = make(), []
+    model.run_eagerly = False
+    created = traced_step.Graphs.__init__
+    monkeypatch.setattr(
+        traced_step.Graphs,
+        "__init__",
+        lambda graphs, constants: found.append(constants._traced) or created(graphs, constants),
+    )
+    model.fit(*rows(1), validation_data=rows(), epochs=5, **OPTIONS)
+    observed = model._fit_hedge._branched.observed
+    assert [*map(type, found)].count(type(observed)) <= 2  # before and in the first epoch
+    assert len(observed.predict_function._graphs.replays) == 1
 
 
 def caught(function):
