@@ -222,14 +222,14 @@ def other_mixtures(kind: str, model: keras.Model, dataset: Dataset) -> Iterator[
     "equal" has equal weights, "train" is fitted on the training rows, and any other has one branch.
     """
     heads = model.layers[-1]
-    names = heads[heads.task_names[0]].branch_names
+    names = heads[heads.task_names[0]].branches.names
     for mixture in [net.mixture for net in MIXTURES.values() if net.base == kind]:
         if mixture == "train":
             pk.fit_hedge(model, dataset.train.inputs, dataset.train.labels, EVALUATION_BATCH)
         else:
             weights = [1 / len(names) if mixture == "equal" else mixture == b for b in names]
             for task in heads.task_names:
-                heads[task].mixture.assign(np.array(weights, "float32"))
+                heads[task].branches.mixture.assign(np.array(weights, "float32"))
         yield mixture, predict(model, dataset)
 
 

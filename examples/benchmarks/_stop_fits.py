@@ -158,9 +158,9 @@ class BranchValues(keras.Model):
         found, features = {}, self.features(inputs)
         for task, head in self.heads.items():
             x = features[task]
-            if head.branch_names:
-                stack = head._mixed(x, with_branches=True)
-                found[task] = {b: stack[i] for i, b in enumerate(head.branch_names, start=1)}
+            if head.branches:
+                stack = head.branches.value(x, with_branches=True)
+                found[task] = {b: stack[i] for i, b in enumerate(head.branches.names, start=1)}
             else:
                 found[task] = {"only": head.logits(x)}
         return found

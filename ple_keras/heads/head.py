@@ -1,8 +1,7 @@
 """A head: the prediction, the loss and the metrics of a task."""
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import reduce
+from collections.abc import Sequence
 from typing import Any, Self
 
 import keras
@@ -13,18 +12,16 @@ from ple_keras._checks import (
     check_activation,
     check_features,
     check_int,
-    check_keys,
     check_known_value,
     check_number,
     check_width,
-    short_repr,
 )
 from ple_keras._keras.building import build_on
-from ple_keras._keras.copying import check_custom_functions, checked_copy
-from ple_keras._keras.internals import get_mask, serialize_loss, set_mask
+from ple_keras._keras.copying import check_custom_functions
+from ple_keras._keras.internals import serialize_loss
 from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.saving import register, stable_name
-from ple_keras._keras.tensors import HALF_DTYPES, dtype_name, to_numpy
+from ple_keras._keras.tensors import HALF_DTYPES, dtype_name
 from ple_keras._typing import (
     Activation,
     Config,
@@ -34,11 +31,8 @@ from ple_keras._typing import (
     LossReduction,
     MetricLike,
     Shape,
-    Streams,
-    StreamShapes,
     Tensor,
 )
-from ple_keras.heads.given_branches import check_given_shape, mix_given
 from ple_keras.labels.label_arrays import LabelStatistics, check_values, warn_if_constant
 from ple_keras.labels.sample_space import (
     LabeledExamples,
@@ -119,9 +113,7 @@ class Head(BaseLayer):
     built: bool
     _fixed: tuple[str, ...] = ("task", "units")
     _initial_bias = 0.0  # of the last Dense layer
-    branch_names: tuple[str, ...] = ()  # of the features of a HedgedBlock
-    given: tuple[str, ...] = ()  # of TaskHeads: branches whose features are predictions
-    mixture: keras.Variable = None  # the weights of the branches, `(branches,)`
+    branches: Any = None  # the Branches from TaskHeads, for the features of a HedgedBlock
 
     def __init__(
         self,
@@ -175,165 +167,55 @@ class Head(BaseLayer):
         self._projection.build(shape)
         self._restore_frozen()
 
-    def _build_branches(self, shapes: Mapping[str, Shape]) -> None:
-        """Build a copy of the head for each branch of the features, and their mixture.
-
-        TaskHeads calls this instead of `build`. All weights but the mixture belong to the copies.
-
-        Args:
-            shapes: The shape of each branch. The branches are sorted, since the order of a dict
-                depends on the backend.
-        """
-        cls = type(self)
-        is_overridden = cls.call is not Head.call or cls.logits is not Head.logits
-        if is_overridden or self.built or self.activity_regularizer is not None:
-            raise ValueError(
-                "A head for the branches of a HedgedBlock must be unbuilt, without an "
-                "activity_regularizer, and must not override call or logits. Omit its task from "
-                f"the block, and pass its features separately: heads({{**hedged(x), {self.task!r}: "
-                f"features}}). Received: head={self!r}, built={self.built}"
-            )
-        names = sorted(shapes)
-        trained = [branch for branch in names if branch not in self.given]
-        if not trained:
-            raise ValueError(
-                f"inputs[{self.task!r}] must have a branch of features next to given predictions, "
-                f"not only {names}. Received: given={[*self.given]}"
-            )
-        with keras.name_scope(self.name, caller=self):
-            for branch in trained:  # `branch-{name}` is a name in the file format
-                name = f"{self.name}-{branch}"
-                copy: Head = checked_copy(self, f"heads[{self.task!r}]", name, branch)
-                setattr(self, f"branch-{branch}", copy)
-                if self._statistics.value:
-                    copy._adapt(self._statistics.value)
-                copy.build(shapes[branch])
-            equal = keras.initializers.Constant(1 / len(names))
-            options = {"trainable": False, "autocast": False, "name": "mixture"}
-            self.mixture = self.add_weight((len(names),), equal, "float32", **options)
-        self.branch_names, self._leading_axes = tuple(names), copy._leading_axes
-        self._restore_frozen()
-        self.built = True
-
-    def _branch_heads(self) -> list["Head"]:  # not a property: Keras's saving would read it
-        names = () if self.mixture is None else self.branch_names
-        return [getattr(self, f"branch-{branch}") for branch in names if branch not in self.given]
-
     def branch_weights(self) -> dict[str, float]:
-        """Return the weight of each branch of a HedgedBlock in the prediction.
+        """Return the weights of the mixture of a HedgedBlock, which sum to 1; empty without it."""
+        return {} if self.branches is None else self.branches.weights()
 
-        Returns:
-            A dict of floats keyed by branch, which sum to 1; empty without branches.
-        """
-        weights = [] if self.mixture is None else to_numpy(self.mixture).tolist()
-        return dict(zip(self.branch_names, weights))
-
-    def _by_head(self, features: Streams) -> list[tuple["Head | None", Tensor]]:
-        """Return the head of each branch with its features, or the head itself without branches.
-
-        A branch in `given` has no head.
-        """
-        if self.mixture is None:
-            return [(self, features)]
-        argument = f"inputs[{self.task!r}]"
-        if not isinstance(features, Mapping):
-            raise TypeError(
-                f"{argument} must be a dict keyed by branch, {list(self.branch_names)}, as a "
-                f"HedgedBlock returns. Received: {argument}={short_repr(features)}"
-            )
-        check_keys(features, self.branch_names, argument)
-        rank = len(self._leading_axes) + 1  # by which a prediction differs from a stack of branches
-        pairs = [(getattr(self, f"branch-{b}", None), features[b]) for b in self.branch_names]
-        if any(len(x.shape) != rank for head, x in pairs if head is not None):
-            raise ValueError(
-                f"{argument} must have {rank} axes in each branch, as the head was built for. "
-                f"Received: {argument}={short_repr(features)}"
-            )
-        for branch in {*self.given} & {*features}:
-            where = f"{argument}[{branch!r}]"
-            check_given_shape(features[branch].shape, rank, self.units, where)
-        return pairs
-
-    def _mixed(
-        self,
-        features: Streams,
-        with_branches: bool | None = False,
-        is_filled: bool | None = False,
-    ) -> Tensor:
-        """Return the mixture of the values of branches, or the value of a head without branches.
-
-        Values are the logits of probabilities and counts. For other heads, they are predictions,
-        whose mixture keeps a squared error convex. `_predict` returns the prediction.
-
-        Args:
-            features: As for `logits`.
-            with_branches: Whether to return the stack `(1 + branches, ..., units)` of the mixture,
-                without a gradient, and the values that it mixes, if there are branches.
-            is_filled: Whether missing predictions of `given` are the mixture, instead of NaN.
-        """
-        pairs = self._by_head(features)
-        values = [head.logits(x) for head, x in pairs if head is not None]
-        if self.activation not in LOGIT_ACTIVATIONS:
-            values = [*map(self._activate, values)]
-        if self.mixture is None:
-            return values[0]
-        given = {i: x for i, (head, x) in enumerate(pairs) if head is None}
-        if given:
-            mixture = ops.cast(self.mixture, values[0].dtype)
-            mixed, values = mix_given(values, given, mixture, self.activation, bool(is_filled))
-        else:
-            mixed = self._mix(values)
-        return ops.stack([ops.stop_gradient(mixed), *values]) if with_branches else mixed
-
-    def _mix(self, values: Sequence[Tensor]) -> Tensor:
-        mixture = ops.cast(self.mixture, values[0].dtype)
-        return reduce(ops.add, [mixture[i] * value for i, value in enumerate(values)])
+    def _copies(self) -> list["Head"]:  # not a property: Keras's saving would read it
+        return [] if self.branches is None else [*self.branches.copies.values()]
 
     def _activate(self, logits: Tensor) -> Tensor:
         """Return the prediction from the logits. A subclass can override it."""
         return self.activation(logits)
 
+    def _mixes_logits(self) -> bool:
+        """Return whether logits of the head are mixed, instead of predictions."""
+        return self.activation in LOGIT_ACTIVATIONS and type(self).call is Head.call
+
+    def _value(self, features: Tensor, training: bool | None = None) -> Tensor:
+        """Return the logits if the head mixes logits, else the prediction."""
+        if type(self).call is not Head.call:
+            return self(features, training=training)
+        logits = self.logits(features)
+        return logits if self._mixes_logits() else self._activate(logits)
+
     def _predict(self, value: Tensor) -> Tensor:
-        """Return the predictions from the result of `_mixed`, with or without branches."""
-        return self._activate(value) if self.activation in LOGIT_ACTIVATIONS else value
-
-    def _is_stack(self, y_pred: Tensor) -> bool:
-        """Return whether an output of TaskHeads is the stack that trains branches."""
-        rank = len(self._leading_axes) + 2
-        return bool(self.branch_names) and len(ops.convert_to_tensor(y_pred).shape) == rank
-
-    def _prediction_in(self, y_pred: Tensor) -> Tensor:
-        """Return the prediction of an output of TaskHeads, without branches."""
-        if not self._is_stack(y_pred):
-            return y_pred
-        prediction = self._predict(y_pred[0])
-        set_mask(prediction, get_mask(y_pred))
-        return prediction
+        """Return the predictions from the result of `_value`, or from a mixture of results."""
+        return self._activate(value) if self._mixes_logits() else value
 
     def _output_policy(self) -> DType:
         return "float32" if self.compute_dtype in HALF_DTYPES else self.dtype_policy
 
-    def logits(self, features: Streams) -> Tensor:
+    def logits(self, features: Tensor) -> Tensor:
         """Return the prediction before the activation; the head must be built.
 
         Args:
-            features: The task's features, `(..., H)`, or those of each branch of a HedgedBlock.
+            features: The task's features, `(..., H)`. For a HedgedBlock, TaskHeads calls this
+                method of a copy of the head.
 
         Returns:
-            `(..., units)`, at least float32. With branches, the mixture of their logits; with a
-            given one, of predictions, unless they are probabilities or counts.
+            `(..., units)`, at least float32.
         """
-        if self.mixture is not None:
-            heads = self._by_head(features)
-            logits = [head.logits(x) for head, x in heads if head is not None]
-            return self._mix(logits) if len(logits) == len(heads) else self._mixed(features)
+        if self.branches is not None:
+            return self.branches.logits(features)
         if self._tower_template:
             features = self._tower(features)
         return self._projection(features)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Return the predictions of the task."""
-        return self._predict(self._mixed(inputs))
+        values = self.branches and self.branches.value(inputs, training)
+        return self._activate(self.logits(inputs)) if values is None else self._predict(values)
 
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the loss of each example, or of each number of its label.
@@ -373,8 +255,8 @@ class Head(BaseLayer):
     def _adapt(self, statistics: LabelStatistics) -> None:
         """Store the statistics of the labels (see `TaskHeads.adapt`)."""
         self._statistics.value = statistics
-        for head in self._branch_heads():
-            head._adapt(statistics)
+        for copy in self._copies():
+            copy._adapt(statistics)
 
     def _find_labeled(self, y_true: Tensor, y_pred: Tensor) -> LabeledExamples:
         """Return the labels and predictions of a batch, and which are in the sample space."""
@@ -469,21 +351,16 @@ class Head(BaseLayer):
         """Check the values of labels `(labels, width)`, without missing and ignored ones."""
         check_for_loss(labels, self.task, self.loss, self.units)
 
-    def compute_output_shape(self, input_shape: StreamShapes) -> Shape:
-        return (*self._first_branch(input_shape)[:-1], self.units)
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return (*input_shape[:-1], self.units)
 
-    def compute_output_spec(self, inputs: Streams, training: bool | None = None) -> Tensor:
-        for head, x in self._by_head(inputs):
-            if head is not None and head.input_spec is not None:
-                check_width(x.shape, head.input_spec.axes[-1], f"inputs[{self.task!r}]")
+    def compute_output_spec(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        if self._copies():
+            return self.branches.output_spec(inputs)
+        if self.input_spec is not None:
+            check_width(inputs.shape, self.input_spec.axes[-1], f"inputs[{self.task!r}]")
         dtype = keras.dtype_policies.get(self._output_policy()).compute_dtype
-        shape = self.compute_output_shape(self._first_branch(inputs).shape)
-        return keras.KerasTensor(shape, dtype=dtype)
-
-    def _first_branch(self, value: Streams) -> Tensor:
-        """Return the value of the first branch of features, or a value without branches."""
-        is_by_branch = isinstance(value, Mapping)
-        return next(value[b] for b in value if b not in self.given) if is_by_branch else value
+        return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=dtype)
 
     def get_config(self) -> Config:
         serialize = keras.saving.serialize_keras_object

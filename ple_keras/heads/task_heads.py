@@ -22,7 +22,7 @@ from ple_keras._keras.saving import (
 from ple_keras._keras.tensors import all_valid, to_numpy
 from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
 from ple_keras.heads.binary_heads import ProductHead, sort_products
-from ple_keras.heads.given_branches import check_given
+from ple_keras.heads.branches import Branches, check_given
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_losses import batch_loss, total_loss
 from ple_keras.labels.label_arrays import check_task_labels, read_labels
@@ -111,7 +111,6 @@ class TaskHeads(BaseLayer):
         self._by_task = Untracked({head.task: head for head in heads})
         for head in heads:  # `head-{task}` is a name in the file format
             setattr(self, f"head-{head.task}", head)
-            head.given = self.given
         self._multipliers: keras.Variable = None
         self._log_variances: keras.Variable | None = None
 
@@ -162,28 +161,31 @@ class TaskHeads(BaseLayer):
         shapes = self._inputs_by_task(input_shape)
         for task in self.task_names:
             head, shape = self[task], shapes[task]
-            if isinstance(shape, Mapping) and head.mixture is None:
-                head._build_branches(shape)
+            if isinstance(shape, Mapping) and head.branches is None:
+                branches = Branches(head, shape, self.given)
+                branches.build(shape)
+                head.branches = branches
             elif not head.built:
                 head.build(shape)
         for product in self._products():
             factors = [self[task] for task in product.of]
             product.build((*factors[0]._leading_axes, 1))
-            product.branch_names = factors[0].branch_names
-            if any(factor.branch_names != product.branch_names for factor in factors):
-                branches = {factor.task: [*factor.branch_names] for factor in factors}
+            names = {factor.task: [*_branch_names(factor)] for factor in factors}
+            if any(of_factor != names[product.of[0]] for of_factor in names.values()):
                 raise ValueError(
                     f"The factors of {product.task!r} must have the same branches. "
-                    f"Received: inputs={branches}, with the branches of each"
+                    f"Received: inputs={names}, with the branches of each"
                 )
-        unused = {*self.given}.difference(*(head.branch_names for head in self.values()))
+            if names[product.of[0]]:
+                product.branches = Branches(product, names[product.of[0]], self.given)
+        unused = {*self.given}.difference(*map(_branch_names, self.values()))
         if unused:
             raise ValueError(
                 f"inputs must have the given branches in at least one task; missing: "
                 f"{sorted(unused)}. Received: given={[*self.given]}"
             )
         unusable = self.loss_weighting or self.activity_regularizer
-        if unusable and any(head.branch_names for head in self.values()):
+        if unusable and any(map(_branch_names, self.values())):
             raise ValueError(
                 "loss_weighting and activity_regularizer must be None for the branches of a "
                 "HedgedBlock, whose gradients depend on neither. Received: "
@@ -205,7 +207,7 @@ class TaskHeads(BaseLayer):
     def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
         """Return the predictions of all tasks, and the stacks of tasks whose branches train."""
         features = self._inputs_by_task(inputs)
-        is_hedged = any(head.branch_names for head in self.values())
+        is_hedged = any(map(_branch_names, self.values()))
         observer = active_observer()
         returns_stacks = is_hedged and training
         if returns_stacks and (loss := compiled_loss()):
@@ -227,13 +229,16 @@ class TaskHeads(BaseLayer):
                     for each in head.of
                 ]
                 values[task] = head.log_probability(logs)
+            elif head.branches is not None:
+                options = training, with_branches, returns_stacks
+                values[task] = head.branches.value(features[task], *options)
             elif type(head).call is Head.call and head.activity_regularizer is None:
                 # Without `__call__`, whose checks take longer than a small head.
-                values[task] = head._mixed(features[task], with_branches, returns_stacks)
+                values[task] = head._value(features[task])
             else:
                 outputs[task] = head(features[task], training=training)
                 continue
-            is_stack = with_branches and head.branch_names
+            is_stack = with_branches and head.branches is not None
             if is_stack and observer is not None:
                 observer.branches[task] = values[task]
             if is_stack and returns_stacks:
@@ -259,8 +264,8 @@ class TaskHeads(BaseLayer):
         >>> tuple(y_pred["click"].shape), tuple(heads.predictions(y_pred)["click"].shape)
         ((3, 2, 1), (2, 1))
         """
-        tasks = [task for task in y_pred if task in self]
-        return {task: self[task]._prediction_in(y_pred[task]) for task in tasks}
+        branches = {task: self[task].branches for task in y_pred if task in self}
+        return {t: b.prediction_in(y_pred[t]) if b else y_pred[t] for t, b in branches.items()}
 
     def _inputs_by_task(self, inputs: ByName) -> dict[str, Tensor]:
         """Return inputs keyed by task, where a product has the inputs of its first factor."""
@@ -414,7 +419,7 @@ class TaskHeads(BaseLayer):
         losses = {}
         for task in trained:
             head = self[task]
-            if head.branch_names and head._is_stack(y_pred[task]) != bool(training):
+            if head.branches and head.branches.is_stack(y_pred[task]) != bool(training):
                 raise ValueError(
                     f"y_pred[{task!r}] must come from a call with the argument training of the "
                     "loss, since a call with training=True returns the branches of a HedgedBlock, "
@@ -498,10 +503,14 @@ class TaskHeads(BaseLayer):
 
     def compute_output_spec(self, inputs: ByName, training: bool | None = None) -> ByName:
         features = self._inputs_by_task(inputs)
-        specs = {task: head.compute_output_spec(features[task]) for task, head in self.items()}
-        for task, spec in specs.items():
-            if training and self[task].branch_names:
-                specs[task] = ops.stack([spec] * (1 + len(self[task].branch_names)))
+        specs = {}
+        for task, head in self.items():
+            x = features[task]
+            if isinstance(x, Mapping) and not head._copies():  # of a product, or before `build`
+                x = next(x[branch] for branch in x if branch not in self.given)
+            specs[task] = head.compute_output_spec(x)
+            if training and head.branches:
+                specs[task] = ops.stack([specs[task]] * (1 + len(head.branches.names)))
         return specs
 
     def compute_output_shape(self, input_shape: Mapping[TaskName, Shape]) -> dict[str, Shape]:
@@ -546,7 +555,11 @@ def find_heads(model: keras.Layer) -> dict[TaskName, Head]:
 
 def hedged_heads(model: keras.Layer) -> dict[TaskName, Head]:
     """Return a dict of the heads in a model or layer that mix branches."""
-    return {task: head for task, head in find_heads(model).items() if head.mixture is not None}
+    return {task: head for task, head in find_heads(model).items() if head._copies()}
+
+
+def _branch_names(head: Head) -> tuple[str, ...]:
+    return head.branches.names if head.branches else ()
 
 
 def _check_heads(heads: Sequence[Head] | Mapping[TaskName, Head]) -> list[Head]:

@@ -28,12 +28,9 @@ def batch_loss(
             of the branches with the reduction "label_root".
         sample_weight: Weights of the examples; None for 1.
     """
-    has_branches = head._is_stack(y_pred)
-    if has_branches:
-        stack = head._predict(y_pred)
-        if head.given:  # whose losses train nothing, and can be infinite
-            kept = [i for i, b in enumerate(("", *head.branch_names)) if b not in head.given]
-            stack = ops.stack([stack[i] for i in kept])
+    has_branches = head.branches is not None and head.branches.is_stack(y_pred)
+    if head.branches and has_branches:
+        stack = head.branches.trained_in(head._predict(y_pred))
         count, mask, y_pred = stack.shape[0], get_mask(y_pred), stack[0]
         set_mask(y_pred, mask)
     labeled = head._find_labeled(y_true, y_pred)

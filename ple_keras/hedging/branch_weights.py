@@ -11,8 +11,6 @@ from ple_keras._keras.layers import find_layers
 from ple_keras._typing import TaskName, WeightSlice
 from ple_keras.heads.regression_heads import StandardizedHead
 from ple_keras.heads.task_heads import TaskHeads, find_heads
-from ple_keras.labels.task_names import SHARED
-from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.experts import StackedExperts
 from ple_keras.layers.gate import Gate
 from ple_keras.layers.hedged_block import OWN, HedgedBlock
@@ -45,8 +43,9 @@ def find_units(model: keras.Layer) -> dict[Branch, Unit]:
         tasks = set().union(*(joined[each] for each in (task, *getattr(head, "of", ()))))
         joined.update(dict.fromkeys(tasks, tasks))
     units = {}
-    for task, branch in [(t, b) for t, head in heads.items() for b in head.branch_names]:
-        alike = {each for each in heads if branch in heads[each].branch_names}
+    names = {task: head.branches.names if head.branches else () for task, head in heads.items()}
+    for task, branch in [(t, branch) for t, of_task in names.items() for branch in of_task]:
+        alike = {each for each in heads if branch in names[each]}
         units[task, branch] = Unit(branch, tuple(sorted(joined[task] if branch == OWN else alike)))
     return units
 
@@ -61,8 +60,7 @@ def find_weights(model: keras.Layer) -> dict[Unit, list[WeightSlice]]:
         UserWarning: If a trainable variable before the heads belongs to no branch.
     """
     readers = _find_readers(model)
-    stacks = find_layers(model, StackedExperts)
-    parts = [part for stack in stacks for e in stack._streams.value for part in stack.slices(e)]
+    parts = [part for stack in find_layers(model, StackedExperts) for part in stack.all_slices()]
     known = {id(variable) for variable, _ in parts}
     # Statistics of gates and of labels, which training does not change.
     known |= {id(getattr(gate, "_sums", None)) for gate in find_layers(model, Gate)}
@@ -103,36 +101,21 @@ def _find_readers(model: keras.Layer) -> dict[PartKey, set[Unit]]:
         for variable, index in parts:
             readers[id(variable), index].update(found)
 
-    def add_layer(layer: keras.Layer, *found: Unit) -> None:
-        add([(variable, ()) for variable in layer.weights], found)
-
-    for (task, branch), unit in units.items():
-        if (copy := getattr(heads[task], f"branch-{branch}", None)) is not None:
-            add_layer(copy, unit)
     blocks = [block for block in find_layers(model, HedgedBlock) if block.built]
-    found = [(b, *branch) for b in blocks for branch in units if branch[0] in b.task_names]
-    for block, task, branch in found:
-        if branch not in block.branch_names:  # of `given`
-            continue
-        layer, unit = block[branch], units[task, branch]
-        if isinstance(layer, CGCBlock):
-            add_layer(layer._level.gates[task], unit)
-            for expert in layer.gate_experts[task]:
-                add(layer._level.experts.slices(expert), [unit])
-        else:
-            add_layer(layer, unit)
-        stream = task if block._template and branch == OWN else branch
-        if block._features:
-            add_layer(getattr(block._features, f"stream-{stream}"), unit)
-        else:  # `branches` read all streams
-            for each in [stream] if block._template else [*block.task_names, SHARED]:
-                by_stream[each].add(unit)
-    inside = [block._features for block in blocks]
+    for (task, branch), unit in units.items():
+        add(heads[task].branches.slices(branch), [unit])
+        for block in blocks:
+            if task in block.task_names and branch in block.branch_names:  # not of `given`
+                add(block.slices(task, branch), [unit])
+                if not block.has_features:
+                    for stream in block.streams(task, branch):
+                        by_stream[stream].add(unit)
     tasks = {task for layer in find_layers(model, TaskHeads) for task in layer.task_names}
-    others = {task for task in tasks if not heads[task].branch_names}
+    others = {task for task in tasks if not heads[task].branches}
+    inside = [each for block in blocks for each in find_layers(block, StreamFeatures)]
     for features in find_layers(model, StreamFeatures):
-        for stream, name in features._copy_of.value.items() if features not in inside else ():
-            add_layer(getattr(features, name), *by_stream[stream])
+        for stream in features.streams if features not in inside else ():
+            add(features.slices(stream), by_stream[stream])
             if stream in others or not others <= {*features.task_names}:  # can read any stream
-                add_layer(getattr(features, name), NO_UNIT)
+                add(features.slices(stream), [NO_UNIT])
     return readers

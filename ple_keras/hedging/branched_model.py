@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -14,24 +14,14 @@ from ple_keras._typing import ByName, Nested, TaskName, Tensor, WeightSlice
 from ple_keras.heads.binary_heads import ProductHead
 from ple_keras.heads.task_heads import find_heads, hedged_heads
 from ple_keras.hedging.branch_weights import Branch
-from ple_keras.hedging.mixture import best_mixture, label_losses, missing_values
+from ple_keras.hedging.mixture import LabeledValues, best_mixture, label_losses
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.layers.observer import Observer
 from ple_keras.steps.model_parts import check_model, task_labels
 from ple_keras.steps.observing_model import ObservingModel
 from ple_keras.steps.trace_function import trace_function
 
-
-class LabeledValues(NamedTuple):
-    """Labels, and the values that heads mix for them.
-
-    Attributes:
-        labels: `(examples, width)` by task, without missing labels. Some numbers are NaN.
-        values: `(examples, units)` by branch; for a product, the logits of its factors.
-    """
-
-    labels: dict[TaskName, np.ndarray]
-    values: dict[Branch, np.ndarray]
+ValuesByTask: TypeAlias = dict[TaskName, LabeledValues]
 
 
 class Losses(NamedTuple):
@@ -82,46 +72,43 @@ class BranchedModel:
         self.observed = ObservingModel(model, self._values)
         trace_function(self.observed, "predict")
 
-    def _values(self, outputs: ByName, observer: Observer) -> dict[str, dict[str, Tensor]]:
-        return {
-            task: {branch: stack[i] for i, branch in enumerate(self.heads[task].branch_names, 1)}
-            for task, stack in observer.branches.items()
-        }
+    def _values(self, outputs: ByName, observer: Observer) -> dict[str, Tensor]:
+        return {task: stack[1:] for task, stack in observer.branches.items()}
 
-    def read(self, batches: Iterable[tuple[Nested, Nested]]) -> LabeledValues:
+    def read(self, batches: Iterable[tuple[Nested, Nested]]) -> ValuesByTask:
         """Return the labels and values of hedged tasks with a loss. Products can lack labels."""
-        all_labels: dict[TaskName, list[np.ndarray]] = defaultdict(list)
-        all_values: dict[Branch, list[np.ndarray]] = defaultdict(list)
+        labels: dict[TaskName, list[np.ndarray]] = defaultdict(list)
+        values: dict[TaskName, list[np.ndarray]] = defaultdict(list)
         for x, y in batches:
-            outputs, given = self.observed.run_batch(x), task_labels(y, self.mixed_heads)
+            outputs, of_batch = self.observed.run_batch(x), task_labels(y, self.mixed_heads)
             for task, head in self.heads.items():
-                if head.has_loss and head.branch_names and given.get(task) is not None:
-                    present, is_labeled = head._present_labels(given[task])
+                if head.has_loss and head.branches and of_batch.get(task) is not None:
+                    present, is_labeled = head._present_labels(of_batch[task])
                     head._check_values(present)
-                    all_labels[task].append(present)
-                    for branch in head.branch_names:
-                        values = [outputs[f][branch][is_labeled] for f in self._factors(task)]
-                        all_values[task, branch].append(np.concatenate(values, -1))
-        labels = {task: np.concatenate(arrays) for task, arrays in all_labels.items()}
-        return LabeledValues(labels, {b: np.concatenate(x) for b, x in all_values.items()})
+                    labels[task].append(present)
+                    factors = [outputs[factor][:, is_labeled] for factor in self._factors(task)]
+                    values[task].append(np.concatenate(factors, -1))
+        found = {}
+        for task, arrays in labels.items():
+            branches = self.heads[task].branches
+            given = [branches.names.index(branch) for branch in branches.given]
+            whole = np.concatenate(arrays), np.concatenate(values[task], axis=1)
+            found[task] = LabeledValues(*whole, given)
+        return found
 
     def _factors(self, task: TaskName) -> list[TaskName]:
         """Return the factors of a product that are no products, or the task itself."""
         of = getattr(self.heads[task], "of", ())
         return [factor for each in of for factor in self._factors(each)] or [task]
 
-    def losses(self, found: LabeledValues) -> Losses:
+    def losses(self, found: ValuesByTask) -> Losses:
         """Return the losses of the branches and mixtures."""
         losses = Losses({}, {}, {})
-        for task, labels in found.labels.items():
-            head = self.heads[task]
-            values = np.stack([found.values[task, branch] for branch in head.branch_names])
+        for task, of_task in found.items():
+            head, labels = self.heads[task], of_task.labels
             mixtures = [to_numpy(self.heads[each].mixture) for each in self._factors(task)]
-            missing = missing_values(head, values)
-            mixed = np.einsum("ub,bnu->nu", mixtures, np.where(missing, 0, values))
-            if missing.any():
-                mixed /= np.einsum("ub,bnu->nu", mixtures, ~missing)
-                values = np.where(missing, mixed, values)
+            mixed = of_task.mix([*np.transpose(mixtures)])
+            values = np.where(of_task.missing(), mixed, of_task.values)
             stack = ops.convert_to_tensor(np.stack([mixed, *values]))
             if isinstance(head, ProductHead):
                 stack = ops.sum(ops.log_sigmoid(stack), -1, keepdims=True)
@@ -144,18 +131,18 @@ class BranchedModel:
             scale = scale if 0 < scale < np.inf else count
             if is_counted:
                 losses.relative_mixtures[task] = (totals[0] - least) / scale
-            for branch, total in zip(head.branch_names, totals[1:]):
+            for branch, total in zip(head.branches.names, totals[1:]):
                 losses.by_branch[task, branch] = total / count if count else np.nan
                 if is_counted:
                     losses.relative[task, branch] = (total - least) / scale
         return losses
 
-    def relative_loss(self, found: LabeledValues) -> float:
+    def relative_loss(self, found: ValuesByTask) -> float:
         """Return the mean of the relative losses of the mixtures."""
         relative = self.losses(found).relative_mixtures.values()
         return sum(relative) / len(relative) if relative else np.nan
 
-    def fit_mixtures(self, found: LabeledValues, prior: float, allows_nan: bool = False) -> None:
+    def fit_mixtures(self, found: ValuesByTask, prior: float, allows_nan: bool = False) -> None:
         """Fit and assign the mixtures.
 
         Args:
@@ -164,11 +151,9 @@ class BranchedModel:
             allows_nan: Whether a mixture stays as it is if the values of a branch are not finite.
         """
         for task, head in self.mixed_heads.items():
-            labels = found.labels[task]
-            values = np.stack([found.values[task, branch] for branch in head.branch_names])
             mixture, count = to_numpy(head.mixture), 0
-            if not allows_nan or np.isfinite(values[~missing_values(head, values)]).all():
-                mixture, count = best_mixture(head, labels, values, prior), len(labels)
+            if not allows_nan or np.isfinite(found[task].values[~found[task].missing()]).all():
+                mixture, count = best_mixture(head, found[task], prior), len(found[task].labels)
             sums = sum_over_processes(np.append(mixture, 1.0) * count)
             mixture = sums[:-1] / sums[-1] if sums[-1] else mixture
             head.mixture.assign(mixture.astype("float32"))

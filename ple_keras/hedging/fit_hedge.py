@@ -16,7 +16,7 @@ from ple_keras.heads.task_heads import hedged_heads
 from ple_keras.hedging.branch_weights import Unit, find_weights
 from ple_keras.hedging.branched_model import (
     BranchedModel,
-    LabeledValues,
+    ValuesByTask,
     assign_slices,
     read_slice,
 )
@@ -169,7 +169,7 @@ class FitHedge(keras.callbacks.Callback):
             )
         self.kept: dict[Unit, KeptWeights] = {}
         self._logged: dict[str, float] = {}
-        self._best = LabeledValues({}, {})
+        self._best: ValuesByTask = {}  # of the best epochs
         self._due: int | None = None  # the epoch, until the mixtures are fitted
 
     def _set_rows(self, x: Nested, y: Nested, size: int | None, steps: int | None = None) -> None:
@@ -209,7 +209,7 @@ class FitHedge(keras.callbacks.Callback):
 
     def release(self) -> None:
         """Forget the rows, and the copies of weights."""
-        self._batches, self.kept, self._best = None, {}, LabeledValues({}, {})
+        self._batches, self.kept, self._best = None, {}, {}
 
     def _check_rows(self) -> None:
         if self._batches is None:
@@ -226,7 +226,7 @@ class FitHedge(keras.callbacks.Callback):
                 "the weights by their averages at the end of fit. "
                 "Received: keep_best=True, use_ema=True"
             )
-        self._logged, self._best = {}, LabeledValues({}, {})
+        self._logged, self._best = {}, {}
         if self.model.built:  # raises errors before the training
             self._find_branches()
 
@@ -282,30 +282,36 @@ class FitHedge(keras.callbacks.Callback):
         losses, relative, _ = branched.losses(found)
         self._logged |= {f"hedge/{t}/{b}_loss": loss for (t, b), loss in losses.items()}
         for unit, parts in self._weights.items():
-            branches = [(t, unit.branch) for t in unit.tasks if (t, unit.branch) in found.values]
+            branches = [(task, unit.branch) for task in unit.tasks]
             terms = [relative[branch] for branch in branches if branch in relative]
             least = self.kept[unit].loss if unit in self.kept else math.inf
             if terms and sum(terms) < least:  # not NaN
                 self.kept[unit] = KeptWeights(epoch, sum(terms), [*map(read_slice, parts)])
-                self._best.values.update({branch: found.values[branch] for branch in branches})
         epochs = {kept.epoch for kept in self.kept.values()} or {epoch}
         if epoch in epochs or "hedge/loss" not in self._logged:
-            self._best = found if epochs == {epoch} else self._best_values(found)
+            self._best = found if epochs == {epoch} else self._best_values(found, epoch)
             branched.fit_mixtures(self._best, self.prior, allows_nan=True)
             self._logged["hedge/loss"] = branched.relative_loss(self._best)
         if self._best is not found:
             branched.fit_mixtures(found, self.prior, allows_nan=True)
 
-    def _best_values(self, found: LabeledValues) -> LabeledValues:
-        """Return the values of the branches in their best epochs."""
-        labels = [(x, self._best.labels.get(task, ())) for task, x in found.labels.items()]
-        is_other = [not np.array_equal(new, old, equal_nan=True) for new, old in labels]
+    def _best_values(self, found: ValuesByTask, epoch: int) -> ValuesByTask:
+        """Return the values of the branches in their best epochs, of which `epoch` is the last."""
+        branched = self._find_branches()
+        old = {task: of_task.labels for task, of_task in self._best.items()}
+        pairs = [(of_task.labels, old.get(task, ())) for task, of_task in found.items()]
+        is_other = [not np.array_equal(*pair, equal_nan=True) for pair in pairs]
         if not sum_over_processes(np.array(is_other, int)).any():
-            return LabeledValues(found.labels, {**found.values, **self._best.values})
+            best = {t: x._replace(values=x.values.copy()) for t, x in found.items()}
+            for unit, kept in self.kept.items():
+                for task in found.keys() & {*unit.tasks} if kept.epoch < epoch else ():
+                    i = branched.heads[task].branches.names.index(unit.branch)
+                    best[task].values[i] = self._best[task].values[i]
+            return best
         # The rows are in another order, or `kept` is of an earlier run.
         current = [(part, read_slice(part)) for unit in self.kept for part in self._weights[unit]]
         self._restore()
-        best = self._find_branches().read(self._batches)
+        best = branched.read(self._batches)
         assign_slices(current)
         return best
 

@@ -1,9 +1,10 @@
 """The fit of the mixture of a task's branches on held-out rows."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import combinations
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from keras import ops
 
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Tensor
+from ple_keras.heads.branches import mix
 from ple_keras.heads.head import Head
 from ple_keras.heads.regression_heads import CountHead
 from ple_keras.labels.sample_space import SAFE_LABEL, SAFE_PREDICTION
@@ -26,20 +28,51 @@ MIN_TOTAL = 1e-37  # of losses; close to the smallest normal number of float32
 MAX_VALUES = 2**18  # numbers of all branches, times the candidates that are compared at once
 
 
-def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: float) -> np.ndarray:
+class LabeledValues(NamedTuple):
+    """The labeled rows of a task, with the values that its head mixes.
+
+    FitHedge keeps two of them for each task: of the last epoch, and of the best epochs. Values take
+    four bytes for each row, branch and unit.
+
+    Attributes:
+        labels: `(examples, width)`, without missing labels. Single numbers can be NaN.
+        values: `(branches, examples, units)`; for a product, the logits of its factors.
+        given: The indices of given branches, whose values are missing where they are NaN.
+    """
+
+    labels: np.ndarray
+    values: np.ndarray
+    given: Sequence[int] = ()
+
+    def missing(self) -> np.ndarray:
+        """Return which values of given branches are missing, in the shape of the values."""
+        missing: np.ndarray = np.zeros(self.values.shape, bool)
+        for i in self.given:
+            missing[i] = np.isnan(self.values[i])
+        return missing
+
+    def mix(self, shares: Iterable[np.ndarray]) -> np.ndarray:
+        """Return the mixture of the values (see `ple_keras.heads.branches.mix`)."""
+        missing = self.missing()
+        known = [*(~missing).astype(self.values.dtype)] if missing.any() else []
+        values = [*np.where(missing, 0, self.values)]
+        return np.asarray(mix(values, [*shares], known))
+
+
+def best_mixture(head: Head, found: LabeledValues, prior: float) -> np.ndarray:
     """Return the weights of the branches that minimize the loss of a task, `(branches,)`.
 
     Args:
         head: The head of the task.
-        labels: The labels of labeled examples, `(examples, width)`. Single numbers can be NaN.
-        values: The values that the head mixes, `(branches, examples, units)`.
+        found: The labels and values.
         prior: The weight of the prior.
     """
+    labels, values, missing = found.labels, found.values, found.missing()
+    count = len(values)
+    equal = np.full(count, 1 / count)
     if not len(labels):
-        return np.full(len(values), 1 / len(values))
-    missing = missing_values(head, values)
+        return equal
     wrong = values[~np.isfinite(values) & ~missing]
-    values = np.where(missing, 0, values)
     if len(wrong):
         raise ValueError(
             f"The predictions of {head.task!r} must be finite to fit its mixture. Lower the "
@@ -50,9 +83,7 @@ def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: floa
     is_likelihood = (scale, slope) == (1.0, 0.5)  # neither a squared nor an absolute error
 
     def predict(candidates: np.ndarray) -> Tensor:
-        mixed = np.tensordot(candidates, values, 1)
-        if missing.any():
-            mixed /= np.tensordot(candidates, ~missing, 1)
+        mixed = found.mix(candidates.T[:, :, None, None])
         return head._predict(ops.convert_to_tensor(mixed, keras.config.floatx()))
 
     def penalized(candidates: np.ndarray) -> np.ndarray:
@@ -63,13 +94,12 @@ def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: floa
         totals -= max(prior, MIN_PRIOR) / 2 * np.log(candidates).sum(axis=1)
         return totals
 
-    dispersion, count = 1.0, len(values)
-    equal = np.full((1, count), 1 / count)
+    dispersion = 1.0
     if loss_name(head.loss) == "poisson":
-        plain = [*equal, *np.eye(count)[~missing.any(axis=(1, 2))]]
+        plain = [equal, *np.eye(count)[~missing.any(axis=(1, 2))]]
         dispersion = min(_dispersion(head, labels, predict(weights[None])) for weights in plain)
     # Without the loss of one more label, a fit through all labels would be infinitely good.
-    pseudo_loss = 0.0 if is_likelihood else label_losses(head, labels, predict(equal)).mean()
+    pseudo_loss = 0.0 if is_likelihood else label_losses(head, labels, predict(equal[None])).mean()
     batch_size = max(MAX_VALUES // values.size, 1)
     return minimize_on_simplex(penalized, count, batch_size)
 
@@ -85,14 +115,6 @@ def _dispersion(head: Head, labels: np.ndarray, predictions: Tensor) -> float:
     expected = np.clip(to_numpy(predictions).astype("float64"), *limits)
     ratio = float(np.nanmean((labels - expected) ** 2 / expected))
     return max(ratio, 1.0) / unit
-
-
-def missing_values(head: Head, values: np.ndarray) -> np.ndarray:
-    """Return which values of `given` branches are missing, `(branches, examples, units)`."""
-    missing = np.isnan(values)
-    for branch, of_branch in zip(head.branch_names, missing):
-        of_branch &= branch in head.given
-    return missing if head.given else np.zeros_like(missing)
 
 
 def minimize_on_simplex(

@@ -228,7 +228,7 @@ def _predictions(
         head, values, mask = heads[task], [outputs[task]], get_mask(outputs[task])
         if task in observer.branches:
             stack = head._predict(observer.branches[task][1:])
-            values += ops.unstack(stack, len(head.branch_names))
+            values += ops.unstack(stack, len(head.branches.names))
         predictions[task] = [flatten_positions(each, mask, math.nan) for each in values]
     return predictions
 
@@ -324,7 +324,7 @@ def _share_warnings(
     ]
     for task, share in shares.items():
         start = f"{task}: its loss has {share:.1%} of the gradient on shared parts, which hardly"
-        is_hedged = heads[task].mixture is not None  # and its loss weight has no effect
+        is_hedged = heads[task].branches is not None  # and its loss weight has no effect
         is_large = share > DOMINANT_SHARE and tasks[task].label_deviation > 0 and may_learn - {task}
         is_small = share < SMALL_SHARE / len(shares) and task in may_learn and not is_one_large
         if is_large and in_units:

@@ -32,7 +32,9 @@ from ple_keras._typing import (
     StreamLayers,
     Streams,
     StreamShapes,
+    TaskName,
     Tensor,
+    WeightSlice,
 )
 from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.layers.connections import GATE_INPUTS, Connections, GateInputs, shape_of
@@ -244,6 +246,13 @@ class CGCBlock(GatedBlock):
     def gate_experts(self) -> dict[str, list[str]]:
         """The experts that each gate mixes, in the order of its weights."""
         return {gate: list(experts) for gate, experts in self._connections.gates.items()}
+
+    def slices(self, task: TaskName) -> list[WeightSlice]:
+        """Return the weights of a task's gate, and of the experts that it mixes."""
+        found: list[WeightSlice] = [(x, ()) for x in self._level.gates[task].weights]
+        for expert in self.gate_experts[task]:
+            found += self._level.experts.slices(expert)
+        return found
 
     @property
     def layers(self) -> Sequence[keras.Layer]:

@@ -55,6 +55,10 @@ class Experts(keras.Layer):
         """
         raise NotImplementedError
 
+    def all_slices(self) -> list[WeightSlice]:
+        """Return the slices of all experts, in order."""
+        return [part for expert in self._streams.value for part in self.slices(expert)]
+
     def expert_layers(self) -> dict[str, keras.Layer]:
         """Return the layer of each expert, unless the experts are stacked."""
         return {}

@@ -10,7 +10,16 @@ from ple_keras._checks import check_keys
 from ple_keras._keras.building import symbolic
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import built_names, register, serialize_children
-from ple_keras._typing import LayerLike, Nested, NestedShape, Outputs, Shape, TaskName, Tensor
+from ple_keras._typing import (
+    LayerLike,
+    Nested,
+    NestedShape,
+    Outputs,
+    Shape,
+    TaskName,
+    Tensor,
+    WeightSlice,
+)
 from ple_keras.labels.task_names import NAME_RULE, SHARED, is_valid_name, task_names
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.shared_bottom_block import SharedBottomBlock
@@ -141,6 +150,11 @@ class HedgedBlock(BaseLayer):
         """The branches, in order."""
         return list(self._branch_names)
 
+    @property
+    def has_features(self) -> bool:
+        """Whether each branch has a copy of the feature network."""
+        return self._features is not None
+
     def __getitem__(self, branch: str) -> keras.Layer:
         """Return the block of a branch.
 
@@ -162,6 +176,24 @@ class HedgedBlock(BaseLayer):
 
     def _blocks(self) -> list[keras.Layer]:
         return [self[branch] for branch in self._branch_names]
+
+    def slices(self, task: TaskName, branch: str) -> list[WeightSlice]:
+        """Return the weights of a task's branch, and of its copy of the features."""
+        block = self[branch]
+        if isinstance(block, CGCBlock):
+            found = block.slices(task)
+        else:
+            found = [(variable, ()) for variable in block.weights]
+        if self._features:
+            (stream,) = self.streams(task, branch)
+            found += self._features.slices(stream)
+        return found
+
+    def streams(self, task: TaskName, branch: str) -> list[str]:
+        """Return the streams that a task's branch reads: of the features, else of the inputs."""
+        if self._template:
+            return [task if branch == OWN else branch]
+        return [branch] if self._features else [*self._task_names, SHARED]
 
     def __call__(self, inputs: Nested, *args: object, **kwargs: object) -> Nested:
         """Record the dtypes of the columns, which `build` does not receive, and call the layer."""

@@ -22,6 +22,7 @@ from ple_keras._typing import (
     Store,
     TaskName,
     Tensor,
+    WeightSlice,
 )
 from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.layers.template import as_stream_templates
@@ -132,6 +133,15 @@ class StreamFeatures(BaseLayer):
         """
         names = dict.fromkeys(self._copy_of.value.values() if self.built else ())
         return UserList(getattr(self, name) for name in names)
+
+    @property
+    def streams(self) -> list[str]:
+        """The streams, in order."""
+        return [*self._copy_of.value]
+
+    def slices(self, stream: str) -> list[WeightSlice]:
+        """Return the weights of the copy that a stream reads."""
+        return [(variable, ()) for variable in getattr(self, self._copy_of.value[stream]).weights]
 
     def __call__(self, inputs: Nested, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """Record the dtypes of the columns, and call the layer."""

@@ -485,7 +485,7 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
         is_by_task = isinstance(outputs, Mapping) and set(outputs) == set(heads)
         if not is_by_task or not all(_is_prediction(heads, *pair) for pair in outputs.items()):
             raise _outputs_error(self, heads, outputs)
-        if any(head.branch_names for head in heads.values()):
+        if any(head.branches for head in heads.values()):
             _check_no_reader(self, heads)
 
 

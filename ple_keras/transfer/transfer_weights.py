@@ -154,7 +154,8 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
 
 def _short_name(outer: keras.Layer, layer: keras.Layer) -> str:
     """Return the name of a layer inside another, without the number in an automatic name."""
-    for branch in getattr(outer, "branch_names", []):
+    names = getattr(getattr(outer, "branches", None), "copies", [])  # of a head
+    for branch in getattr(outer, "branch_names", names):
         if getattr(outer, f"branch-{branch}", None) is layer:
             return str(branch)
     if isinstance(outer, SequentialBlock) and isinstance(layer, CGCBlock):
@@ -212,7 +213,7 @@ def _layer_parts(layer: keras.Layer) -> Iterator[_Part]:
         states = layer._own_variables().values()
         for index, task in enumerate(layer.trained_tasks):
             yield _Part(f"{task}/loss_weight", [(state, (index,)) for state in states])
-    elif isinstance(layer, Head) and layer.mixture is None:
+    elif isinstance(layer, Head) and layer.branches is None:
         tower = layer._tower.weights if hasattr(layer, "_tower") else []
         standardize = getattr(layer, "standardize", None)
         meaning = "" if standardize is None else f"{standardize=}"

@@ -110,6 +110,6 @@ def test_the_heads_of_branches_have_the_bias(is_built):
         heads.adapt(Y)
     biases = [numpy_of(w).tolist() for w in heads["visits"].weights if w.path.endswith("bias")]
     assert biases == [[BIAS]] * 2
-    rates = [np.log(numpy_of(head(np.zeros((1, 4))))) for head in heads["visits"]._branch_heads()]
+    rates = [np.log(numpy_of(head(np.zeros((1, 4))))) for head in heads["visits"]._copies()]
     np.testing.assert_allclose(rates, np.full((2, 1, 1), BIAS), rtol=1e-6)
     assert np.isfinite(compiled(model).fit(X, Y, verbose=0).history["loss"]).all()

@@ -178,7 +178,7 @@ def test_a_product_has_the_given_branches_of_its_factors():
     stacks = heads(inputs, training=True)
     y = dict.fromkeys(heads, np.array([0.0, 1, 1, 0]))
     assert np.isfinite(float(heads.compute_loss(y, stacks)))
-    assert heads["ab"].branch_names == ("net", "other")
+    assert heads["ab"].branches.names == ("net", "other")
 
 
 @once

@@ -222,12 +222,14 @@ def hedged_inputs(*tasks, branches=BRANCHES):
     return {task: {branch: features(2, 3) for branch in branches} for task in tasks}
 
 
-@keras.saving.register_keras_serializable(package="tests")
-class Clipped(pk.RegressionHead):
-    """Head that overrides `call`."""
+class Summed(pk.RegressionHead):
+    """Head whose prediction has another shape."""
 
     def call(self, inputs, training=None):
-        return keras.ops.clip(super().call(inputs), 0, 1)
+        return keras.ops.sum(super().call(inputs), axis=-1, keepdims=True)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], 1)
 
 
 REFUSED = {
@@ -239,9 +241,9 @@ REFUSED = {
         lambda: pk.TaskHeads([pk.BinaryHead("a")], activity_regularizer="l2")(hedged_inputs("a")),
         "activity_regularizer must be None.*activity_regularizer=<",
     ),
-    "overridden_call": (
-        lambda: pk.TaskHeads([Clipped("a")])(hedged_inputs("a")),
-        "not override call or logits.*Received: head=<Clipped",
+    "another_shape": (
+        lambda: pk.TaskHeads([Summed("a", units=2)])(hedged_inputs("a")),
+        r"must return predictions \(\.\.\., 2\)\. Received: head=<Summed.*which returns \(2, 1\)",
     ),
     "built": (
         lambda: pk.TaskHeads([built(pk.BinaryHead("a"))])(hedged_inputs("a")),

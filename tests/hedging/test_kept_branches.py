@@ -169,7 +169,8 @@ def test_no_other_branch_reads_the_weights_of_a_unit(name):
         actual = branched.observed.run_batch(x)
         for other in weights:
             for task in other.tasks:
-                arrays = [each[task][other.branch] for each in (actual, expected)]
+                i = branched.heads[task].branches.names.index(other.branch)
+                arrays = [each[task][i] for each in (actual, expected)]
                 assert np.array_equal(*arrays) == (other != unit), (unit, other, task)
         assign_slices(zip(parts, before))
     assign_slices((part, 7.0) for parts in weights.values() for part in parts)

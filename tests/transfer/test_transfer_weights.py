@@ -196,7 +196,7 @@ def test_blocks_without_a_given_name_are_matched(block):
     )
     randomize(source)
     for name, head in heads_of(source).items():
-        if head.mixture is not None:
+        if head.branches is not None:
             head.mixture.assign([0.1, 0.9] if name == "a" else [0.6, 0.4])
     check_whole_transfer(source, target, features(2, 3))
 
