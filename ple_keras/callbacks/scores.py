@@ -10,8 +10,8 @@ from ple_keras._keras.batches import DEFAULT_SIZE, Batches
 from ple_keras._typing import GroupWeighting, Logs, Nested, TaskName, Tensor
 from ple_keras.heads.binary_heads import ProbabilityHead
 from ple_keras.heads.task_heads import find_heads
+from ple_keras.labels.label_arrays import task_labels
 from ple_keras.metrics.array_metrics import WEIGHTINGS, auc_and_share, check_binary, group_indices
-from ple_keras.steps.model_parts import task_labels
 
 
 class MultiTaskScore(keras.callbacks.Callback):

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from ple_keras._keras.building import check_model
 from ple_keras._keras.processes import sum_over_processes
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import ByName, Nested, TaskName, Tensor, WeightSlice
@@ -15,9 +16,9 @@ from ple_keras.heads.binary_heads import ProductHead
 from ple_keras.heads.task_heads import find_heads, hedged_heads
 from ple_keras.hedging.branch_weights import Branch
 from ple_keras.hedging.mixture import best_mixture, label_losses, missing_values
+from ple_keras.labels.label_arrays import task_labels
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.layers.observer import Observer
-from ple_keras.steps.model_parts import check_model, task_labels
 from ple_keras.steps.observing_model import ObservingModel
 from ple_keras.steps.trace_function import trace_function
 

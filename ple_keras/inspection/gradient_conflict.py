@@ -17,12 +17,13 @@ from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Nested, TaskName, Tensor, WeightSlice
 from ple_keras.heads.head import Head
-from ple_keras.heads.task_heads import TaskHeads
+from ple_keras.heads.task_heads import TaskHeads, trained_heads
 from ple_keras.heads.task_losses import batch_loss
+from ple_keras.labels.label_arrays import task_labels
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
+from ple_keras.layers.levels import built_levels, find_levels
 from ple_keras.layers.observer import Observer
-from ple_keras.steps.model_parts import built_levels, find_levels, task_labels, trained_heads
 from ple_keras.steps.observing_model import naming_input
 
 MAX_NUMBERS = 10**7  # in a variable; larger ones, such as embedding tables, are omitted
