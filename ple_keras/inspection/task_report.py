@@ -19,7 +19,6 @@ from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads, find_heads, trained_heads
 from ple_keras.inspection._report_text import Row, cells, report_text, table, to_json
-from ple_keras.inspection.gradient_conflict import Conflict, TaskGradients, parts_before_heads
 from ple_keras.inspection.task_figures import (
     TaskFigures,
     epoch_warnings,
@@ -28,6 +27,7 @@ from ple_keras.inspection.task_figures import (
     labels_by_position,
     task_figures,
 )
+from ple_keras.inspection.task_gradients import Conflict, TaskGradients, parts_before_heads
 from ple_keras.labels.label_arrays import join_rows, task_labels
 from ple_keras.layers.observer import Observer
 from ple_keras.losses.loss_kinds import USUAL_DEVIATION
