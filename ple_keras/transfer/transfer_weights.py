@@ -13,7 +13,7 @@ import numpy as np
 from ple_keras._keras.internals import children
 from ple_keras._keras.layers import BaseLayer, find_layers, walk
 from ple_keras._keras.saving import to_snake_case
-from ple_keras._keras.tensors import to_numpy
+from ple_keras._keras.slices import assign_slices, read_slice
 from ple_keras._typing import Shape, WeightSlice
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
@@ -142,10 +142,7 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
             left_out[name] = f"{part} in the source, {others[0]} in the target"
         else:
             copied.append(name)
-            for (weight, index), (other, place) in zip(part.slices, others[0].slices):
-                values = np.array(to_numpy(other))
-                values[place] = to_numpy(weight)[index]
-                other.assign(values)
+            assign_slices(zip(others[0].slices, map(read_slice, part.slices)))
     for layer in find_layers(target, keras.layers.Normalization):
         layer.finalize_state()  # updates the copies that the layer keeps of its weights
     new = [name for name in target_parts if name not in source_parts]
