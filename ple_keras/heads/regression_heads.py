@@ -11,16 +11,7 @@ from keras import ops
 from ple_keras._checks import check_bool, check_number
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._typing import (
-    Activation,
-    Config,
-    LayerLike,
-    LossLike,
-    MetricLike,
-    Shape,
-    TaskName,
-    Tensor,
-)
+from ple_keras._typing import Activation, Config, LayerLike, LossLike, MetricLike, Shape, Tensor
 from ple_keras.heads.head import Head, without_keys
 from ple_keras.labels.label_arrays import LabelStatistics
 from ple_keras.losses.loss_kinds import ERRORS, loss_name
@@ -333,7 +324,7 @@ class CountHead(StandardizedHead):
         return super().from_config(config)
 
 
-def check_adapted(heads: Mapping[TaskName, Head]) -> None:
+def check_adapted(heads: Mapping[str, Head]) -> None:
     """Check that all standardized heads know the mean of their labels."""
     for task in unadapted(heads):
         raise ValueError(
@@ -343,7 +334,7 @@ def check_adapted(heads: Mapping[TaskName, Head]) -> None:
         )
 
 
-def unadapted(heads: Mapping[TaskName, Head]) -> list[TaskName]:
+def unadapted(heads: Mapping[str, Head]) -> list[str]:
     """Return the tasks whose heads need the mean of their labels."""
     standardized = {t: head for t, head in heads.items() if isinstance(head, StandardizedHead)}
     return [t for t, head in standardized.items() if head.standardize and head.mean is None]

@@ -7,7 +7,7 @@ import keras
 from ple_keras._checks import short_repr
 from ple_keras._keras.internals import calls_of, functional_outputs, tensor_source
 from ple_keras._keras.layers import find_layers
-from ple_keras._typing import Nested
+from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.layers.sequential_block import SequentialBlock
 
@@ -24,7 +24,16 @@ def only_task_heads(model: keras.Layer) -> TaskHeads:
     )
 
 
-def is_prediction(heads: TaskHeads, task: str, tensor: keras.KerasTensor) -> bool:
+def check_graph(model: keras.Model, heads: TaskHeads, outputs: Tensor) -> None:
+    """Check that the outputs are the predictions of the heads, whose branches no layer reads."""
+    is_by_task = isinstance(outputs, Mapping) and set(outputs) == set(heads)
+    if not is_by_task or not all(_is_prediction(heads, *pair) for pair in outputs.items()):
+        raise outputs_error(model, heads, outputs)
+    if any(head.branch_names for head in heads.values()):
+        _check_no_reader(model, heads)
+
+
+def _is_prediction(heads: TaskHeads, task: str, tensor: keras.KerasTensor) -> bool:
     """Return whether a symbolic tensor is a TaskHeads' prediction of a task."""
     layer, index = _inner_source(tensor)
     if layer is not heads:  # the layer can call the heads itself
@@ -42,7 +51,7 @@ def _inner_source(tensor: keras.KerasTensor) -> tuple[keras.Operation, int]:
     return layer, index
 
 
-def check_no_reader(model: keras.Model, heads: TaskHeads) -> None:
+def _check_no_reader(model: keras.Model, heads: TaskHeads) -> None:
     """Check that no layer in the graph of a model reads the branches of its heads."""
     for inner in find_layers(model, keras.Model):
         for layer, tensors in calls_of(inner) if functional_outputs(inner) is not None else ():

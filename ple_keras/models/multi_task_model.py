@@ -21,12 +21,7 @@ from ple_keras.hedging.fit_hedge import FitArguments, FitHedge, averages_weights
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.losses.example_losses import BatchLoss
 from ple_keras.models.fit_rows import adapt_heads, check_batch_sizes, split_rows
-from ple_keras.models.graph_checks import (
-    check_no_reader,
-    is_prediction,
-    only_task_heads,
-    outputs_error,
-)
+from ple_keras.models.graph_checks import check_graph, only_task_heads, outputs_error
 from ple_keras.models.task_metrics import TaskMetrics
 from ple_keras.steps.trace_function import trace_function
 
@@ -139,10 +134,9 @@ class MultiTaskTraining(Mixin):
             config: As returned by `get_compile_config`.
         """
         config = keras.saving.deserialize_keras_object(config)
-        options = {key: value for key, value in config.items() if key not in HEAD_ARGUMENTS}
         self._is_restored = True  # files of 0.3.0 can contain what `compile` refuses
         try:
-            self.compile(**options)
+            self.compile(**{k: v for k, v in config.items() if k not in HEAD_ARGUMENTS})
         finally:
             self._is_restored = False
         if self.optimizer is not None and self.built:
@@ -214,9 +208,8 @@ class MultiTaskTraining(Mixin):
     def _prepared_hedge(self, validation: Nested, given: FitArguments) -> FitHedge | None:
         """Return a FitHedge for `fit` without one; None if there is nothing to fit, or it can't."""
         heads = [*hedged_heads(self).values()] if self.built else find_layers(self, HedgedBlock)
-        if not (
-            self._hedges and self.compiled and any(getattr(x, "has_loss", True) for x in heads)
-        ):
+        has_loss = any(getattr(each, "has_loss", True) for each in heads)
+        if not (self._hedges and self.compiled and has_loss):
             return None
         keep_best = not averages_weights(self.optimizer)
         # A callback can call `fit`, which then has another one.
@@ -487,9 +480,4 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
         self, inputs: Nested, outputs: Tensor, name: str | None = None, **kwargs: object
     ) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
-        heads = only_task_heads(self)
-        is_by_task = isinstance(outputs, Mapping) and set(outputs) == set(heads)
-        if not is_by_task or not all(is_prediction(heads, *pair) for pair in outputs.items()):
-            raise outputs_error(self, heads, outputs)
-        if any(head.branch_names for head in heads.values()):
-            check_no_reader(self, heads)
+        check_graph(self, only_task_heads(self), outputs)
