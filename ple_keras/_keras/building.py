@@ -100,8 +100,7 @@ def check_model(model: keras.Layer) -> None:
     """
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a Keras model or layer. Received: model={model!r}")
-    replicas = replica_count()
-    if replicas > 1:
+    if (replicas := replica_count()) > 1:
         raise ValueError(
             "strategy must have one replica during inspection, since each replica runs every "
             "batch. Leave `strategy.scope()` first, in which the model can be created. "

@@ -137,9 +137,8 @@ class GroupedAUC(keras.callbacks.Callback):
         self._x, self._y = validation_data[:2]
         self._groups = group_indices(groups, Batches(self._x, self._y).rows)
         self.tasks = None if tasks is None else list(tasks)
-        self.batch_size = (
-            DEFAULT_SIZE if batch_size is None else check_int(batch_size, "batch_size", 1)
-        )
+        size = DEFAULT_SIZE if batch_size is None else batch_size
+        self.batch_size = check_int(size, "batch_size", 1)
         self.weighting = check_known_value(weighting, WEIGHTINGS, "weighting")
         self.name = name
 

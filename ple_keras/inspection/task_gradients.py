@@ -72,11 +72,8 @@ def gradient_function(
             id(variable): np.stack([*map(to_numpy, by_loss)]).astype("float64")
             for variable, by_loss in zip(variables, by_variable(batch))
         }
-        gradients = []
-        for part in parts:
-            rows = [found[id(v)][:, *index] for v, index in part]
-            gradients.append(np.concatenate([x.reshape(len(x), -1) for x in rows], axis=1))
-        return gradients
+        rows = ([found[id(v)][:, *index] for v, index in part] for part in parts)
+        return [np.concatenate([x.reshape(len(x), -1) for x in each], axis=1) for each in rows]
 
     return gradients_of
 

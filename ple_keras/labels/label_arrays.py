@@ -44,8 +44,7 @@ def task_labels(y: Nested, tasks: Iterable[TaskName]) -> ByName:
     tasks = list(tasks)
     is_array = len(tasks) == 1 and hasattr(y, "shape")
     labels = check_by_task({tasks[0]: y} if is_array else y, tasks, "y")
-    missing = [task for task in tasks if labels.get(task) is None]
-    if missing:
+    if missing := [task for task in tasks if labels.get(task) is None]:
         raise ValueError(
             f"y must have labels for each of {tasks}; missing: {missing}. "
             f"Received: y={{{', '.join(map(repr, labels))}}}"

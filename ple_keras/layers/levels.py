@@ -19,22 +19,21 @@ def find_levels(model: keras.Layer) -> dict[str, CGCBlock]:
     Raises:
         ValueError: If two levels still have the same key.
     """
-    paths = []
-    for path in walk(model):
-        levels = [layer for layer in path if isinstance(layer, CGCBlock)]
-        if levels == [path[-1]]:  # and not inside an expert of another level
-            paths.append(path)
-    names_by_path = [_path_names(path) for path in paths]
-    keys = [names[-1] for names in names_by_path]
+    named = [
+        (path[-1], _path_names(path))
+        for path in walk(model)  # to levels that are not inside an expert of another level
+        if [layer for layer in path if isinstance(layer, CGCBlock)] == [path[-1]]
+    ]
+    keys = [names[-1] for _, names in named]
     found: dict[str, CGCBlock] = {}
-    for path, names in zip(paths, names_by_path):
+    for level, names in named:
         key = names[-1] if keys.count(names[-1]) == 1 else "/".join(names)
         if key in found:
             raise ValueError(
                 f"model must not contain two blocks with the same name, {key!r}. "
                 f"Received: model={model!r}"
             )
-        found[key] = path[-1]
+        found[key] = level
     return found
 
 
