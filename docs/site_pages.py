@@ -33,7 +33,7 @@ PARTS = {
         "ple_keras.inspection.task_figures.TaskFigures",
         "ple_keras.inspection.task_report.TaskTraining",
         "ple_keras.inspection.task_report.BranchUse",
-        "ple_keras.inspection.gradient_conflict.Conflict",
+        "ple_keras.inspection.task_gradients.Conflict",
     ],
 }
 # Pictures that functions draw, by path below docs/.

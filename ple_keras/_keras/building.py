@@ -1,4 +1,4 @@
-"""Builds of layers on symbolic inputs."""
+"""Builds of layers on symbolic inputs, and the check of a built model."""
 
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -7,6 +7,7 @@ import keras
 
 from ple_keras._keras.copying import check_adapted_layers, copy_layer
 from ple_keras._keras.layers import walk
+from ple_keras._keras.processes import replica_count
 from ple_keras._typing import FixedDTypes, Nested, NestedShape, Shape, Tensor
 
 
@@ -87,3 +88,26 @@ def _symbolic_output(layer: keras.Layer, inputs: Nested, argument: str) -> keras
             f"Received: {argument}={layer!r}"
         )
     return output
+
+
+def check_model(model: keras.Layer) -> None:
+    """Check that a model can be inspected.
+
+    Raises:
+        TypeError: If `model` is not a Keras model or layer.
+        ValueError: If it is not built, or a strategy has several replicas, each of which runs every
+            batch.
+    """
+    if not isinstance(model, keras.Layer):
+        raise TypeError(f"model must be a Keras model or layer. Received: model={model!r}")
+    if (replicas := replica_count()) > 1:
+        raise ValueError(
+            "strategy must have one replica during inspection, since each replica runs every "
+            "batch. Leave `strategy.scope()` first, in which the model can be created. "
+            f"Received: strategy.num_replicas_in_sync={replicas}"
+        )
+    if not model.built:
+        raise ValueError(
+            "model must be built before inspection. Call or train it first. "
+            f"Received: model={model!r}, built=False"
+        )

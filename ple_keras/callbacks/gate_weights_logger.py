@@ -11,7 +11,7 @@ import numpy as np
 from ple_keras._keras.processes import sum_over_processes
 from ple_keras._typing import Logs
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.steps.model_parts import find_levels
+from ple_keras.layers.levels import find_levels
 
 # Keyed by level and gate: the sums of expert weights, entropy and largest weight; the count.
 Sums = dict[tuple[str, str], np.ndarray]

@@ -10,8 +10,8 @@ from ple_keras._keras.batches import DEFAULT_SIZE, Batches
 from ple_keras._typing import GroupWeighting, Logs, Nested, TaskName, Tensor
 from ple_keras.heads.binary_heads import ProbabilityHead
 from ple_keras.heads.task_heads import find_heads
+from ple_keras.labels.label_arrays import task_labels
 from ple_keras.metrics.array_metrics import WEIGHTINGS, auc_and_share, check_binary, group_indices
-from ple_keras.steps.model_parts import task_labels
 
 
 class MultiTaskScore(keras.callbacks.Callback):
@@ -137,9 +137,8 @@ class GroupedAUC(keras.callbacks.Callback):
         self._x, self._y = validation_data[:2]
         self._groups = group_indices(groups, Batches(self._x, self._y).rows)
         self.tasks = None if tasks is None else list(tasks)
-        self.batch_size = (
-            DEFAULT_SIZE if batch_size is None else check_int(batch_size, "batch_size", 1)
-        )
+        size = DEFAULT_SIZE if batch_size is None else batch_size
+        self.batch_size = check_int(size, "batch_size", 1)
         self.weighting = check_known_value(weighting, WEIGHTINGS, "weighting")
         self.name = name
 

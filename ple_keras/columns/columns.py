@@ -325,7 +325,20 @@ class Columns:
         from ple_keras.columns.network import build_network  # imports Keras
 
         self._check_fitted()
-        return build_network(self, width, dropout, number_units)
+        edges = None if number_units is None else self._edges(number_units)
+        rows = {table: FIRST + len(values) for table, values in self.known.items()}
+        parts = (self.ids, self.sequences, self.numbers, rows, edges, LARGEST, self.digest)
+        return build_network(width, dropout, number_units, *parts)
+
+    def _edges(self, number_units: int) -> list[list[float]]:
+        """Return the scaled quantiles of each column of numbers."""
+        if lacking := [name for name in self.numbers if name not in self.quantiles]:
+            raise ValueError(
+                f"number_units must be None without quantiles of {lacking}, as in files of earlier "
+                f"versions: fit the columns again. Received: {number_units=}"
+            )
+        pairs = [(np.array(self.quantiles[name]), self.scales[name]) for name in self.numbers]
+        return [((x - mean) / deviation).tolist() for x, (mean, deviation, *_) in pairs]
 
     def example(self) -> dict[str, Value]:
         """Return a row of known values and mean numbers, as a request can contain it."""

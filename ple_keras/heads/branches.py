@@ -11,6 +11,7 @@ from keras import ops
 from ple_keras._checks import check_keys, short_repr
 from ple_keras._keras.copying import checked_copy
 from ple_keras._keras.internals import get_mask, set_mask
+from ple_keras._keras.slices import whole_slices
 from ple_keras._keras.tensors import clip, fill, to_numpy
 from ple_keras._typing import ByName, Shape, Tensor, WeightSlice
 from ple_keras.heads.head import Head
@@ -118,9 +119,8 @@ class Branches:
         return dict(zip(self.names, weights))
 
     def slices(self, branch: str) -> list[WeightSlice]:
-        """Return the weights of a branch, with an index of all numbers."""
-        copy = self.copies.get(branch)
-        return [(variable, ()) for variable in (copy.weights if copy else ())]
+        """Return the weights of a branch; none of a given one."""
+        return whole_slices(self.copies[branch].weights if branch in self.copies else ())
 
     def value(
         self,

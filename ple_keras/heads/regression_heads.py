@@ -1,7 +1,7 @@
 """The heads for numbers, such as a duration or a rating, and for counts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import keras
@@ -322,3 +322,19 @@ class CountHead(StandardizedHead):
         if "standardize" not in config and config["metrics"] is None:  # a file of 0.4.0
             config = {**config, "metrics": ["poisson"]}
         return super().from_config(config)
+
+
+def check_adapted(heads: Mapping[str, Head]) -> None:
+    """Check that all standardized heads know the mean of their labels."""
+    for task in unadapted(heads):
+        raise ValueError(
+            f"The head of {task!r} has standardize=True and needs the mean (and a regression "
+            "the deviation) of its labels. Call adapt(y) of the TaskHeads with the training "
+            "labels, or create a RegressionHead with mean and deviation. Received: mean=None"
+        )
+
+
+def unadapted(heads: Mapping[str, Head]) -> list[str]:
+    """Return the tasks whose heads need the mean of their labels."""
+    standardized = {t: head for t, head in heads.items() if isinstance(head, StandardizedHead)}
+    return [t for t, head in standardized.items() if head.standardize and head.mean is None]

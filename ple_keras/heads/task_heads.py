@@ -562,6 +562,19 @@ def _branch_names(head: Head) -> tuple[str, ...]:
     return head.branches.names if head.branches else ()
 
 
+def trained_heads(model: keras.Layer) -> dict[TaskName, Head]:
+    """Return the heads that have a loss, in task order.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    layers = find_layers(model, TaskHeads)
+    heads = {task: head for layer in layers for task, head in layer._trained_heads().items()}
+    if not heads:
+        raise ValueError(f"model must have TaskHeads with losses. Received: model={model!r}")
+    return heads
+
+
 def _check_heads(heads: Sequence[Head] | Mapping[TaskName, Head]) -> list[Head]:
     """Return the heads as a list; check that their tasks, names and keys of logs differ."""
     if isinstance(heads, Mapping):

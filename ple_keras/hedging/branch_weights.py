@@ -8,6 +8,7 @@ import keras
 
 from ple_keras._checks import warn_user
 from ple_keras._keras.layers import find_layers
+from ple_keras._keras.slices import whole_slices
 from ple_keras._typing import TaskName, WeightSlice
 from ple_keras.heads.regression_heads import StandardizedHead
 from ple_keras.heads.task_heads import TaskHeads, find_heads
@@ -66,7 +67,7 @@ def find_weights(model: keras.Layer) -> dict[Unit, list[WeightSlice]]:
     known |= {id(getattr(gate, "_sums", None)) for gate in find_layers(model, Gate)}
     for head in find_layers(model, StandardizedHead):
         known |= {*map(id, head._scale_weights())}
-    parts += [(variable, ()) for variable in model.weights if id(variable) not in known]
+    parts += whole_slices(x for x in model.weights if id(x) not in known)
     of_heads = {id(x) for heads in find_layers(model, TaskHeads) for x in heads.weights}
     weights: dict[Unit, list[WeightSlice]] = defaultdict(list)
     common = []
@@ -107,9 +108,8 @@ def _find_readers(model: keras.Layer) -> dict[PartKey, set[Unit]]:
         for block in blocks:
             if task in block.task_names and branch in block.branch_names:  # not of `given`
                 add(block.slices(task, branch), [unit])
-                if not block.has_features:
-                    for stream in block.streams(task, branch):
-                        by_stream[stream].add(unit)
+                for stream in block.input_streams(task, branch):
+                    by_stream[stream].add(unit)
     tasks = {task for layer in find_layers(model, TaskHeads) for task in layer.task_names}
     others = {task for task in tasks if not heads[task].branches}
     inside = [each for block in blocks for each in find_layers(block, StreamFeatures)]

@@ -8,16 +8,17 @@ import keras
 import numpy as np
 from keras import ops
 
+from ple_keras._keras.building import check_model
 from ple_keras._keras.processes import sum_over_processes
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._typing import ByName, Nested, TaskName, Tensor, WeightSlice
+from ple_keras._typing import ByName, Nested, TaskName, Tensor
 from ple_keras.heads.binary_heads import ProductHead
 from ple_keras.heads.task_heads import find_heads, hedged_heads
 from ple_keras.hedging.branch_weights import Branch
 from ple_keras.hedging.mixture import LabeledValues, best_mixture, label_losses
+from ple_keras.labels.label_arrays import task_labels
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.layers.observer import Observer
-from ple_keras.steps.model_parts import check_model, task_labels
 from ple_keras.steps.observing_model import ObservingModel
 from ple_keras.steps.trace_function import trace_function
 
@@ -157,17 +158,3 @@ class BranchedModel:
             sums = sum_over_processes(np.append(mixture, 1.0) * count)
             mixture = sums[:-1] / sums[-1] if sums[-1] else mixture
             head.mixture.assign(mixture.astype("float32"))
-
-
-def read_slice(part: WeightSlice) -> np.ndarray:
-    """Return a copy of a variable, or of a slice of it."""
-    variable, index = part
-    return np.array(to_numpy(variable.value)[index])
-
-
-def assign_slices(parts: Iterable[tuple[WeightSlice, np.ndarray]]) -> None:
-    """Assign variables and slices of variables."""
-    for (variable, index), value in parts:
-        whole = read_slice((variable, ()))
-        whole[index] = value
-        variable.assign(whole)

@@ -11,15 +11,11 @@ import numpy as np
 from ple_keras._checks import check_bool, check_int, check_number, warn_user
 from ple_keras._keras.batches import Batches, is_dataset, refuse_batches
 from ple_keras._keras.processes import replica_count, sum_over_processes
+from ple_keras._keras.slices import assign_slices, read_slice
 from ple_keras._typing import Logs, Nested, TaskName, WeightSlice
 from ple_keras.heads.task_heads import hedged_heads
 from ple_keras.hedging.branch_weights import Unit, find_weights
-from ple_keras.hedging.branched_model import (
-    BranchedModel,
-    ValuesByTask,
-    assign_slices,
-    read_slice,
-)
+from ple_keras.hedging.branched_model import BranchedModel, ValuesByTask
 
 FitArguments: TypeAlias = Mapping[str, Any]
 LARGE_CHANGE = 1e-3  # of a loss, relative to it: more than rounding on a GPU

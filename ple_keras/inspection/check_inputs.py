@@ -13,11 +13,11 @@ from ple_keras._keras.internals import functional_outputs, run_graph
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.tensors import is_number, to_numpy
 from ple_keras._typing import Nested
+from ple_keras.heads.regression_heads import check_adapted
 from ple_keras.heads.task_heads import find_heads
 from ple_keras.labels.sample_space import check_dtype, format_shape, shapes_match
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.layers.stream_features import StreamFeatures
-from ple_keras.models.multi_task_model import check_adapted
 from ple_keras.steps.observing_model import naming_input
 
 LARGE_SCALE = 100  # mean or standard deviation of a column of numbers
@@ -69,7 +69,7 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
     """
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a Keras model. Received: model={short_repr(model)}")
-    check_adapted(model)
+    check_adapted(find_heads(model))
     batches = first_batches(x, steps, "x") if is_dataset(x) else Batches(x, default=None)
     warnings: dict[str, str] = {}
     for batch, _ in batches:

@@ -15,7 +15,7 @@ from ple_keras._typing import ByName, Nested
 from ple_keras.inspection._report_text import Row, cells, join_items, report_text, table, to_json
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.steps.model_parts import built_levels
+from ple_keras.layers.levels import built_levels
 from ple_keras.steps.observing_model import ObservingModel, flatten_positions
 
 DEAD_UNIT_SHARE = 0.99  # of the examples for which a dead unit is 0

@@ -12,13 +12,13 @@ import numpy as np
 from keras import ops
 
 from ple_keras._keras.batches import DEFAULT_SIZE, Batches, is_dataset
+from ple_keras._keras.building import check_model
 from ple_keras._keras.internals import get_mask
 from ple_keras._keras.layers import find_layers
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.head import Head
-from ple_keras.heads.task_heads import TaskHeads, find_heads
+from ple_keras.heads.task_heads import TaskHeads, find_heads, trained_heads
 from ple_keras.inspection._report_text import Row, cells, report_text, table, to_json
-from ple_keras.inspection.gradient_conflict import Conflict, TaskGradients, parts_before_heads
 from ple_keras.inspection.task_figures import (
     TaskFigures,
     epoch_warnings,
@@ -27,10 +27,10 @@ from ple_keras.inspection.task_figures import (
     labels_by_position,
     task_figures,
 )
-from ple_keras.labels.label_arrays import join_rows
+from ple_keras.inspection.task_gradients import Conflict, TaskGradients, parts_before_heads
+from ple_keras.labels.label_arrays import join_rows, task_labels
 from ple_keras.layers.observer import Observer
 from ple_keras.losses.loss_kinds import USUAL_DEVIATION
-from ple_keras.steps.model_parts import check_model, task_labels, trained_heads
 from ple_keras.steps.observing_model import ObservingModel, flatten_positions
 
 MAX_GRADIENTS = 64  # batches

@@ -1,7 +1,7 @@
 """Checks and statistics of labels before training."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -37,6 +37,21 @@ def label_batches(y: Nested, tasks: list[TaskName], steps: int | None) -> Iterat
     for _, labels in first_batches(y, steps, "y") if is_dataset(y) else [(None, y)]:
         check_keys(check_by_task(labels, tasks, "y"), tasks, "y")
         yield labels
+
+
+def task_labels(y: Nested, tasks: Iterable[TaskName]) -> ByName:
+    """Return the labels of tasks. For one task, `y` can be the array itself, as for `fit`."""
+    tasks = list(tasks)
+    is_array = len(tasks) == 1 and hasattr(y, "shape")
+    labels = check_by_task({tasks[0]: y} if is_array else y, tasks, "y")
+    if missing := [task for task in tasks if labels.get(task) is None]:
+        raise ValueError(
+            f"y must have labels for each of {tasks}; missing: {missing}. "
+            f"Received: y={{{', '.join(map(repr, labels))}}}"
+        )
+    for task in tasks:
+        check_dtype(labels[task], f"y[{task!r}]")
+    return labels
 
 
 def join_rows(arrays: list[np.ndarray]) -> Tensor:

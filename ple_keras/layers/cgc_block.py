@@ -20,6 +20,7 @@ from ple_keras._keras.building import output_width
 from ple_keras._keras.internals import get_mask
 from ple_keras._keras.layers import Untracked
 from ple_keras._keras.saving import check_names, ordered_attribute, register, save_names
+from ple_keras._keras.slices import whole_slices
 from ple_keras._typing import (
     ByName,
     Config,
@@ -249,10 +250,8 @@ class CGCBlock(GatedBlock):
 
     def slices(self, task: TaskName) -> list[WeightSlice]:
         """Return the weights of a task's gate, and of the experts that it mixes."""
-        found: list[WeightSlice] = [(x, ()) for x in self._level.gates[task].weights]
-        for expert in self.gate_experts[task]:
-            found += self._level.experts.slices(expert)
-        return found
+        experts = [self._level.experts.slices(expert) for expert in self.gate_experts[task]]
+        return sum(experts, whole_slices(self._level.gates[task].weights))
 
     @property
     def layers(self) -> Sequence[keras.Layer]:

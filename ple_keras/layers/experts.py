@@ -8,6 +8,7 @@ from keras import ops
 
 from ple_keras._keras.building import build_on
 from ple_keras._keras.layers import Untracked, freeze_if_frozen
+from ple_keras._keras.slices import whole_slices
 from ple_keras._typing import ByName, DType, Shape, Tensor, WeightSlice
 from ple_keras.layers.template import StreamTemplates
 
@@ -92,7 +93,7 @@ class CopiedExperts(Experts):
         return self._copies.value
 
     def slices(self, expert: str) -> list[WeightSlice]:
-        return [(variable, ()) for variable in self._copies.value[expert].weights]
+        return whole_slices(self._copies.value[expert].weights)
 
     def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
         streams = self._streams.value
@@ -152,7 +153,7 @@ class StackedExperts(Experts):
             stacks = self._kernels[step : step + 1] + self._biases[step : step + 1]
             slices += [(stack, (index,)) for stack in stacks]
         for layer in self._copies.value[expert]._normalization:
-            slices += [(variable, ()) for variable in layer.weights]
+            slices += whole_slices(layer.weights)
         return slices
 
     def call(

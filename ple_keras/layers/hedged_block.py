@@ -10,6 +10,7 @@ from ple_keras._checks import check_keys
 from ple_keras._keras.building import symbolic
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import built_names, register, serialize_children
+from ple_keras._keras.slices import whole_slices
 from ple_keras._typing import (
     LayerLike,
     Nested,
@@ -150,11 +151,6 @@ class HedgedBlock(BaseLayer):
         """The branches, in order."""
         return list(self._branch_names)
 
-    @property
-    def has_features(self) -> bool:
-        """Whether each branch has a copy of the feature network."""
-        return self._features is not None
-
     def __getitem__(self, branch: str) -> keras.Layer:
         """Return the block of a branch.
 
@@ -180,20 +176,17 @@ class HedgedBlock(BaseLayer):
     def slices(self, task: TaskName, branch: str) -> list[WeightSlice]:
         """Return the weights of a task's branch, and of its copy of the features."""
         block = self[branch]
-        if isinstance(block, CGCBlock):
-            found = block.slices(task)
-        else:
-            found = [(variable, ()) for variable in block.weights]
+        is_level = isinstance(block, CGCBlock)
+        found = block.slices(task) if is_level else whole_slices(block.weights)
         if self._features:
-            (stream,) = self.streams(task, branch)
+            stream = task if self._template and branch == OWN else branch
             found += self._features.slices(stream)
         return found
 
-    def streams(self, task: TaskName, branch: str) -> list[str]:
-        """Return the streams that a task's branch reads: of the features, else of the inputs."""
-        if self._template:
-            return [task if branch == OWN else branch]
-        return [branch] if self._features else [*self._task_names, SHARED]
+    def input_streams(self, task: TaskName, branch: str) -> list[str]:
+        """Return the streams of the inputs that a task's branch reads; none with features."""
+        own = [task if branch == OWN else branch]
+        return [] if self._features else own if self._template else [*self._task_names, SHARED]
 
     def __call__(self, inputs: Nested, *args: object, **kwargs: object) -> Nested:
         """Record the dtypes of the columns, which `build` does not receive, and call the layer."""

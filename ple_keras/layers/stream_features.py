@@ -11,6 +11,7 @@ from ple_keras._keras.building import build_features, symbolic
 from ple_keras._keras.copying import Template
 from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.saving import check_names, register, save_names
+from ple_keras._keras.slices import whole_slices
 from ple_keras._keras.tensors import fixed_dtypes
 from ple_keras._typing import (
     Config,
@@ -141,7 +142,7 @@ class StreamFeatures(BaseLayer):
 
     def slices(self, stream: str) -> list[WeightSlice]:
         """Return the weights of the copy that a stream reads."""
-        return [(variable, ()) for variable in getattr(self, self._copy_of.value[stream]).weights]
+        return whole_slices(getattr(self, self._copy_of.value[stream]).weights)
 
     def __call__(self, inputs: Nested, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """Record the dtypes of the columns, and call the layer."""

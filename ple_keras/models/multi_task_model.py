@@ -1,7 +1,6 @@
 """Models that are trained with the losses and metrics of their heads."""
 
 import inspect
-import math
 import warnings
 from collections.abc import Mapping
 from itertools import combinations
@@ -12,24 +11,17 @@ import numpy as np
 from keras import ops
 
 from ple_keras._checks import check_bool, check_by_task, short_repr, warn_user
-from ple_keras._keras.batches import is_dataset
-from ple_keras._keras.internals import (
-    calls_of,
-    functional_outputs,
-    set_compiled_metrics,
-    tensor_source,
-)
-from ple_keras._keras.layers import find_layers
+from ple_keras._keras.internals import set_compiled_metrics
+from ple_keras._keras.layers import Untracked, find_layers
 from ple_keras._keras.saving import register
 from ple_keras._typing import Config, Nested, TaskName, Tensor
-from ple_keras.heads.head import Head
-from ple_keras.heads.regression_heads import StandardizedHead
+from ple_keras.heads.regression_heads import check_adapted
 from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads
 from ple_keras.hedging.fit_hedge import FitArguments, FitHedge, averages_weights
-from ple_keras.labels.label_arrays import read_labels
 from ple_keras.layers.hedged_block import HedgedBlock
-from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.losses.example_losses import BatchLoss
+from ple_keras.models.fit_rows import adapt_heads, check_batch_sizes, split_rows
+from ple_keras.models.graph_checks import check_graph, only_task_heads, outputs_error
 from ple_keras.models.task_metrics import TaskMetrics
 from ple_keras.steps.trace_function import trace_function
 
@@ -121,12 +113,13 @@ class MultiTaskTraining(Mixin):
                 )
         if not isinstance(trace, bool) and trace != "auto":
             raise ValueError(f"trace must be 'auto', True or False. Received: {trace=}")
-        heads = _only_task_heads(self)
+        heads = only_task_heads(self)
         self._trace, self._warns_of_eager_steps = trace, True
         self._hedges, self._fit_hedge = check_bool(hedge, "hedge"), None
         super().compile(optimizer, **kwargs)
         # In attributes of layers, Keras would find metrics once per enclosing layer.
         self._task_metrics = TaskMetrics(heads, self._is_restored)
+        self._given_warnings: Untracked[set[str]] = Untracked(set())
         set_compiled_metrics(self, self._task_metrics)
 
     def get_compile_config(self) -> Config | None:
@@ -142,8 +135,10 @@ class MultiTaskTraining(Mixin):
         """
         config = keras.saving.deserialize_keras_object(config)
         self._is_restored = True  # files of 0.3.0 can contain what `compile` refuses
-        self.compile(**{key: value for key, value in config.items() if key not in HEAD_ARGUMENTS})
-        self._is_restored = False
+        try:
+            self.compile(**{k: v for k, v in config.items() if k not in HEAD_ARGUMENTS})
+        finally:
+            self._is_restored = False
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
@@ -183,9 +178,9 @@ class MultiTaskTraining(Mixin):
         self._check_labels(y)
         given = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs).arguments
         del given["self"]
-        _check_batch_sizes(given)
-        labels, validation = _split_rows(given)
-        _adapt_heads(self._task_heads(), labels)
+        check_batch_sizes(given)
+        labels, validation = split_rows(given)
+        adapt_heads(self._task_heads(), labels)
         callbacks = given.get("callbacks") or []
         callbacks = [*getattr(callbacks, "callbacks", keras.tree.flatten(callbacks))]
         hedges = [each for each in callbacks if isinstance(each, FitHedge)]
@@ -213,9 +208,8 @@ class MultiTaskTraining(Mixin):
     def _prepared_hedge(self, validation: Nested, given: FitArguments) -> FitHedge | None:
         """Return a FitHedge for `fit` without one; None if there is nothing to fit, or it can't."""
         heads = [*hedged_heads(self).values()] if self.built else find_layers(self, HedgedBlock)
-        if not (
-            self._hedges and self.compiled and any(getattr(x, "has_loss", True) for x in heads)
-        ):
+        has_loss = any(getattr(each, "has_loss", True) for each in heads)
+        if not (self._hedges and self.compiled and has_loss):
             return None
         keep_best = not averages_weights(self.optimizer)
         # A callback can call `fit`, which then has another one.
@@ -238,8 +232,8 @@ class MultiTaskTraining(Mixin):
 
     def _warn_once(self, message: str) -> None:
         cause, *_ = message.partition("Received:")  # objects have other addresses in a later call
-        if cause not in self._task_metrics.warned:
-            self._task_metrics.warned.add(cause)
+        if cause not in self._given_warnings.value:
+            self._given_warnings.value.add(cause)
             warn_user(message)
 
     def evaluate(self, x: Nested = None, y: Nested = None, *args: Any, **kwargs: Any) -> Any:
@@ -340,7 +334,7 @@ class MultiTaskTraining(Mixin):
         return loss
 
     def _task_heads(self) -> TaskHeads:
-        return self._task_metrics.heads if self._task_metrics else _only_task_heads(self)
+        return self._task_metrics.heads if self._task_metrics else only_task_heads(self)
 
     def _update(
         self, heads: TaskHeads, y: Tensor, y_pred: Tensor, sample_weight: Tensor, training: bool
@@ -351,7 +345,7 @@ class MultiTaskTraining(Mixin):
         if sample_weight is not None and not isinstance(sample_weight, Mapping):
             sample_weight = dict.fromkeys(heads.trained_tasks, sample_weight)
         if not isinstance(y_pred, Mapping) or set(y_pred) != set(heads):
-            raise _outputs_error(self, heads, y_pred)
+            raise outputs_error(self, heads, y_pred)
         losses = heads._batch_losses(y, y_pred, sample_weight, training)
         if self._task_metrics is not None:
             self._task_metrics.update(losses)
@@ -381,7 +375,12 @@ class MultiTaskTraining(Mixin):
         Warns:
             UserWarning: If a task has no label, so that its metrics are NaN, once after `compile`.
         """
-        self._task_metrics.warn_unlabeled()
+        for task in self._task_metrics.unlabeled_tasks():
+            self._warn_once(
+                f"The task {task!r} has no label in these data, so its metrics are NaN. "
+                "EarlyStopping and ModelCheckpoint do not treat NaN as an improvement, except in "
+                "the first epoch, where it counts as the best value."
+            )
         return self._metrics_result()
 
     def _metrics_result(self) -> dict[str, Tensor]:
@@ -398,7 +397,7 @@ class MultiTaskTraining(Mixin):
             ValueError: If the mean of the labels of a standardized head is unknown.
         """
         if self.train_function is None or force:
-            check_adapted(self)
+            check_adapted(find_heads(self))
         return self._make_traced("train", force)
 
     def make_test_function(self, force: bool = False) -> Any:
@@ -481,123 +480,4 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
         self, inputs: Nested, outputs: Tensor, name: str | None = None, **kwargs: object
     ) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
-        heads = _only_task_heads(self)
-        is_by_task = isinstance(outputs, Mapping) and set(outputs) == set(heads)
-        if not is_by_task or not all(_is_prediction(heads, *pair) for pair in outputs.items()):
-            raise _outputs_error(self, heads, outputs)
-        if any(head.branches for head in heads.values()):
-            _check_no_reader(self, heads)
-
-
-def _only_task_heads(model: keras.Layer) -> TaskHeads:
-    """Return the only TaskHeads of a model."""
-    found = find_layers(model, TaskHeads)
-    if len(found) == 1:
-        return found[0]
-    names = [heads.name for heads in found]
-    raise ValueError(
-        "model must have exactly one TaskHeads, with the heads of all tasks, which a subclassed "
-        f"model creates in __init__. Received: model={model.name!r} with TaskHeads {names}"
-    )
-
-
-def _is_prediction(heads: TaskHeads, task: str, tensor: keras.KerasTensor) -> bool:
-    """Return whether a symbolic tensor is a TaskHeads' prediction of a task."""
-    layer, index = _inner_source(tensor)
-    if layer is not heads:  # the layer can call the heads itself
-        return isinstance(layer, keras.Layer) and heads in find_layers(layer, TaskHeads)
-    return bool(sorted(heads)[index] == task)
-
-
-def _inner_source(tensor: keras.KerasTensor) -> tuple[keras.Operation, int]:
-    """Return the layer that created a tensor, even inside a model or block, and its index."""
-    layer, index = tensor_source(tensor)
-    if isinstance(layer, keras.Model) and functional_outputs(layer) is not None:
-        return _inner_source(layer.outputs[index])
-    while isinstance(layer, SequentialBlock | keras.Sequential):
-        layer = layer.layers[-1]
-    return layer, index
-
-
-def _check_no_reader(model: keras.Model, heads: TaskHeads) -> None:
-    """Check that no layer in the graph of a model reads the branches of its heads."""
-    for inner in find_layers(model, keras.Model):
-        for layer, tensors in calls_of(inner) if functional_outputs(inner) is not None else ():
-            if any(_inner_source(tensor)[0] is heads for tensor in tensors):
-                raise ValueError(
-                    f"No layer of {model.name!r} can read the outputs of {heads.name!r}: in "
-                    "training, they contain the values of all branches of a HedgedBlock instead of "
-                    "predictions. For a layer after the heads, make a second keras.Model from the "
-                    f"same layers, which is not trained. Received: layer={layer.name!r}"
-                )
-
-
-def _outputs_error(model: keras.Model, heads: TaskHeads, outputs: Nested) -> ValueError:
-    received = list(outputs) if isinstance(outputs, Mapping) else short_repr(outputs)
-    return ValueError(
-        f"The outputs of {model.name!r} must be the predictions of its TaskHeads {heads.name!r}, "
-        f"a dict with all tasks, {list(heads)}, without a layer after it. For other outputs, make "
-        f"a second keras.Model from the same layers, which is not trained. "
-        f"Received: outputs={received}"
-    )
-
-
-def check_adapted(model: keras.Layer) -> None:
-    """Check that all standardized heads know the mean of their labels."""
-    for task in _unadapted(find_heads(model)):
-        raise ValueError(
-            f"The head of {task!r} has standardize=True and needs the mean (and a regression "
-            "the deviation) of its labels. Call adapt(y) of the TaskHeads with the training "
-            "labels, or create a RegressionHead with mean and deviation. Received: mean=None"
-        )
-
-
-def _unadapted(heads: Mapping[TaskName, Head]) -> list[TaskName]:
-    """Return the tasks whose heads need the mean of their labels."""
-    standardized = {t: head for t, head in heads.items() if isinstance(head, StandardizedHead)}
-    return [t for t, head in standardized.items() if head.standardize and head.mean is None]
-
-
-def _adapt_heads(heads: TaskHeads, y: Nested) -> None:
-    """Adapt standardized heads that nobody has adapted, if `y` has arrays."""
-    trained = heads._trained_heads()
-    if len(trained) == 1 and not isinstance(y, Mapping):
-        y = dict.fromkeys(trained, y)
-    is_known = isinstance(y, Mapping) and all(hasattr(labels, "shape") for labels in y.values())
-    tasks = _unadapted(trained) if is_known else []
-    for task, statistics in read_labels(y, trained, None).items() if tasks else ():
-        if task in tasks:
-            trained[task]._adapt(statistics)
-
-
-def _split_rows(given: FitArguments) -> tuple[Nested, Nested]:
-    """Return the training labels in the arguments of `fit`, and the validation data `(x, y)`."""
-    x, y, share = given["x"], given["y"], given.get("validation_split")
-    if (data := given.get("validation_data")) is not None:
-        return y, keras.utils.unpack_x_y_sample_weight(data)[:2]
-    arrays = keras.tree.flatten((x, y))
-    if not share or is_dataset(x) or not all(hasattr(array, "shape") for array in arrays):
-        return y, None
-    end = math.floor(len(arrays[0]) * (1 - share))  # as in Keras
-    held_out = keras.tree.map_structure(lambda array: array[end:], (x, y))
-    return keras.tree.map_structure(lambda array: array[:end], y), held_out
-
-
-def _check_batch_sizes(given: FitArguments) -> None:
-    """Check that the devices of a distribution can share each batch of arrays.
-
-    On JAX, Keras fails only at the last batch of an epoch.
-    """
-    distribution, x = keras.distribution.distribution(), given["x"]
-    if distribution is None or x is None or is_dataset(x):
-        return
-    batch_size = given.get("batch_size") or 32
-    rows = int(len(keras.tree.flatten(x)[0]) * (1 - given.get("validation_split", 0)))
-    devices = max(1, distribution.num_model_replicas // distribution.num_processes)
-    for size in (min(rows, batch_size), rows % batch_size):
-        if size % devices:
-            raise ValueError(
-                f"Every batch, including the last, must be divisible by the {devices} devices that "
-                f"share it. Leave out {size % devices} rows of a batch with {size} rows. "
-                f"Received: {batch_size=}"
-            )
+        check_graph(self, only_task_heads(self), outputs)

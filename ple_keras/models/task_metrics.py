@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import keras
 from keras import ops
 
-from ple_keras._checks import warn_user
 from ple_keras._keras.tensors import clip, fill, to_numpy
 from ple_keras._typing import TaskName, Tensor
 from ple_keras.heads.task_heads import TaskHeads
@@ -92,7 +91,6 @@ class TaskMetrics:
                 f"or a metric. Received: heads={list(heads)} with the repeated keys {repeated}"
             )
         self._means = TaskMeans(batch_keys, loss_keys)
-        self.warned: set[str] = set()  # of tasks without labels, and other messages
         self.built = False
         self.all = [self._means, *metrics]
 
@@ -117,17 +115,10 @@ class TaskMetrics:
                     marked[metric.name] = fill(value, is_unlabeled, float("nan"))
         return marked
 
-    def warn_unlabeled(self) -> None:
-        """Warn once about each task without a label."""
+    def unlabeled_tasks(self) -> list[TaskName]:
+        """Return the tasks without a label; none in a trace, which has no values."""
         try:
             counts = to_numpy(self._means.counts())
-        except (TypeError, NotImplementedError):  # a trace has no values
-            return
-        for task, count in zip(self._by_task, counts):
-            if count == 0 and task not in self.warned:
-                self.warned.add(task)
-                warn_user(
-                    f"The task {task!r} has no label in these data, so its metrics are NaN. "
-                    "EarlyStopping and ModelCheckpoint do not treat NaN as an improvement, except "
-                    "in the first epoch, where it counts as the best value."
-                )
+        except (TypeError, NotImplementedError):
+            return []
+        return [task for task, count in zip(self._by_task, counts) if count == 0]

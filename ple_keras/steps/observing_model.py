@@ -11,8 +11,8 @@ from keras import ops
 from ple_keras._keras.layers import Untracked
 from ple_keras._keras.tensors import at_least_float32
 from ple_keras._typing import ByName, Nested, Tensor
+from ple_keras.layers.levels import find_levels
 from ple_keras.layers.observer import Observer
-from ple_keras.steps.model_parts import find_levels
 
 
 class ObservingModel(keras.Model):

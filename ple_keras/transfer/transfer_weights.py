@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from textwrap import TextWrapper
@@ -13,7 +13,7 @@ import numpy as np
 from ple_keras._keras.internals import children
 from ple_keras._keras.layers import BaseLayer, find_layers, walk
 from ple_keras._keras.saving import to_snake_case
-from ple_keras._keras.tensors import to_numpy
+from ple_keras._keras.slices import assign_slices, read_slice, whole_slices
 from ple_keras._typing import Shape, WeightSlice
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
@@ -142,10 +142,7 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
             left_out[name] = f"{part} in the source, {others[0]} in the target"
         else:
             copied.append(name)
-            for (weight, index), (other, place) in zip(part.slices, others[0].slices):
-                values = np.array(to_numpy(other))
-                values[place] = to_numpy(weight)[index]
-                other.assign(values)
+            assign_slices(zip(others[0].slices, map(read_slice, part.slices)))
     for layer in find_layers(target, keras.layers.Normalization):
         layer.finalize_state()  # updates the copies that the layer keeps of its weights
     new = [name for name in target_parts if name not in source_parts]
@@ -208,7 +205,7 @@ def _layer_parts(layer: keras.Layer) -> Iterator[_Part]:
         yield from _level_parts(layer)
     elif isinstance(layer, StreamFeatures):
         for copy in layer.layers:
-            yield _Part(copy.name, _whole(copy.weights))
+            yield _Part(copy.name, whole_slices(copy.weights))
     elif isinstance(layer, TaskHeads):
         states = layer._own_variables().values()
         for index, task in enumerate(layer.trained_tasks):
@@ -218,12 +215,8 @@ def _layer_parts(layer: keras.Layer) -> Iterator[_Part]:
         standardize = getattr(layer, "standardize", None)
         meaning = "" if standardize is None else f"{standardize=}"
         rest = [weight for weight in layer.weights if not any(weight is x for x in tower)]
-        yield from [_Part("tower", _whole(tower))] if tower else []
-        yield from [_Part("head", _whole(rest), meaning)] if rest else []
-
-
-def _whole(weights: Iterable[keras.Variable]) -> list[WeightSlice]:
-    return [(weight, ()) for weight in weights]
+        yield from [_Part("tower", whole_slices(tower))] if tower else []
+        yield from [_Part("head", whole_slices(rest), meaning)] if rest else []
 
 
 def _level_parts(block: CGCBlock) -> Iterator[_Part]:
@@ -239,4 +232,4 @@ def _level_parts(block: CGCBlock) -> Iterator[_Part]:
         for index, expert in enumerate(block.gate_experts[name]):
             yield _Part(f"gate/{name}/{expert}", [(kernel, (slice(None), index))], reads)
         if hasattr(gate, "_block"):
-            yield _Part(f"gate/{name}/gate_block", _whole(gate._block.weights), reads)
+            yield _Part(f"gate/{name}/gate_block", whole_slices(gate._block.weights), reads)

@@ -50,7 +50,7 @@ def expected(model, x, prefix="gate"):
 
 
 def block_at(model, level):
-    from ple_keras.steps.model_parts import find_levels
+    from ple_keras.layers.levels import find_levels
 
     return find_levels(model)[level]
 

@@ -11,9 +11,10 @@ import pytest
 
 import ple_keras as pk
 from ple_keras._keras.batches import Batches
+from ple_keras._keras.slices import assign_slices, read_slice
 from ple_keras.heads.task_heads import hedged_heads
 from ple_keras.hedging.branch_weights import find_weights
-from ple_keras.hedging.branched_model import BranchedModel, assign_slices, read_slice
+from ple_keras.hedging.branched_model import BranchedModel
 from tests.helpers import QUICK, assert_same, features, numpy_of, once, randomize
 from tests.models import branched, chain, compiled, heads_of
 from tests.refusals import check_refused

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras.steps.model_parts import find_levels
+from ple_keras.layers.levels import find_levels
 from tests.helpers import features, numpy_of, once
 from tests.models import TASKS, functional, tracked_block
 from tests.refusals import table

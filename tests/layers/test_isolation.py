@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras.inspection.gradient_conflict import gradient_function
+from ple_keras.inspection.task_gradients import gradient_function
 from ple_keras.transfer.transfer_weights import _level_parts, _parts
 from tests.helpers import features, once, randomize
 from tests.layers.feature_networks import columns, network, symbols

@@ -1,0 +1,28 @@
+"""Slices of variables, such as the weights of one expert in a stack."""
+
+from collections.abc import Iterable
+
+import keras
+import numpy as np
+
+from ple_keras._keras.tensors import to_numpy
+from ple_keras._typing import WeightSlice
+
+
+def whole_slices(variables: Iterable[keras.Variable]) -> list[WeightSlice]:
+    """Return variables as slices of all their numbers."""
+    return [(variable, ()) for variable in variables]
+
+
+def read_slice(part: WeightSlice) -> np.ndarray:
+    """Return a copy of a variable, or of a slice of it."""
+    variable, index = part
+    return np.array(to_numpy(variable.value)[index])
+
+
+def assign_slices(parts: Iterable[tuple[WeightSlice, np.ndarray]]) -> None:
+    """Assign variables and slices of variables."""
+    for (variable, index), value in parts:
+        whole = read_slice((variable, ()))
+        whole[index] = value
+        variable.assign(whole)

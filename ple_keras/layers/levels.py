@@ -1,0 +1,67 @@
+"""The levels of a model."""
+
+from itertools import pairwise
+
+import keras
+
+from ple_keras._keras.building import check_model
+from ple_keras._keras.layers import Path, walk
+from ple_keras.layers.cgc_block import CGCBlock
+from ple_keras.layers.sequential_block import SequentialBlock
+
+
+def find_levels(model: keras.Layer) -> dict[str, CGCBlock]:
+    """Return a dict of every CGCBlock in a model or layer, in the order in which they were added.
+
+    A key is `{name of the SequentialBlock}/{index}`, or the block's name outside of a
+    SequentialBlock. Equal keys are prefixed with the names of the enclosing layers.
+
+    Raises:
+        ValueError: If two levels still have the same key.
+    """
+    named = [
+        (path[-1], _path_names(path))
+        for path in walk(model)  # to levels that are not inside an expert of another level
+        if [layer for layer in path if isinstance(layer, CGCBlock)] == [path[-1]]
+    ]
+    keys = [names[-1] for _, names in named]
+    found: dict[str, CGCBlock] = {}
+    for level, names in named:
+        key = names[-1] if keys.count(names[-1]) == 1 else "/".join(names)
+        if key in found:
+            raise ValueError(
+                f"model must not contain two blocks with the same name, {key!r}. "
+                f"Received: model={model!r}"
+            )
+        found[key] = level
+    return found
+
+
+def _path_names(path: Path) -> list[str]:
+    """Return the names of the layers on a path, with `{name}/{index}` in a SequentialBlock.
+
+    The name of the first layer is omitted, unless it is the whole path.
+    """
+    names = []
+    for outer, layer in pairwise(path):
+        if isinstance(outer, SequentialBlock) and layer in outer.layers:
+            names.append(f"{outer.name}/{outer.layers.index(layer)}")
+        elif not isinstance(layer, SequentialBlock):
+            names.append(layer.name)
+    return names or [path[0].name]
+
+
+def built_levels(model: keras.Layer) -> dict[str, CGCBlock]:
+    """Return the built levels of a model, which omits levels that it never calls.
+
+    Raises:
+        TypeError, ValueError: As for `check_model`, and if the model has no built level.
+    """
+    check_model(model)
+    built = {key: block for key, block in find_levels(model).items() if block.built}
+    if not built:
+        raise ValueError(
+            "model must contain a PLEBlock, an MMoEBlock or a CGCBlock that it calls. "
+            f"Received: model={model!r}"
+        )
+    return built

@@ -1,0 +1,58 @@
+"""The rows that `fit` reads: their labels, validation rows and batches."""
+
+import math
+from collections.abc import Mapping
+
+import keras
+
+from ple_keras._keras.batches import is_dataset
+from ple_keras._typing import Nested
+from ple_keras.heads.regression_heads import unadapted
+from ple_keras.heads.task_heads import TaskHeads
+from ple_keras.hedging.fit_hedge import FitArguments
+from ple_keras.labels.label_arrays import read_labels
+
+
+def split_rows(given: FitArguments) -> tuple[Nested, Nested]:
+    """Return the training labels in the arguments of `fit`, and the validation data `(x, y)`."""
+    x, y, share = given["x"], given["y"], given.get("validation_split")
+    if (data := given.get("validation_data")) is not None:
+        return y, keras.utils.unpack_x_y_sample_weight(data)[:2]
+    arrays = keras.tree.flatten((x, y))
+    if not share or is_dataset(x) or not all(hasattr(array, "shape") for array in arrays):
+        return y, None
+    end = math.floor(len(arrays[0]) * (1 - share))  # as in Keras
+    held_out = keras.tree.map_structure(lambda array: array[end:], (x, y))
+    return keras.tree.map_structure(lambda array: array[:end], y), held_out
+
+
+def check_batch_sizes(given: FitArguments) -> None:
+    """Check that the devices of a distribution can share each batch of arrays.
+
+    On JAX, Keras fails only at the last batch of an epoch.
+    """
+    distribution, x = keras.distribution.distribution(), given["x"]
+    if distribution is None or x is None or is_dataset(x):
+        return
+    batch_size = given.get("batch_size") or 32
+    rows = int(len(keras.tree.flatten(x)[0]) * (1 - given.get("validation_split", 0)))
+    devices = max(1, distribution.num_model_replicas // distribution.num_processes)
+    for size in (min(rows, batch_size), rows % batch_size):
+        if size % devices:
+            raise ValueError(
+                f"Every batch, including the last, must be divisible by the {devices} devices that "
+                f"share it. Leave out {size % devices} rows of a batch with {size} rows. "
+                f"Received: {batch_size=}"
+            )
+
+
+def adapt_heads(heads: TaskHeads, y: Nested) -> None:
+    """Adapt standardized heads that nobody has adapted, if `y` has arrays."""
+    trained = heads._trained_heads()
+    if len(trained) == 1 and not isinstance(y, Mapping):
+        y = dict.fromkeys(trained, y)
+    is_known = isinstance(y, Mapping) and all(hasattr(labels, "shape") for labels in y.values())
+    tasks = unadapted(trained) if is_known else []
+    for task, statistics in read_labels(y, trained, None).items() if tasks else ():
+        if task in tasks:
+            trained[task]._adapt(statistics)
