@@ -60,7 +60,7 @@ class Head(BaseLayer):
 
     This is the base class of all heads. The output is float32 or wider under every dtype policy.
     The loss and the metrics are computed over labeled examples (see `MultiTaskModel`). A subclass
-    with a custom loss overrides `example_losses`, and one with other predictions `logits` or `call`.
+    with a custom loss overrides `example_losses`. Other predictions override `logits` or `call`.
 
     Args:
         task: The task's name (see `TaskHeads`).

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from itertools import islice
+from operator import is_
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
@@ -154,6 +155,7 @@ class FitHedge(keras.callbacks.Callback):
                 x, y, *_ = validation_data
             self._set_rows(x, y, batch_size)
         self._branched: BranchedModel | None = None
+        self._compiled: tuple[object, ...] = ()  # the model, and what `compile` gave it
         self._weights: dict[Unit, list[WeightSlice]] = {}
         self.prior = check_number(prior, "prior", minimum=0)
         self.keep_best = check_bool(keep_best, "keep_best")
@@ -312,8 +314,10 @@ class FitHedge(keras.callbacks.Callback):
         return best
 
     def _find_branches(self) -> BranchedModel:
-        """Return the branches of the model, which is compiled once."""
-        if self._branched is None or self._branched.model is not self.model:
+        """Return the branches of the model, anew after it was compiled."""
+        compiled = self.model, getattr(self.model, "_task_metrics", None)
+        if self._branched is None or not all(map(is_, compiled, self._compiled)):
+            self._compiled = compiled
             self._branched = BranchedModel(self.model)
             self._weights = find_weights(self.model) if self.keep_best else {}
         return self._branched

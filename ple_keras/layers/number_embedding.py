@@ -151,7 +151,7 @@ class NumberEmbedding(BaseLayer):
             raise ValueError(
                 f"data must have the shape (..., {width or 'n'}). Received: data.shape={data.shape}"
             )
-        wrong = data[np.abs(data) > self._limit]
+        wrong = data[np.abs(data.astype("float64")) > self._limit]
         if wrong.size:
             raise ValueError(
                 f"data must have numbers from -{self._limit:.2g} to {self._limit:.2g}, or NaN. "

@@ -196,6 +196,7 @@ class MultiTaskTraining(Mixin):
         hedge = None if hedges else self._prepared_hedge(validation, given)
         if hedge is not None:
             given["callbacks"] = [*callbacks, hedge]
+        self._runs += 1  # a subclass can override `reset_metrics`
         self._reads_logs = self._needs_batch_logs(callbacks, given.get("verbose", "auto"))
         try:
             return super().fit(**given)
@@ -252,6 +253,7 @@ class MultiTaskTraining(Mixin):
             TypeError, ValueError: As for `fit`.
         """
         self._check_labels(y)
+        self._runs += 1
         return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x: Nested, *args: object, **kwargs: object) -> Nested:

@@ -46,9 +46,9 @@ class StepConstants:
         self._were_trainable = [layer.trainable for layer in self._inner]
         self._lists = [*chain.from_iterable(map(tracked_lists, [*self._inner, *others]))]
         self._items = [*chain.from_iterable(self._lists)]
-        # The attributes of models are those of Keras's trainer, which change in each run.
-        self._models = [layer for layer in self._inner if isinstance(layer, keras.Model)]
-        parts = [layer for layer in self._inner if not isinstance(layer, keras.Model)]
+        # Keras's trainer changes attributes of the models that it trains in each run.
+        self._models = [x for x in self._inner if x is model or hasattr(x, "_runs")]
+        parts = [x for x in self._inner if x is not model and not hasattr(x, "_runs")]
         objects = [*parts, *others, *self.variables]
         held = [x for each in objects for x in getattr(each, "__dict__", {}).values()]
         held = [x for x in held if hasattr(x, "get_config") and not isinstance(x, NEVER_CHANGED)]

@@ -113,9 +113,10 @@ class TracedStep:
         )
         replay = graphs.replays.get(key)
         if replay is None and graphs.are_possible:
-            graphs.eager_steps[key] += 1
             if graphs.findings.get(key) == {}:
-                if not graphs.replays or graphs.eager_steps[key] > EAGER_STEPS:
+                graphs.eager_steps[key] += 1
+                is_rare = graphs.replays and graphs.eager_steps[key] < EAGER_STEPS
+                if self._traces_all or not is_rare:
                     replay = self._trace_or_warn(graphs, key, leaves, structure)
             elif key in graphs.findings or len(graphs.findings) < MAX_GRAPHS:
                 return self._watched_step(graphs, key, data)

@@ -391,6 +391,31 @@ def test_attributes_that_a_callback_assigns_count_from_the_next_epoch(seed):
     assert graphs(model) <= 1
 
 
+class KeepsMetrics(pk.MultiTaskModel):
+    """Model that does not tell Keras's trainer when it resets metrics."""
+
+    def reset_metrics(self):
+        pass
+
+
+@pytest.mark.parametrize("cls", [pk.MultiTaskModel, KeepsMetrics])
+def test_attributes_of_a_nested_model_count_in_the_next_fit(cls):
+    def losses(trace):
+        keras.utils.set_random_seed(0)
+        heads, inputs, (x, y) = heads_of_two(), keras.Input((3,)), numbers_and_labels()
+        nested = keras.Sequential([keras.Input((3,)), layers.Dense(3)])
+        model = cls(inputs, heads(pk.SharedBottomBlock(heads, [4])(nested(inputs))))
+        model.compile(keras.optimizers.SGD(0.05), trace=trace)
+        options = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0}
+        found = model.fit(x, y, **options).history["loss"]
+        nested.activity_regularizer = keras.regularizers.L2(0.1)
+        found += model.fit(x, y, **options).history["loss"]
+        nested.layers[0].activation = keras.activations.tanh
+        return found + model.fit(x, y, **options).history["loss"]
+
+    assert losses("auto") == losses(False)
+
+
 SILENT = {
     "a seed": lambda: dense(before=[layers.Dropout(0.2, seed=1)]),
     "gate dropout": gate_dropout,
