@@ -11,13 +11,13 @@ from ple_keras._checks import check_int, short_repr
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Nested, Tensor
 
-Batch: TypeAlias = tuple[Nested, Nested]  # (x, y)
+Batch: TypeAlias = tuple[Nested, Nested, Nested]  # (x, y, sample_weight)
 DEFAULT_SIZE = 1024
 DEFAULT_STEPS = 100
 
 
 class Batches:
-    """Iterable of batches `(x, y)` of NumPy arrays, nested like the given data.
+    """Iterable of batches `(x, y, sample_weight)` of NumPy arrays, nested like the given data.
 
     Args:
         x: Arrays, or dicts or lists of arrays; or batches of `x` or `(x, y, ...)`: a
@@ -27,6 +27,7 @@ class Batches:
         default: The default batch size; None for all rows in one batch.
         steps: The number of batches; None for all.
         argument: The name of `x` in messages about batches.
+        sample_weight: Arrays; None with batches, and without weights.
 
     Attributes:
         rows: The number of rows, only of arrays.
@@ -45,16 +46,19 @@ class Batches:
         default: int | None = DEFAULT_SIZE,
         steps: int | None = None,
         argument: str = "x",
+        sample_weight: Nested = None,
     ) -> None:
         self._data: Any = x
         self._steps = steps
         self._argument = argument
         self._is_dataset = is_dataset(x)
         if self._is_dataset:
-            if y is not None or batch_size is not None:
+            given = {"y": y, "batch_size": batch_size, "sample_weight": sample_weight}
+            if any(each is not None for each in given.values()):
+                received = [f"{name}={short_repr(x)}" for name, x in given.items() if x is not None]
                 raise ValueError(
-                    f"y and batch_size must be None if {argument} consists of batches. "
-                    f"Received: y={short_repr(y)}, batch_size={batch_size!r}"
+                    f"y, batch_size and sample_weight must be None if {argument} consists of "
+                    f"batches. Received: {', '.join(received)}"
                 )
             return
         if not all(map(_is_array, keras.tree.flatten(x) or [x])):
@@ -62,12 +66,13 @@ class Batches:
                 "x must be arrays, dicts or lists of arrays, or batches. "
                 f"Received: x={short_repr(x)}"
             )
-        self._data = _map_arrays(to_numpy, (x, y))
+        self._data = map_arrays(to_numpy, (x, y, sample_weight))
         arrays = [array for array in keras.tree.flatten(self._data) if array is not None]
         rows = {len(array) if array.ndim else 0 for array in arrays}  # 0: of a list of numbers
         if len(rows) > 1 or 0 in rows:
             raise ValueError(
-                "x and y must be arrays, not lists, with the same number of rows, at least 1. "
+                "x, y and weights must be arrays, not lists, with the same number of rows, at "
+                "least 1. "
                 f"Received: rows={sorted(rows)}"
             )
         self.rows = rows.pop()
@@ -91,7 +96,7 @@ class Batches:
     def _all(self) -> Iterator[Batch]:
         if not self._is_dataset:
             for start in range(0, self.rows, self._size):
-                yield _map_arrays(itemgetter(slice(start, start + self._size)), self._data)
+                yield map_arrays(itemgetter(slice(start, start + self._size)), self._data)
             return
         batches = self._data
         if isinstance(batches, keras.utils.PyDataset):
@@ -100,8 +105,7 @@ class Batches:
             batches = map(batches.__getitem__, indices)
         batch = None
         for batch in batches:
-            x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            yield _map_arrays(to_numpy, (x, y))
+            yield map_arrays(to_numpy, keras.utils.unpack_x_y_sample_weight(batch))
         if batch is None:
             raise ValueError(
                 f"{self._argument} must contain at least one batch. "
@@ -110,7 +114,7 @@ class Batches:
 
 
 def first_batches(data: Nested, steps: int | None, argument: str) -> Iterator[Batch]:
-    """Return an iterator over the first batches `(x, y)` of a dataset.
+    """Return an iterator over the first batches `(x, y, sample_weight)` of a dataset.
 
     Args:
         data: A dataset of batches, as for `is_dataset`.
@@ -163,6 +167,6 @@ def _is_array(value: object) -> bool:
     return hasattr(value, "shape") and not isinstance(value, keras.utils.PyDataset)
 
 
-def _map_arrays(function: Callable[[Tensor], Tensor], data: Nested) -> Any:
+def map_arrays(function: Callable[[Tensor], Tensor], data: Nested) -> Any:
     """Apply a function to every array; None stays None."""
     return keras.tree.map_structure(lambda leaf: None if leaf is None else function(leaf), data)

@@ -466,7 +466,7 @@ class TaskHeads(BaseLayer):
         """
         check_task_labels(y, self._trained_heads(), steps)
 
-    def adapt(self, y: Nested, steps: int | None = None) -> None:
+    def adapt(self, y: Nested, steps: int | None = None, *, sample_weight: Nested = None) -> None:
         """Compute statistics of the training labels.
 
         With `standardize=True`, a `RegressionHead` stores the mean and the standard deviation of
@@ -493,7 +493,8 @@ class TaskHeads(BaseLayer):
         >>> heads["seconds"].mean, heads["seconds"].deviation, heads["seconds"].label_share
         ([30.0], [10.0], 0.5)
         """
-        for task, statistics in read_labels(y, self._trained_heads(), steps).items():
+        found = read_labels(y, self._trained_heads(), steps, sample_weight)
+        for task, statistics in found.items():
             self[task]._adapt(statistics)
 
     def compute_mask(self, inputs: ByName, previous_mask: ByName) -> dict[str, Tensor | None]:

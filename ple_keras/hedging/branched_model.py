@@ -8,15 +8,16 @@ import keras
 import numpy as np
 from keras import ops
 
+from ple_keras._keras.batches import Batch
 from ple_keras._keras.building import check_model
 from ple_keras._keras.processes import sum_over_processes
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._typing import ByName, Nested, TaskName, Tensor
+from ple_keras._typing import ByName, TaskName, Tensor
 from ple_keras.heads.binary_heads import ProductHead
 from ple_keras.heads.task_heads import find_heads, hedged_heads
 from ple_keras.hedging.branch_weights import Branch
-from ple_keras.hedging.mixture import LabeledValues, best_mixture, label_losses
-from ple_keras.labels.label_arrays import task_labels
+from ple_keras.hedging.mixture import LabeledValues, best_mixture, total_losses
+from ple_keras.labels.label_arrays import check_total_weight, labeled_weights, task_labels
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.layers.observer import Observer
 from ple_keras.steps.observing_model import ObservingModel
@@ -76,25 +77,27 @@ class BranchedModel:
     def _values(self, outputs: ByName, observer: Observer) -> dict[str, Tensor]:
         return {task: stack[1:] for task, stack in observer.branches.items()}
 
-    def read(self, batches: Iterable[tuple[Nested, Nested]]) -> ValuesByTask:
+    def read(self, batches: Iterable[Batch]) -> ValuesByTask:
         """Return the labels and values of hedged tasks with a loss. Products can lack labels."""
-        labels: dict[TaskName, list[np.ndarray]] = defaultdict(list)
-        values: dict[TaskName, list[np.ndarray]] = defaultdict(list)
-        for x, y in batches:
+        parts: dict[TaskName, list[tuple[np.ndarray, ...]]] = defaultdict(list)
+        trained = [task for task, head in self.heads.items() if head.has_loss]
+        for x, y, sample_weight in batches:
             outputs, of_batch = self.observed.run_batch(x), task_labels(y, self.mixed_heads)
             for task, head in self.heads.items():
                 if head.has_loss and head.branches and of_batch.get(task) is not None:
                     present, is_labeled = head._present_labels(of_batch[task])
                     head._check_values(present)
-                    labels[task].append(present)
+                    weights = labeled_weights(sample_weight, trained, task, is_labeled)
                     factors = [outputs[factor][:, is_labeled] for factor in self._factors(task)]
-                    values[task].append(np.concatenate(factors, -1))
+                    parts[task].append((present, weights, np.concatenate(factors, -1)))
         found = {}
-        for task, arrays in labels.items():
-            branches = self.heads[task].branches
+        for task, of_batches in parts.items():
+            pairs = zip(zip(*of_batches), (0, 0, 1))  # arrays, and the axis of examples
+            labels, weights, values = (np.concatenate(arrays, axis) for arrays, axis in pairs)
+            check_total_weight(weights, task)
+            branches, counts = self.heads[task].branches, weights > 0
             given = [branches.names.index(branch) for branch in branches.given]
-            whole = np.concatenate(arrays), np.concatenate(values[task], axis=1)
-            found[task] = LabeledValues(*whole, given)
+            found[task] = LabeledValues(labels[counts], weights[counts], values[:, counts], given)
         return found
 
     def _factors(self, task: TaskName) -> list[TaskName]:
@@ -117,14 +120,17 @@ class BranchedModel:
             exact = np.eye(head.units)[labels[:, 0].astype(int)] if are_classes else labels
             are_predictions = exact.shape[-1] == head.units
             if are_predictions:
-                mean = np.ma.masked_invalid(exact).mean(axis=0).filled(SAFE_PREDICTION)
-                mean = np.broadcast_to(mean, exact.shape)
+                known = np.ma.masked_invalid(exact)
+                mean = known.mean(axis=0)
+                if (of_task.weights != 1).any():
+                    weights = np.broadcast_to(of_task.weights[:, None], exact.shape)
+                    mean = np.ma.average(known, axis=0, weights=weights)
+                mean = np.broadcast_to(mean.filled(SAFE_PREDICTION), exact.shape)
                 constants = np.stack([np.where(np.isnan(exact), mean, exact), mean])
             else:
                 constants = to_numpy(head._predict(ops.zeros_like(stack[:2])))
             predictions = np.concatenate([to_numpy(head._predict(stack)), constants])
-            arrays = label_losses(head, labels, predictions)
-            sums = np.append(arrays.sum(axis=1), arrays.shape[1])
+            sums = np.append(*total_losses(head, of_task, predictions))
             *totals, least, constant, count = sum_over_processes(sums).tolist()
             least *= are_predictions
             scale = abs(constant - least)
@@ -152,9 +158,10 @@ class BranchedModel:
             allows_nan: Whether a mixture stays as it is if the values of a branch are not finite.
         """
         for task, head in self.mixed_heads.items():
-            mixture, count = to_numpy(head.mixture), 0
+            mixture, count = to_numpy(head.mixture), 0.0
             if not allows_nan or np.isfinite(found[task].values[~found[task].missing()]).all():
-                mixture, count = best_mixture(head, found[task], prior), len(found[task].labels)
+                mixture = best_mixture(head, found[task], prior)
+                count = found[task].weights.sum()
             sums = sum_over_processes(np.append(mixture, 1.0) * count)
             mixture = sums[:-1] / sums[-1] if sums[-1] else mixture
             head.mixture.assign(mixture.astype("float32"))

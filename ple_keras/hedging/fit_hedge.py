@@ -150,10 +150,8 @@ class FitHedge(keras.callbacks.Callback):
         self._batch_size = None if batch_size is None else check_int(batch_size, "batch_size", 1)
         self._reads_fit = validation_data is None
         if not self._reads_fit:
-            x, y = validation_data, None
-            if isinstance(validation_data, tuple) and len(validation_data) in (2, 3):
-                x, y, *_ = validation_data
-            self._set_rows(x, y, batch_size)
+            is_arrays = isinstance(validation_data, tuple) and len(validation_data) in (2, 3)
+            self._set_rows(validation_data if is_arrays else (validation_data,), batch_size)
         self._branched: BranchedModel | None = None
         self._compiled: tuple[object, ...] = ()  # the model, and what `compile` gave it
         self._weights: dict[Unit, list[WeightSlice]] = {}
@@ -170,26 +168,28 @@ class FitHedge(keras.callbacks.Callback):
         self._best: ValuesByTask = {}  # of the best epochs
         self._due: int | None = None  # the epoch, until the mixtures are fitted
 
-    def _set_rows(self, x: Nested, y: Nested, size: int | None, steps: int | None = None) -> None:
+    def _set_rows(self, data: Nested, size: int | None, steps: int | None = None) -> None:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         refuse_batches(x, "validation_data", endless=steps is None)
-        self._batches = Batches(x, y, size, steps=steps)
+        self._batches = Batches(x, y, size, steps=steps, sample_weight=sample_weight)
 
     def read_from_fit(self, validation: Nested, given: FitArguments) -> None:
         """Read the validation data of `fit`, unless the callback has rows of its own.
 
         Args:
-            validation: `(x, y)`, or None.
+            validation: `(x, y, sample_weight)`, or None.
             given: The arguments of `fit`.
         """
         if not self._reads_fit:
             return
         self._batches = None
         if validation is not None:
-            x, y = validation
             steps, size = given.get("validation_steps"), given.get("validation_batch_size")
             if steps and not size:  # whose rows depend on the size of a batch, by default Keras's
                 size = given.get("batch_size") or 32
-            self._set_rows(x, y, self._batch_size or (None if is_dataset(x) else size), steps)
+            x, *_ = validation
+            size = self._batch_size or (None if is_dataset(x) else size)
+            self._set_rows(validation, size, steps)
 
     def prepare(self, model: keras.Model, validation: Nested, given: FitArguments) -> None:
         """Prepare for `fit` of a model before it begins, to find out whether the rows can be read.
@@ -296,8 +296,8 @@ class FitHedge(keras.callbacks.Callback):
     def _best_values(self, found: ValuesByTask, epoch: int) -> ValuesByTask:
         """Return the values of the branches in their best epochs, of which `epoch` is the last."""
         branched = self._find_branches()
-        old = {task: of_task.labels for task, of_task in self._best.items()}
-        pairs = [(of_task.labels, old.get(task, ())) for task, of_task in found.items()]
+        old = {task: of_task.rows() for task, of_task in self._best.items()}
+        pairs = [(of_task.rows(), old.get(task, ())) for task, of_task in found.items()]
         is_other = [not np.array_equal(*pair, equal_nan=True) for pair in pairs]
         if not sum_over_processes(np.array(is_other, int)).any():
             best = {t: x._replace(values=x.values.copy()) for t, x in found.items()}
@@ -335,6 +335,8 @@ def fit_hedge(
     y: Nested = None,
     batch_size: int | None = None,
     prior: float = 1.0,
+    *,
+    sample_weight: Nested = None,
 ) -> dict[TaskName, dict[str, float]]:
     """Fit the mixtures of a HedgedBlock once, like FitHedge, for custom loops.
 
@@ -367,7 +369,8 @@ def fit_hedge(
     {'own': 0.5, 'shared': 0.5}
     """
     refuse_batches(x, "x", iterators=False)
-    batches, prior = Batches(x, y, batch_size), check_number(prior, "prior", minimum=0)
+    prior = check_number(prior, "prior", minimum=0)
+    batches = Batches(x, y, batch_size, sample_weight=sample_weight)
     branched = BranchedModel(model)
     branched.fit_mixtures(branched.read(batches), prior)
     return {task: head.branch_weights() for task, head in hedged_heads(model).items()}

@@ -36,13 +36,19 @@ class LabeledValues(NamedTuple):
 
     Attributes:
         labels: `(examples, width)`, without missing labels. Single numbers can be NaN.
+        weights: The sample weight of each example, above 0: a weight of 2 counts as two examples.
         values: `(branches, examples, units)`; for a product, the logits of its factors.
         given: The indices of given branches, whose values are missing where they are NaN.
     """
 
     labels: np.ndarray
+    weights: np.ndarray
     values: np.ndarray
     given: Sequence[int] = ()
+
+    def rows(self) -> np.ndarray:
+        """Return the labels and weights, `(examples, width + 1)`."""
+        return np.column_stack([self.labels, self.weights])
 
     def missing(self) -> np.ndarray:
         """Return which values of given branches are missing, in the shape of the values."""
@@ -87,24 +93,27 @@ def best_mixture(head: Head, found: LabeledValues, prior: float) -> np.ndarray:
         return head._predict(ops.convert_to_tensor(mixed, keras.config.floatx()))
 
     def penalized(candidates: np.ndarray) -> np.ndarray:
-        losses = label_losses(head, labels, predict(candidates))
-        totals: np.ndarray = losses.sum(axis=1) / dispersion
+        losses, count = total_losses(head, found, predict(candidates))
+        totals: np.ndarray = losses / dispersion
         if not is_likelihood:
-            totals = slope * losses.shape[1] * np.log(np.maximum(totals + pseudo_loss, MIN_TOTAL))
+            totals = slope * count * np.log(np.maximum(totals + pseudo_loss, MIN_TOTAL))
         totals -= max(prior, MIN_PRIOR) / 2 * np.log(candidates).sum(axis=1)
         return totals
 
     dispersion = 1.0
     if loss_name(head.loss) == "poisson":
         plain = [equal, *np.eye(count)[~missing.any(axis=(1, 2))]]
-        dispersion = min(_dispersion(head, labels, predict(weights[None])) for weights in plain)
+        dispersion = min(_dispersion(head, found, predict(weights[None])) for weights in plain)
     # Without the loss of one more label, a fit through all labels would be infinitely good.
-    pseudo_loss = 0.0 if is_likelihood else label_losses(head, labels, predict(equal[None])).mean()
+    pseudo_loss = 0.0
+    if not is_likelihood:
+        (total,), weight = total_losses(head, found, predict(equal[None]))
+        pseudo_loss = total / weight
     batch_size = max(MAX_VALUES // values.size, 1)
     return minimize_on_simplex(penalized, count, batch_size)
 
 
-def _dispersion(head: Head, labels: np.ndarray, predictions: Tensor) -> float:
+def _dispersion(head: Head, found: LabeledValues, predictions: Tensor) -> float:
     """Return the ratio of the variance of counts to their mean, in the unit of the Poisson loss.
 
     The loss overstates by this number what the counts show about the mixture.
@@ -113,7 +122,9 @@ def _dispersion(head: Head, labels: np.ndarray, predictions: Tensor) -> float:
     unit = mean[0] if mean else 1.0
     limits = keras.config.epsilon(), 1 / MIN_TOTAL
     expected = np.clip(to_numpy(predictions).astype("float64"), *limits)
-    ratio = float(np.nanmean((labels - expected) ** 2 / expected))
+    ratios = (found.labels - expected[0]) ** 2 / expected[0]
+    weights = found.weights[:, None] * ~np.isnan(ratios)
+    ratio = float(np.nansum(ratios * weights) / weights.sum())
     return max(ratio, 1.0) / unit
 
 
@@ -173,30 +184,31 @@ def minimize_on_simplex(
     return weights
 
 
-def label_losses(head: Head, labels: np.ndarray, predictions: Tensor) -> np.ndarray:
-    """Return the losses of labels, or of each number if single numbers can be missing.
+def total_losses(head: Head, found: LabeledValues, predictions: Tensor) -> tuple[np.ndarray, float]:
+    """Return the sums of the losses of labels, `(candidates,)`, and the sum of their weights.
 
-    They are NaN if a prediction is not finite, which PyTorch can refuse.
+    A sum is NaN if a prediction is not finite, which PyTorch can refuse. If single numbers of a
+    label can be missing, each counts as a label.
 
     Args:
         head: The head of the task.
-        labels: As for `best_mixture`.
+        found: The labels and their weights.
         predictions: `(candidates, examples, units)`.
-
-    Returns:
-        `(candidates, labels)`, or `(candidates, numbers)`.
     """
     predictions = to_numpy(predictions)
     count = len(predictions)
     predictions = predictions.reshape(-1, predictions.shape[-1])
-    labels = np.tile(labels, (count, 1))
     wrong = np.argwhere(~np.isfinite(predictions))[:, 0]
     if len(wrong):
         predictions = predictions.copy()
         predictions[wrong] = SAFE_PREDICTION
+    labels = np.tile(found.labels, (count, 1))
     known = np.nan_to_num(labels, nan=SAFE_LABEL)
     y_true, y_pred = (ops.convert_to_tensor(x, keras.config.floatx()) for x in (known, predictions))
     losses = to_numpy(head.example_losses(y_true, y_pred)).astype("float64")
     losses[wrong] = np.nan
-    losses = losses if losses.ndim == 1 else losses[~np.isnan(labels)]
-    return losses.reshape(count, -1)
+    weights = found.weights
+    if losses.ndim > 1:
+        losses, is_known = losses[~np.isnan(labels)], ~np.isnan(found.labels)
+        weights = np.broadcast_to(weights[:, None], is_known.shape)[is_known]
+    return (losses.reshape(count, -1) * weights).sum(axis=1), float(weights.sum())

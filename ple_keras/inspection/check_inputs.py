@@ -72,7 +72,7 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
     check_adapted(find_heads(model))
     batches = first_batches(x, steps, "x") if is_dataset(x) else Batches(x, default=None)
     warnings: dict[str, str] = {}
-    for batch, _ in batches:
+    for batch, *_ in batches:
         if len(keras.tree.flatten(batch)[0]):  # an empty batch trains nothing
             warnings |= _check_batch(model, batch)
     for warning in warnings.values():

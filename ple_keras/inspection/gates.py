@@ -95,7 +95,7 @@ def _observe_levels(
         model, lambda _, observer: {x: summarize(*found) for x, found in observer.levels.items()}
     )
     examples, by_batch = 0, []
-    for batch, _ in batches:
+    for batch, *_ in batches:
         by_batch.append(observed.run_batch(batch))
         if observed.repeated.value:
             raise ValueError(

@@ -84,7 +84,7 @@ def gradient_conflict(
         if (part := trainable_part(block, expert))
     }
     gradients = TaskGradients(model, heads, list(parts.values()))
-    for features, labels in Batches(x, y, batch_size, default=None):
+    for features, labels, _ in Batches(x, y, batch_size, default=None):
         gradients.add(features, task_labels(labels, heads))
     conflict: dict[str, dict[str, Cosines]] = {level: {} for level in levels}
     for (level, expert), cosines in zip(parts, gradients.mean_cosines().tolist()):

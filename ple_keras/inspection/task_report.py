@@ -252,7 +252,7 @@ def _read_figures(
     trained = trained_heads(observed.inner)
     found: dict[str, list[list[np.ndarray]]] = {}  # labels, predictions, predictions of branches
     examples = size = 0
-    for number, (x, y) in enumerate(batches):
+    for number, (x, y, _) in enumerate(batches):
         known = task_labels(y, trained)
         predictions = observed.run_batch(x)
         for task in (task for task in heads if task in predictions):  # JAX sorts the predictions

@@ -7,15 +7,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from ple_keras._checks import check_by_task, check_keys, warn_user
+from ple_keras._checks import check_by_task, check_keys, short_repr, warn_user
 from ple_keras._keras.batches import first_batches, is_dataset
 from ple_keras._typing import ByName, HasLabels, Nested, TaskName, Tensor
-from ple_keras.labels.sample_space import check_dtype
+from ple_keras.labels.sample_space import check_dtype, to_number_array
 
 
 def check_task_labels(y: Nested, heads: Mapping[TaskName, HasLabels], steps: int | None) -> None:
     """Check the labels of all tasks (see `TaskHeads.check_labels`)."""
-    batches = list(label_batches(y, [*heads], steps))
+    batches = [labels for labels, _ in label_batches(y, [*heads], steps)]
     labels = batches[0]
     if is_dataset(y):
         labels = {task: join_rows([batch[task] for batch in batches]) for task in heads}
@@ -25,18 +25,76 @@ def check_task_labels(y: Nested, heads: Mapping[TaskName, HasLabels], steps: int
         head.check_labels(labels[task])
 
 
-def label_batches(y: Nested, tasks: list[TaskName], steps: int | None) -> Iterator[ByName]:
-    """Yield dicts of labels: whole arrays, or the first batches of a dataset.
+def label_batches(
+    y: Nested, tasks: list[TaskName], steps: int | None, sample_weight: Nested = None
+) -> Iterator[tuple[ByName, Nested]]:
+    """Yield dicts of labels with their weights: whole arrays, or the first batches of a dataset.
 
     Args:
-        y: The labels, or batches of `(x, y)`.
+        y: The labels, or batches of `(x, y)` or `(x, y, sample_weight)`.
         tasks: The tasks.
         steps: The number of batches; None for 100.
+        sample_weight: The weights of arrays.
     """
+    if is_dataset(y) and sample_weight is not None:
+        raise ValueError(
+            "sample_weight must be None if y consists of batches, which contain it. "
+            f"Received: sample_weight={short_repr(sample_weight)}"
+        )
     labels: Any
-    for _, labels in first_batches(y, steps, "y") if is_dataset(y) else [(None, y)]:
+    batches = first_batches(y, steps, "y") if is_dataset(y) else [(None, y, sample_weight)]
+    for _, labels, weights in batches:
         check_keys(check_by_task(labels, tasks, "y"), tasks, "y")
-        yield labels
+        yield labels, weights
+
+
+def labeled_weights(
+    sample_weight: Nested, tasks: Iterable[TaskName], task: TaskName, is_labeled: np.ndarray
+) -> np.ndarray:
+    """Return the sample weights of the labeled examples of a task, which are 1 by default.
+
+    Args:
+        sample_weight: `{task: weights}`, weights for all tasks, or None.
+        tasks: The tasks that can have weights.
+        task: The task.
+        is_labeled: Which examples have a label, `(...)`.
+
+    Raises:
+        TypeError: If weights are not numbers.
+        ValueError: If a task is unknown, the shape of weights does not match, or a weight of a
+            labeled example is negative or not finite.
+    """
+    if isinstance(sample_weight, Mapping):
+        check_keys(sample_weight, [*tasks], "sample_weight", has_all=False)
+        sample_weight = sample_weight.get(task)
+    if sample_weight is None:
+        return np.ones(np.count_nonzero(is_labeled))
+    array = to_number_array(sample_weight, f"sample_weight of {task!r}")
+    if array.ndim == is_labeled.ndim + 1 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if not array.ndim or array.shape != is_labeled.shape[: array.ndim]:
+        raise ValueError(
+            f"sample_weight must have a number for each row of {task!r}, or for each of its "
+            f"labels, {is_labeled.shape}. Received: sample_weight.shape={array.shape}"
+        )
+    array = array.reshape(array.shape + (1,) * (is_labeled.ndim - array.ndim))
+    weights: np.ndarray = np.broadcast_to(array, is_labeled.shape)[is_labeled].astype("float64")
+    wrong = weights[~(np.isfinite(weights) & (weights >= 0))]
+    if len(wrong):
+        raise ValueError(
+            "sample_weight must be finite and at least 0 where an example has a label of "
+            f"{task!r}. Received: sample_weight=[..., {wrong[0]}]"
+        )
+    return weights
+
+
+def check_total_weight(weights: np.ndarray, task: TaskName) -> None:
+    """Check that not all weights of labeled examples are 0."""
+    if len(weights) and not weights.any():
+        raise ValueError(
+            f"sample_weight must be above 0 for a labeled example of {task!r}. "
+            f"Received: sample_weight=0 for {len(weights)} examples"
+        )
 
 
 def task_labels(y: Nested, tasks: Iterable[TaskName]) -> ByName:
@@ -106,7 +164,7 @@ def check_values(labels: np.ndarray, wrong: np.ndarray, task: str, rule: str) ->
 
 
 class LabelStatistics:
-    """Number, mean and standard deviation of labels, `(labels, width)`, from batches.
+    """Number, weighted mean and deviation of labels, `(labels, width)`, from batches.
 
     Batches are merged as in Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for
     Computing Sample Variances", 1979.
@@ -121,34 +179,46 @@ class LabelStatistics:
         self.rows = 0
         self.labels = np.zeros(1, int)
         self.mean = np.zeros(1)
+        self._weight = np.zeros(1)  # of the labels of each column
         self._squares = np.zeros(1)  # the sum of the squared distances to the mean
 
-    def add(self, present: np.ndarray, rows: int) -> None:
-        """Add a batch of rows, with labels whose single numbers can be NaN."""
+    def add(self, present: np.ndarray, rows: int, weights: np.ndarray) -> None:
+        """Add a batch of rows, with labels whose single numbers can be NaN, and their weights."""
         values = present.astype("float64")
-        count = (~np.isnan(values)).sum(axis=0)
-        mean = np.nansum(values, axis=0) / np.maximum(count, 1)
-        total = np.maximum(self.labels + count, 1)
+        weights = weights[:, None] * ~np.isnan(values)
+        weight = weights.sum(axis=0)
+        mean = np.nansum(values * weights, axis=0) / _divisor(weight)
+        total = _divisor(self._weight + weight)
         distance = mean - self.mean
-        self._squares = self._squares + np.nansum((values - mean) ** 2, axis=0)
-        self._squares = self._squares + distance**2 * self.labels * count / total
-        self.mean = self.mean + distance * count / total
-        self.labels = self.labels + count
+        self._squares = self._squares + np.nansum((values - mean) ** 2 * weights, axis=0)
+        self._squares = self._squares + distance**2 * self._weight * weight / total
+        self.mean = self.mean + distance * weight / total
+        self.labels = self.labels + (~np.isnan(values)).sum(axis=0)
+        self._weight = self._weight + weight
         self.rows += rows
 
     @property
     def deviation(self) -> Tensor:
         """The standard deviation of each column."""
-        return np.sqrt(self._squares / np.maximum(self.labels, 1))
+        return np.sqrt(self._squares / _divisor(self._weight))
+
+
+def _divisor(weight: np.ndarray) -> np.ndarray:
+    return np.where(weight > 0, weight, 1.0)
 
 
 def read_labels(
-    y: Nested, heads: Mapping[TaskName, HasLabels], steps: int | None
+    y: Nested,
+    heads: Mapping[TaskName, HasLabels],
+    steps: int | None,
+    sample_weight: Nested = None,
 ) -> dict[TaskName, LabelStatistics]:
     """Return the statistics of each task's labels (see `TaskHeads.adapt`)."""
     statistics = {task: LabelStatistics() for task in heads}
-    for labels in label_batches(y, [*heads], sys.maxsize if steps is None else steps):
+    steps = sys.maxsize if steps is None else steps
+    for labels, weights in label_batches(y, [*heads], steps, sample_weight):
         for task, head in heads.items():
             present, is_labeled = head._present_labels(labels[task])
-            statistics[task].add(present, is_labeled.size)
+            known = labeled_weights(weights, heads, task, is_labeled)
+            statistics[task].add(present, is_labeled.size, known)
     return statistics

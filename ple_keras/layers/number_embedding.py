@@ -129,7 +129,7 @@ class NumberEmbedding(BaseLayer):
         refuse_batches(data, "data", iterators=False)
         random = np.random.default_rng(0)
         chunks: list[np.ndarray] = []  # of rows, with a random number in front of each
-        for batch, _ in Batches(data, default=None, argument="data"):
+        for batch, *_ in Batches(data, default=None, argument="data"):
             rows = self._check_data(to_numpy(batch))
             chunks.append(np.column_stack([random.random(len(rows)), rows]))
             if sum(map(len, chunks)) > 2 * MAX_ROWS:

@@ -179,8 +179,8 @@ class MultiTaskTraining(Mixin):
         given = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs).arguments
         del given["self"]
         check_batch_sizes(given)
-        labels, validation = split_rows(given)
-        adapt_heads(self._task_heads(), labels)
+        trained, validation = split_rows(given)
+        adapt_heads(self._task_heads(), *trained)
         callbacks = given.get("callbacks") or []
         callbacks = [*getattr(callbacks, "callbacks", keras.tree.flatten(callbacks))]
         hedges = [each for each in callbacks if isinstance(each, FitHedge)]

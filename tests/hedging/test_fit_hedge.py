@@ -32,6 +32,11 @@ def rows(count=ROWS, seed=0):
     return x, y
 
 
+def labeled(labels, values):
+    """Return rows with weights of 1."""
+    return LabeledValues(labels, np.ones(len(labels)), values)
+
+
 def hedged_model(heads=None):
     model = branched(heads or two_heads(), keras.layers.Dense(3, "tanh"))
     randomize(model)
@@ -144,7 +149,7 @@ def test_the_mixture_is_the_best_of_a_grid(name, branches, count, prior):
         dispersion = max(1, ((labels - rates) ** 2 / rates).mean(axis=(1, 2)).min())
         assert dispersion > 1.1
     labels = labels.reshape(count, -1)
-    mixture = best_mixture(head, LabeledValues(labels, values.astype("float32")), prior)
+    mixture = best_mixture(head, labeled(labels, values.astype("float32")), prior)
     assert mixture.sum() == pytest.approx(1)
     best = min(map(objective, grid(branches, 2000 if branches == 2 else 80)))
     assert objective(mixture) <= best + 1e-4
@@ -155,18 +160,16 @@ def test_the_mixture_is_the_best_of_a_grid(name, branches, count, prior):
 def test_few_labels_do_not_decide_a_mixture(loss):
     """One branch is right, or three branches can be mixed to the labels, where log(0) is -inf."""
     head = pk.RegressionHead("a", loss=loss)
-    right = best_mixture(head, LabeledValues(np.ones((1, 1)), np.float32([[[1]], [[3]]])), 1.0)
+    right = best_mixture(head, labeled(np.ones((1, 1)), np.float32([[[1]], [[3]]])), 1.0)
     assert 0.5 < right[0] < 0.85
     values = np.float32([[[0], [1]], [[2], [0]], [[2], [2]]])
-    assert best_mixture(head, LabeledValues(np.ones((2, 1)), values), 1.0).min() > 0.1
+    assert best_mixture(head, labeled(np.ones((2, 1)), values), 1.0).min() > 0.1
 
 
 @once
 def test_many_labels_have_the_mixture_of_the_normal_likelihood():
     labels, values = (each[..., :1] for each in observed("squared", 2, 200))
-    mixture = best_mixture(
-        pk.RegressionHead("a"), LabeledValues(labels, values.astype("float32")), 1.0
-    )
+    mixture = best_mixture(pk.RegressionHead("a"), labeled(labels, values.astype("float32")), 1.0)
     own = np.linspace(0.001, 0.999, 999)
     mixed = own * values[0] + (1 - own) * values[1]
     total = 100 * np.log(np.mean((mixed - labels) ** 2, axis=0)) - np.log(own * (1 - own)) / 2
@@ -205,13 +208,11 @@ def test_the_unit_of_counts_does_not_change_how_much_they_show_about_the_mixture
     pk.TaskHeads([standardized]).adapt({"a": labels[:, 0]})
     assert standardized.mean[0] < 0.3
     standardized(np.zeros((1, 3), "float32"))  # builds it
-    mixture = best_mixture(plain, LabeledValues(labels, values), 10.0)
+    mixture = best_mixture(plain, labeled(labels, values), 10.0)
     np.testing.assert_allclose(
-        best_mixture(standardized, LabeledValues(labels, values), 10.0), mixture, atol=1e-3
+        best_mixture(standardized, labeled(labels, values), 10.0), mixture, atol=1e-3
     )
-    scaled = best_mixture(
-        plain, LabeledValues(50 * labels, values + np.log(50).astype("float32")), 10.0
-    )
+    scaled = best_mixture(plain, labeled(50 * labels, values + np.log(50).astype("float32")), 10.0)
     np.testing.assert_allclose(scaled, mixture, atol=0.02)
 
 
@@ -227,7 +228,7 @@ def test_a_saturated_branch_has_the_weight_of_its_best_loss():
         mixed = np.tensordot(weights, values, 1)
         return binary(sigmoid(mixed), y).sum() - np.log(weights).sum() / 2
 
-    mixture = best_mixture(pk.BinaryHead("a"), LabeledValues(y, values.astype("float32")), 1.0)
+    mixture = best_mixture(pk.BinaryHead("a"), labeled(y, values.astype("float32")), 1.0)
     weights = np.exp(np.linspace(-14, -1e-3, 4000))
     best = min(objective(np.array([w, 1 - w])) for w in weights)
     assert objective(mixture) <= best * (1 + 1e-4)
@@ -239,7 +240,7 @@ def test_a_branch_with_infinite_counts_has_no_weight():
     labels = np.random.default_rng(0).poisson(1.0, size=(200, 1)).astype("float32")
     values = np.zeros((3, 200, 1), "float32")
     values[0], values[2] = 1000, 3
-    mixture = best_mixture(pk.CountHead("a"), LabeledValues(labels, values), 1.0)
+    mixture = best_mixture(pk.CountHead("a"), labeled(labels, values), 1.0)
     assert mixture[1] > 0.9
 
 
@@ -252,12 +253,10 @@ def test_candidates_that_are_compared_in_parts_have_the_same_mixture(name, monke
     labels = labels.reshape(40, -1)
     labels[0, 0] = np.nan if name == "squared" else labels[0, 0]
     values = values.astype("float32")
-    expected = best_mixture(head, LabeledValues(labels, values), 1.0)
+    expected = best_mixture(head, labeled(labels, values), 1.0)
     for limit in (0, 7 * values.size):
         monkeypatch.setattr("ple_keras.hedging.mixture.MAX_VALUES", limit)
-        np.testing.assert_array_equal(
-            best_mixture(head, LabeledValues(labels, values), 1.0), expected
-        )
+        np.testing.assert_array_equal(best_mixture(head, labeled(labels, values), 1.0), expected)
 
 
 def test_validation_metrics_have_the_new_mixture():
