@@ -10,7 +10,7 @@ from ple_keras.heads.binary_heads import BinaryHead, ProductHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.ranking_head import RankingHead
-from ple_keras.heads.regression_heads import CountHead, RegressionHead
+from ple_keras.heads.regression_heads import CountHead, RegressionHead, TweedieHead
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.hedging.fit_hedge import FitHedge, fit_hedge
 from ple_keras.inspection.check_inputs import check_inputs
@@ -83,6 +83,7 @@ __all__ = [
     "TaskHeads",
     "TaskReport",
     "Transfer",
+    "TweedieHead",
     "check_inputs",
     "expected_calibration_error",
     "export_onnx",

@@ -13,9 +13,10 @@ from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Activation, Config, LayerLike, LossLike, MetricLike, Shape, Tensor
 from ple_keras.heads.head import Head, without_keys
-from ple_keras.labels.label_arrays import LabelStatistics
+from ple_keras.labels.label_arrays import LabelStatistics, check_values
 from ple_keras.losses.loss_kinds import ERRORS, loss_name
-from ple_keras.metrics.sums import PoissonDeviance
+from ple_keras.losses.tweedie import TweedieLoss
+from ple_keras.metrics.sums import PoissonDeviance, TweedieDeviance
 
 MIN_DEVIATION = 1e-18  # the square of its inverse is finite in float32
 
@@ -220,8 +221,61 @@ def _check_scale(mean: Any, deviation: Any, units: int, standardize: bool) -> An
     )
 
 
+class PositiveHead(StandardizedHead):
+    """Base of the heads of counts and amounts, whose mean is an exponential.
+
+    Attributes:
+        power: The power p of the variance of a label, which is proportional to `mean^p`.
+    """
+
+    power: float
+
+    def __init__(
+        self,
+        task: str,
+        loss: LossLike,
+        metrics: Sequence[MetricLike] | None,
+        tower: LayerLike | None,
+        standardize: bool,
+        **kwargs: Any,
+    ) -> None:
+        self.standardize = check_bool(standardize, "standardize")
+        self._scale = {"mean": [math.nan]}
+        super().__init__(task, 1, "exponential", loss, metrics, tower, **kwargs)
+
+    def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        if self.standardize:
+            (mean,) = (ops.cast(weight, y_pred.dtype) for weight in self._scale_weights())
+            y_true, y_pred = y_true / mean, y_pred / mean
+        return super().example_losses(y_true, y_pred)
+
+    def _present_labels(self, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        present, is_labeled = super()._present_labels(labels)
+        self._check_values(present)
+        return present, is_labeled
+
+    def _adapt(self, statistics: LabelStatistics) -> None:
+        mean, known = statistics.mean.item(), self._initial_bias
+        if self.standardize and mean <= 0:
+            raise ValueError(
+                f"y[{self.task!r}] must have a label above 0, because its head has "
+                f"standardize=True. Received: mean={mean:g} of labels={statistics.labels.item()} "
+                f"in y[{self.task!r}]"
+            )
+        super()._adapt(statistics)
+        if self.standardize:
+            self._set_scale(np.array([mean]))
+        self._initial_bias = math.log(mean) if mean > 0 else known
+        bias = self._projection.bias if hasattr(self, "_projection") else None
+        if bias is not None and np.isclose(to_numpy(bias), known, atol=0):
+            bias.assign([self._initial_bias])
+
+    def get_config(self) -> Config:
+        return without_keys(super().get_config(), "units", "activation", "loss")
+
+
 @register
-class CountHead(StandardizedHead):
+class CountHead(PositiveHead):
     """The expected value of a count: `exponential`, `(..., H) -> (..., 1)`.
 
     The loss is the negative log-likelihood of a Poisson distribution, without the terms that depend
@@ -268,6 +322,8 @@ class CountHead(StandardizedHead):
     (4.5, [4.5])
     """
 
+    power = 1.0
+
     def __init__(
         self,
         task: str,
@@ -277,15 +333,7 @@ class CountHead(StandardizedHead):
         standardize: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.standardize = check_bool(standardize, "standardize")
-        self._scale = {"mean": [math.nan]}
-        super().__init__(task, 1, "exponential", "poisson", metrics, tower, **kwargs)
-
-    def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        if self.standardize:
-            (mean,) = (ops.cast(weight, y_pred.dtype) for weight in self._scale_weights())
-            y_true, y_pred = y_true / mean, y_pred / mean
-        return super().example_losses(y_true, y_pred)
+        super().__init__(task, "poisson", metrics, tower, standardize, **kwargs)
 
     def _default_metrics(self) -> list[MetricLike]:
         return [PoissonDeviance(), *([keras.metrics.Poisson()] if self.standardize else [])]
@@ -293,35 +341,98 @@ class CountHead(StandardizedHead):
     def _logs_loss_mean(self) -> bool:
         return super()._logs_loss_mean() and not self.standardize
 
-    def _present_labels(self, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        present, is_labeled = super()._present_labels(labels)
-        self._check_values(present)
-        return present, is_labeled
-
-    def _adapt(self, statistics: LabelStatistics) -> None:
-        mean, known = statistics.mean.item(), self._initial_bias
-        if self.standardize and mean <= 0:
-            raise ValueError(
-                f"y[{self.task!r}] must have a label above 0, because its head has "
-                f"standardize=True. Received: mean={mean:g} of labels={statistics.labels.item()} "
-                f"in y[{self.task!r}]"
-            )
-        super()._adapt(statistics)
-        if self.standardize:
-            self._set_scale(np.array([mean]))
-        self._initial_bias = math.log(mean) if mean > 0 else known
-        bias = self._projection.bias if hasattr(self, "_projection") else None
-        if bias is not None and np.isclose(to_numpy(bias), known, atol=0):
-            bias.assign([self._initial_bias])
-
-    def get_config(self) -> Config:
-        return without_keys(super().get_config(), "units", "activation", "loss")
-
     @classmethod
     def from_config(cls, config: Config) -> Self:
         if "standardize" not in config and config["metrics"] is None:  # a file of 0.4.0
             config = {**config, "metrics": ["poisson"]}
         return super().from_config(config)
+
+
+@register
+class TweedieHead(PositiveHead):
+    """The expected value of an amount, such as a claim or a revenue: `exponential`, `(..., 1)`.
+
+    The loss is half the deviance of a Tweedie distribution, whose variance is proportional to the
+    mean to the power p. With 1 < p < 2, amounts can be 0, like sums of a random number of claims.
+    With p = 2, a gamma distribution, they are above 0. For the label y and the prediction m:
+
+        L = y^(2 - p) / ((1 - p) (2 - p)) - y m^(1 - p) / (1 - p) + m^(2 - p) / (2 - p)
+        L = y / m - 1 - log(y / m)                                                   for p = 2
+
+    The metric is `deviance`, 2 L, as scikit-learn's `mean_tweedie_deviance`. A `CountHead` has
+    p = 1.
+
+    With `standardize=True`, the loss is computed from y / mean and m / mean with the mean label, so
+    that its size does not depend on the unit. With p = 2, it never does. Predictions and metrics
+    are still amounts. `TaskHeads.adapt` sets the mean and the first bias, as for a CountHead.
+
+    Args:
+        task: The task's name (see `TaskHeads`).
+        power: The power p, above 1 and at most 2.
+        tower: The task's own network (see `Head`).
+        metrics: Metrics that replace the deviance. To keep it, use `extra_metrics`.
+        standardize: Whether to divide labels and predictions by the mean label in the loss.
+        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics` (see `Head`), and
+            Keras's layer arguments.
+
+    Call arguments:
+        inputs: The features of the task, `(..., H)`.
+        training: Passed to the tower.
+
+    Returns:
+        The expected amount, `(..., 1)`, at least float32.
+
+    Raises:
+        TypeError, ValueError: As for `Head`, and if `power` is not a number above 1 and at most 2.
+
+    Reference:
+
+    - Jorgensen, "The Theory of Dispersion Models", 1997, chapter 4.
+
+    Example:
+
+    >>> spend = TweedieHead("spend", power=1.5, standardize=True)
+    >>> TaskHeads([spend]).adapt({"spend": [0.0, 9.0, float("nan")]})
+    >>> round(float(spend(keras.ops.zeros((1, 32)))[0, 0]), 3), spend.mean
+    (4.5, [4.5])
+    """
+
+    _fixed = (*PositiveHead._fixed, "power")
+
+    def __init__(
+        self,
+        task: str,
+        power: float = 1.5,
+        tower: LayerLike | None = None,
+        *,
+        metrics: Sequence[MetricLike] | None = None,
+        standardize: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.power = check_number(power, "power", above=1)
+        if self.power > 2:
+            raise ValueError(f"power must be above 1 and at most 2. Received: power={power!r}")
+        loss = TweedieLoss(self.power)
+        super().__init__(task, loss, metrics, tower, standardize, **kwargs)
+
+    def _label_width(self) -> int:
+        return 1
+
+    def _default_metrics(self) -> list[MetricLike]:
+        return [TweedieDeviance(self.power)]
+
+    def _logs_loss_mean(self) -> bool:
+        return False
+
+    def _check_values(self, labels: Tensor) -> None:
+        check_values(labels, labels < 0, self.task, "be at least 0")
+        if self.power == 2:
+            check_values(labels, labels == 0, self.task, "be above 0 with power=2")
+
+
+def variance_power(head: Head) -> float | None:
+    """Return the power of the mean in the variance of counts and amounts; None for other heads."""
+    return getattr(head, "power", 1.0 if loss_name(head.loss) == "poisson" else None)
 
 
 def check_adapted(heads: Mapping[str, Head]) -> None:

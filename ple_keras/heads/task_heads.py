@@ -470,21 +470,24 @@ class TaskHeads(BaseLayer):
         """Compute statistics of the training labels.
 
         With `standardize=True`, a `RegressionHead` stores the mean and the standard deviation of
-        its labels, unless they were given, and a `CountHead` the mean. A `CountHead` that is not
-        trained yet sets its bias to the logarithm of the mean. Each head stores the share of rows
-        with a label as `label_share`, for reports. `adapt` can be called at any time, repeatedly.
-        With several processes, each must read the same labels.
+        its labels, unless they were given, and a `CountHead` or `TweedieHead` the mean. The latter
+        two set their bias to the logarithm of the mean, if it is not trained yet. Each head stores
+        the share of rows with a label as `label_share`, for reports. `adapt` can be called at any
+        time, repeatedly. With several processes, each must read the same labels.
 
         Args:
-            y: `{task: labels}`, with exactly the tasks that have a loss. Or batches of `(x, y)`,
-                as for `check_labels`.
+            y: `{task: labels}`, with exactly the tasks that have a loss. Or batches of `(x, y)` or
+                `(x, y, sample_weight)`, as for `check_labels`.
             steps: The number of batches to read; None for all. Arrays are read in full.
+            sample_weight: Weights of the examples of arrays: `{task: weights}`, or weights for all
+                tasks. The mean and the deviation are weighted, `label_share` is not.
 
         Raises:
-            TypeError: If the labels are not in a dict, or not numbers.
+            TypeError: If the labels are not in a dict, or labels or weights are not numbers.
             ValueError: If a task is missing or unknown, labels have a wrong shape or are infinite,
-                counts are negative, labels are to be standardized but do not vary or have no count
-                above 0, or `y` is an iterator or has no batch.
+                counts or amounts are negative, labels are to be standardized but do not vary or
+                have no number above 0, or `y` is an iterator or has no batch. If weights of labeled
+                examples are negative, not finite or all 0, or are given next to batches.
 
         Example:
 

@@ -94,7 +94,7 @@ class BranchedModel:
         for task, of_batches in parts.items():
             pairs = zip(zip(*of_batches), (0, 0, 1))  # arrays, and the axis of examples
             labels, weights, values = (np.concatenate(arrays, axis) for arrays, axis in pairs)
-            check_total_weight(weights, task)
+            check_total_weight(len(weights), weights.sum(), task)
             branches, counts = self.heads[task].branches, weights > 0
             given = [branches.names.index(branch) for branch in branches.given]
             found[task] = LabeledValues(labels[counts], weights[counts], values[:, counts], given)

@@ -88,8 +88,8 @@ class FitHedge(keras.callbacks.Callback):
     - `hedge/loss`: one number to tune by, lower is better: the mean over tasks of the relative loss
       of the mixture of the best branches so far. The last one is for the model after `fit`.
 
-    Sample weights and Keras masks have no effect. Use missing labels for rows that must not count
-    and for padded positions of sequences.
+    A row with a sample weight of 2 counts as two rows. Keras masks have no effect. Use missing
+    labels for rows that must not count and for padded positions of sequences.
 
     Args:
         validation_data: None for the validation data of `fit` of a MultiTaskModel. Or `(x, y)` or
@@ -350,6 +350,8 @@ def fit_hedge(
         y: `{task: labels}`, or an array in a model with one task.
         batch_size: The number of rows per batch, only for arrays; by default 1024.
         prior: The weight of the prior (see `FitHedge`).
+        sample_weight: Weights of the rows of arrays, `{task: weights}`, or weights for all tasks.
+            Batches `(x, y, sample_weight)` contain theirs.
 
     Returns:
         `{task: {branch: weight}}`.

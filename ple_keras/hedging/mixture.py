@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -14,10 +14,9 @@ from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Tensor
 from ple_keras.heads.branches import mix
 from ple_keras.heads.head import Head
-from ple_keras.heads.regression_heads import CountHead
+from ple_keras.heads.regression_heads import PositiveHead, variance_power
 from ple_keras.labels.sample_space import SAFE_LABEL, SAFE_PREDICTION
 from ple_keras.losses.example_losses import uncertainty_form
-from ple_keras.losses.loss_kinds import loss_name
 
 MAX_SHARE_LOGIT = 14  # of a weight's share of the sum of two weights
 POINTS, ZOOMS = 25, 3  # of the grids of its logit
@@ -101,9 +100,9 @@ def best_mixture(head: Head, found: LabeledValues, prior: float) -> np.ndarray:
         return totals
 
     dispersion = 1.0
-    if loss_name(head.loss) == "poisson":
+    if variance_power(head) is not None:
         plain = [equal, *np.eye(count)[~missing.any(axis=(1, 2))]]
-        dispersion = min(_dispersion(head, found, predict(weights[None])) for weights in plain)
+        dispersion = _dispersion(head, found, [predict(weights[None])[0] for weights in plain])
     # Without the loss of one more label, a fit through all labels would be infinitely good.
     pseudo_loss = 0.0
     if not is_likelihood:
@@ -113,19 +112,30 @@ def best_mixture(head: Head, found: LabeledValues, prior: float) -> np.ndarray:
     return minimize_on_simplex(penalized, count, batch_size)
 
 
-def _dispersion(head: Head, found: LabeledValues, predictions: Tensor) -> float:
-    """Return the ratio of the variance of counts to their mean, in the unit of the Poisson loss.
+def _dispersion(head: Head, found: LabeledValues, predictions: Sequence[Tensor]) -> float:
+    """Return the ratio of the variance of labels to a power of their mean, in the unit of the loss.
 
-    The loss overstates by this number what the counts show about the mixture.
+    The loss overstates by this number what the labels show about the mixture.
+
+    Args:
+        head: The head of counts or amounts.
+        found: The labels.
+        predictions: Of equal weights, and of each branch, of which the best one counts.
     """
-    mean = head.mean if isinstance(head, CountHead) and head.standardize else None
-    unit = mean[0] if mean else 1.0
-    limits = keras.config.epsilon(), 1 / MIN_TOTAL
-    expected = np.clip(to_numpy(predictions).astype("float64"), *limits)
-    ratios = (found.labels - expected[0]) ** 2 / expected[0]
-    weights = found.weights[:, None] * ~np.isnan(ratios)
-    ratio = float(np.nansum(ratios * weights) / weights.sum())
-    return max(ratio, 1.0) / unit
+    power: Any = variance_power(head)
+    mean = head.mean if isinstance(head, PositiveHead) and head.standardize else None
+    unit = mean[0] ** (2 - power) if mean else 1.0
+    ratios = []
+    for each in predictions:
+        limits = keras.config.epsilon(), 1 / MIN_TOTAL
+        expected = np.clip(to_numpy(each).astype("float64"), *limits)
+        squares = (found.labels - expected) ** 2 / expected**power
+        weights = found.weights[:, None] * ~np.isnan(squares)
+        ratios.append(float(np.nansum(squares * weights) / weights.sum()))
+    if power == 1:  # counts vary at least like a Poisson distribution
+        return max(min(ratios), 1.0) / unit
+    # As with errors, one more label prevents that few labels decide the mixture.
+    return max(min(ratios) + ratios[0] / float(found.weights.sum()), MIN_TOTAL) / unit
 
 
 def minimize_on_simplex(

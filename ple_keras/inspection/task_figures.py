@@ -13,10 +13,10 @@ from ple_keras.heads.binary_heads import ProbabilityHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.ranking_head import RankingHead
+from ple_keras.heads.regression_heads import variance_power
 from ple_keras.heads.task_losses import batch_loss
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.losses.example_losses import MIN_PROBABILITY
-from ple_keras.losses.loss_kinds import loss_name
 from ple_keras.metrics.array_metrics import grouped_auc
 
 MIN_COMPLEMENT = 1e-7  # of 1 - p, since float32 has few probabilities closer to 1
@@ -158,9 +158,9 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray) -> Tas
         figures["accuracy"] = float((y.argmax(axis=-1) == p.argmax(axis=-1)).mean())
     elif y.shape == p.shape and not is_list:
         numbers = np.ma.masked_invalid(y)
-        if loss_name(head.loss) == "poisson":
-            losses = _deviances(numbers, p)
-            baseline = _deviances(numbers, numbers.mean(axis=0)).mean(axis=0)
+        if (power := variance_power(head)) is not None:
+            losses = _deviances(numbers, p, power)
+            baseline = _deviances(numbers, numbers.mean(axis=0), power).mean(axis=0)
             figures["deviance"] = float(losses.mean())
         else:
             losses, baseline = (numbers - p) ** 2, numbers.var(axis=0)
@@ -175,13 +175,20 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray) -> Tas
 
 def _is_rate(head: Head) -> bool:
     """Return whether predictions are to have the sum of the labels."""
-    return isinstance(head, ProbabilityHead) or loss_name(head.loss) == "poisson"
+    return isinstance(head, ProbabilityHead) or variance_power(head) is not None
 
 
-def _deviances(counts: np.ndarray, means: np.ndarray) -> Any:
-    """Return twice the differences of Poisson losses to the loss of a prediction of the label."""
-    ratios = np.maximum(counts, MIN_PROBABILITY) / np.maximum(means, MIN_PROBABILITY)
-    return 2 * (counts * np.log(ratios) - counts + means)
+def _deviances(labels: np.ndarray, means: np.ndarray, power: float) -> Any:
+    """Return the deviance of each label (see `TweedieHead`), and of counts with a power of 1."""
+    means = np.maximum(means, MIN_PROBABILITY)
+    logs = np.log(np.maximum(labels, MIN_PROBABILITY) / means)
+    if power == 1:
+        return 2 * (labels * logs - labels + means)
+    if power == 2:
+        return 2 * (labels / means - 1 - logs)
+    excess = labels * means ** (1 - power) - means ** (2 - power)
+    powers = labels ** (2 - power) - means ** (2 - power)
+    return 2 * (excess - powers / (2 - power)) / (power - 1)
 
 
 def _mean_and_deviation(values: np.ndarray, is_list: bool) -> tuple[float, float]:

@@ -69,7 +69,7 @@ def labeled_weights(
         sample_weight = sample_weight.get(task)
     if sample_weight is None:
         return np.ones(np.count_nonzero(is_labeled))
-    array = to_number_array(sample_weight, f"sample_weight of {task!r}")
+    array = to_number_array(sample_weight, f"sample_weight[{task!r}]")
     if array.ndim == is_labeled.ndim + 1 and array.shape[-1] == 1:
         array = array[..., 0]
     if not array.ndim or array.shape != is_labeled.shape[: array.ndim]:
@@ -88,12 +88,12 @@ def labeled_weights(
     return weights
 
 
-def check_total_weight(weights: np.ndarray, task: TaskName) -> None:
+def check_total_weight(count: int, weight: float, task: TaskName) -> None:
     """Check that not all weights of labeled examples are 0."""
-    if len(weights) and not weights.any():
+    if count and not weight:
         raise ValueError(
             f"sample_weight must be above 0 for a labeled example of {task!r}. "
-            f"Received: sample_weight=0 for {len(weights)} examples"
+            f"Received: sample_weight=0 for all {count}"
         )
 
 
@@ -173,13 +173,14 @@ class LabelStatistics:
         rows: The number of rows, with or without a label.
         labels: The number of labels in each column.
         mean: The mean of each column.
+        weight: The sum of the sample weights of the labels of each column.
     """
 
     def __init__(self) -> None:
         self.rows = 0
         self.labels = np.zeros(1, int)
         self.mean = np.zeros(1)
-        self._weight = np.zeros(1)  # of the labels of each column
+        self.weight = np.zeros(1)
         self._squares = np.zeros(1)  # the sum of the squared distances to the mean
 
     def add(self, present: np.ndarray, rows: int, weights: np.ndarray) -> None:
@@ -188,19 +189,19 @@ class LabelStatistics:
         weights = weights[:, None] * ~np.isnan(values)
         weight = weights.sum(axis=0)
         mean = np.nansum(values * weights, axis=0) / _divisor(weight)
-        total = _divisor(self._weight + weight)
+        total = _divisor(self.weight + weight)
         distance = mean - self.mean
         self._squares = self._squares + np.nansum((values - mean) ** 2 * weights, axis=0)
-        self._squares = self._squares + distance**2 * self._weight * weight / total
+        self._squares = self._squares + distance**2 * self.weight * weight / total
         self.mean = self.mean + distance * weight / total
         self.labels = self.labels + (~np.isnan(values)).sum(axis=0)
-        self._weight = self._weight + weight
+        self.weight = self.weight + weight
         self.rows += rows
 
     @property
     def deviation(self) -> Tensor:
         """The standard deviation of each column."""
-        return np.sqrt(self._squares / _divisor(self._weight))
+        return np.sqrt(self._squares / _divisor(self.weight))
 
 
 def _divisor(weight: np.ndarray) -> np.ndarray:
@@ -221,4 +222,6 @@ def read_labels(
             present, is_labeled = head._present_labels(labels[task])
             known = labeled_weights(weights, heads, task, is_labeled)
             statistics[task].add(present, is_labeled.size, known)
+    for task, found in statistics.items():
+        check_total_weight(found.labels.sum(), found.weight.sum(), task)
     return statistics

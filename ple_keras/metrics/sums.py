@@ -1,4 +1,4 @@
-"""Metrics of probabilities and counts, from sums over batches."""
+"""Metrics of probabilities, counts and amounts, from sums over batches."""
 
 import math
 from collections.abc import Sequence
@@ -8,9 +8,10 @@ from keras import ops
 
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import clip, fill, segment_sum
-from ple_keras._typing import DType, Tensor
+from ple_keras._typing import Config, DType, Tensor
 from ple_keras.labels.sample_space import align, align_weights
 from ple_keras.losses.example_losses import MIN_PROBABILITY, crossentropy
+from ple_keras.losses.tweedie import half_deviance
 
 # Of the histograms of LogitAUC:
 NUM_BINS = 2**12
@@ -201,6 +202,27 @@ class PoissonDeviance(MetricOfSums):
     def result(self) -> Tensor:
         deviance, count = ops.unstack(self.totals(), 2)
         return deviance / fill(count, count == 0, math.nan)
+
+
+@register
+class TweedieDeviance(PoissonDeviance):
+    """The mean deviance of amounts, `sum_i w_i D_i / sum_i w_i` (see `TweedieHead`).
+
+    Args:
+        power: The power of the variance.
+        name: The metric's name.
+        dtype: The dtype of the result; None for Keras's default.
+    """
+
+    def __init__(self, power: float, name: str = "deviance", dtype: DType = None) -> None:
+        super().__init__(name, dtype)
+        self.power = power
+
+    def terms(self, y_true: Tensor, y_pred: Tensor) -> Sequence[Tensor]:
+        return [2 * half_deviance(y_true, y_pred, self.power), ops.ones_like(y_pred)]
+
+    def get_config(self) -> Config:
+        return {**super().get_config(), "power": self.power}
 
 
 @register
