@@ -107,15 +107,15 @@ def _find_readers(model: keras.Layer) -> dict[PartKey, set[Unit]]:
         add(heads[task].branches.slices(branch), [unit])
         for block in blocks:
             if task in block.task_names and branch in block.branch_names:  # not of `given`
-                add(block.slices(task, branch), [unit])
-                for stream in block.input_streams(task, branch):
+                add(block._slices(task, branch), [unit])
+                for stream in block._input_streams(task, branch):
                     by_stream[stream].add(unit)
     tasks = {task for layer in find_layers(model, TaskHeads) for task in layer.task_names}
     others = {task for task in tasks if not heads[task].branches}
     inside = [each for block in blocks for each in find_layers(block, StreamFeatures)]
     for features in find_layers(model, StreamFeatures):
-        for stream in features.streams if features not in inside else ():
-            add(features.slices(stream), by_stream[stream])
+        for stream in features._streams() if features not in inside else ():
+            add(features._slices(stream), by_stream[stream])
             if stream in others or not others <= {*features.task_names}:  # can read any stream
-                add(features.slices(stream), [NO_UNIT])
+                add(features._slices(stream), [NO_UNIT])
     return readers

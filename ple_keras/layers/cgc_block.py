@@ -248,7 +248,7 @@ class CGCBlock(GatedBlock):
         """The experts that each gate mixes, in the order of its weights."""
         return {gate: list(experts) for gate, experts in self._connections.gates.items()}
 
-    def slices(self, task: TaskName) -> list[WeightSlice]:
+    def _slices(self, task: TaskName) -> list[WeightSlice]:
         """Return the weights of a task's gate, and of the experts that it mixes."""
         experts = [self._level.experts.slices(expert) for expert in self.gate_experts[task]]
         return sum(experts, whole_slices(self._level.gates[task].weights))

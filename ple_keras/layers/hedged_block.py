@@ -173,17 +173,17 @@ class HedgedBlock(BaseLayer):
     def _blocks(self) -> list[keras.Layer]:
         return [self[branch] for branch in self._branch_names]
 
-    def slices(self, task: TaskName, branch: str) -> list[WeightSlice]:
+    def _slices(self, task: TaskName, branch: str) -> list[WeightSlice]:
         """Return the weights of a task's branch, and of its copy of the features."""
         block = self[branch]
         is_level = isinstance(block, CGCBlock)
-        found = block.slices(task) if is_level else whole_slices(block.weights)
+        found = block._slices(task) if is_level else whole_slices(block.weights)
         if self._features:
             stream = task if self._template and branch == OWN else branch
-            found += self._features.slices(stream)
+            found += self._features._slices(stream)
         return found
 
-    def input_streams(self, task: TaskName, branch: str) -> list[str]:
+    def _input_streams(self, task: TaskName, branch: str) -> list[str]:
         """Return the streams of the inputs that a task's branch reads; none with features."""
         own = [task if branch == OWN else branch]
         return [] if self._features else own if self._template else [*self._task_names, SHARED]

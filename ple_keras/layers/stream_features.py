@@ -135,12 +135,11 @@ class StreamFeatures(BaseLayer):
         names = dict.fromkeys(self._copy_of.value.values() if self.built else ())
         return UserList(getattr(self, name) for name in names)
 
-    @property
-    def streams(self) -> list[str]:
+    def _streams(self) -> list[str]:
         """The streams, in order."""
         return [*self._copy_of.value]
 
-    def slices(self, stream: str) -> list[WeightSlice]:
+    def _slices(self, stream: str) -> list[WeightSlice]:
         """Return the weights of the copy that a stream reads."""
         return whole_slices(getattr(self, self._copy_of.value[stream]).weights)
 
