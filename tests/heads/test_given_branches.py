@@ -11,7 +11,7 @@ from tests.helpers import QUICK, assert_same, features, numpy_of, once, randomiz
 from tests.layers.reference import sigmoid, softmax
 from tests.models import cloned, compiled, heads_of, loaded
 from tests.pairs import fewer
-from tests.refusals import INF, NAN, check_refused
+from tests.refusals import INF, NAN, all_refused
 
 ROWS = 8
 MIXTURE = [0.5, 0.2, 0.3]  # of boosting, own, shared
@@ -240,42 +240,39 @@ def block_values(model, x):
 
 
 NAMES = r"^given must contain different names"
+REFUSED = {
+    "text": ("boosting", TypeError, r"^given must be a sequence of branch names"),
+    "own": (["own"], NAMES),
+    "space": (["a b"], NAMES),
+    "twice": (["a", "a"], NAMES),
+}
 
 
-@once
-@pytest.mark.parametrize(
-    ("given", "error", "message"),
-    [
-        ("boosting", TypeError, r"^given must be a sequence of branch names"),
-        (["own"], ValueError, NAMES),
-        (["a b"], ValueError, NAMES),
-        (["a", "a"], ValueError, NAMES),
-    ],
+test_names_that_are_no_names_are_refused = all_refused(
+    lambda given: pk.TaskHeads([pk.BinaryHead("a")], given=given), REFUSED
 )
-def test_names_that_are_no_names_are_refused(given, error, message):
-    check_refused(lambda: pk.TaskHeads([pk.BinaryHead("a")], given=given), error, message)
 
 
 SHAPE = r"inputs\['a'\]\['other'\] must be predictions of the shape \(batch, 1\) or \(batch\)"
 
 
-@once
-@pytest.mark.parametrize(
-    ("branches", "message"),
-    [
-        ({"net": (2, 3), "other": (2, 2)}, SHAPE),
-        ({"net": (2, 3), "other": (2, 1, 1)}, SHAPE),
-        (
-            {"other": (2, 1)},
-            r"^inputs\['a'\] must have a branch of features next to given predictions",
-        ),
-        (
-            {"net": (2, 3), "more": (2, 3)},
-            r"^inputs must have the given branches in at least one task; missing: \['other'\]",
-        ),
-    ],
-)
-def test_inputs_that_are_no_predictions_are_refused(branches, message):
-    heads = pk.TaskHeads([pk.BinaryHead("a")], given=["other"])
-    inputs = {branch: features(*shape) for branch, shape in branches.items()}
-    check_refused(lambda: heads({"a": inputs}), ValueError, message)
+INPUTS = {
+    "width": ({"net": (2, 3), "other": (2, 2)}, SHAPE),
+    "rank": ({"net": (2, 3), "other": (2, 1, 1)}, SHAPE),
+    "alone": (
+        {"other": (2, 1)},
+        r"^inputs\['a'\] must have a branch of features next to given predictions",
+    ),
+    "not_given": (
+        {"net": (2, 3), "more": (2, 3)},
+        r"^inputs must have the given branches in at least one task; missing: \['other'\]",
+    ),
+}
+
+
+def call_with(shapes):
+    inputs = {branch: features(*shape) for branch, shape in shapes.items()}
+    return pk.TaskHeads([pk.BinaryHead("a")], given=["other"])({"a": inputs})
+
+
+test_inputs_that_are_no_predictions_are_refused = all_refused(call_with, INPUTS)

@@ -1,5 +1,7 @@
 """Heads that mix the branches of a HedgedBlock, and their losses."""
 
+import operator
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import pytest
 import ple_keras as pk
 from tests.helpers import QUICK, assert_same, built, features, numpy_of, once, randomize
 from tests.models import branched, compiled, heads_of
-from tests.refusals import check_refused, table
+from tests.refusals import all_refused, check_refused
 
 ROWS, WIDTH, RATE = 12, 3, 0.5
 BRANCHES = ("own", "shared")
@@ -261,10 +263,7 @@ REFUSED = {
 }
 
 
-@once
-@pytest.mark.parametrize(("call", "message"), table(REFUSED))
-def test_refusals(call, message):
-    check_refused(call, ValueError, message)
+test_refusals = all_refused(operator.call, REFUSED)
 
 
 def test_half_precision_and_sequences_train():

@@ -180,35 +180,29 @@ REFUSED = {
     "frame": (pd.DataFrame({"click": [0, 1]}), TypeError, rf"{CHECKS}.*a data frame with dict\(y"),
     "iterator": (
         iter([(1, valid_labels())]),
-        ValueError,
         r"y must be readable more than once.*Received: y=<list_iterator",
     ),
-    "no_batch": (Numbered(0), ValueError, r"y must contain at least one batch\. Received: y="),
+    "no_batch": (Numbered(0), r"y must contain at least one batch\. Received: y="),
     "keys": (
         {"click": [1], "klick": [1]},
-        ValueError,
         r"exactly the keys \['click', 'place', 'kind'\]; missing: \['place', 'kind'\], "
         r"unknown: \['klick'\]\. Received: y=\{'click', 'klick'\}",
     ),
     "binary_shape": (
         valid_labels(click=np.zeros((3, 2))),
-        ValueError,
         r"y\['click'\] must have a shape \(batch, 1\) or \(batch,\) for predictions \(batch, 1\)\. "
         r"Received: y\['click'\]\.shape=\(3, 2\)",
     ),
     "binary_range": (
         valid_labels(click=[0, 2, -1]),
-        ValueError,
         r"y\['click'\] must lie in \[0, 1\] or be missing; invalid: 2\. .*=\[\.\.\., -1, 2\]",
     ),
     "class_range": (
         valid_labels(kind=[0, 3, 4]),
-        ValueError,
         r"y\['kind'\] must be class indices from 0 to 2 or be missing; invalid: 2\. .*\., 3, 4\]",
     ),
     "infinite": (
         valid_labels(place=[[1, np.nan], [np.inf, np.nan], [2, 3]]),
-        ValueError,
         r"finite or be missing; invalid: 1",
     ),
     "words": (valid_labels(click=["a", "b", "c"]), TypeError, r"y\['click'\] must .*dtype=<U1"),
