@@ -55,7 +55,10 @@ class Subclassed(pk.MultiTaskTraining, keras.Model):
         self.chain = layers
 
     def call(self, inputs, training=None):
-        return chained(self.chain, inputs)
+        for layer in self.chain:  # Keras does not pass `training` on in a step of JAX
+            options = {"training": training} if layer._call_has_training_arg else {}
+            inputs = layer(inputs, **options)
+        return inputs
 
     def get_config(self):
         layers = [keras.saving.serialize_keras_object(layer) for layer in self.chain]
