@@ -26,12 +26,16 @@ def table(rows):
 
 
 def all_refused(call, rows):
-    """Return a test that `call` refuses each row of `{id: (*arguments, error, message)}`."""
+    """Return a test that `call` refuses each row of `{id: (*arguments, error, message)}`.
+
+    A row without an error expects a ValueError.
+    """
 
     @once
     @pytest.mark.parametrize("row", rows.values(), ids=rows)
     def test(row):
-        *arguments, error, message = row
+        *arguments, message = row
+        error = arguments.pop() if isinstance(arguments[-1], type) else ValueError
         check_refused(lambda: call(*arguments), error, message)
 
     return test

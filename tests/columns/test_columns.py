@@ -8,39 +8,15 @@ import pandas as pd
 import pytest
 
 from ple_keras import Columns
+from tests.columns.conftest import LARGE
 from tests.helpers import once
 from tests.processes import ROOT, run_to_end
 
 pytestmark = once
 
-LARGE = 2**60  # no float equals LARGE + 1
 IDS, NUMBERS = ["user", "item", "adult"], ["age", "price"]
 LISTS = {"genres": ("genres", 3), "history": ("item", 4)}
 MORE = {"texts": {"title": ("words", 3)}, "logs": ["votes"], "required": ["votes", "title"]}
-
-
-@pytest.fixture(scope="module")
-def frame():
-    return pd.DataFrame(
-        {
-            "user": pd.array([LARGE, LARGE + 1, None, LARGE, LARGE + 1, LARGE + 2], "Int64"),
-            "item": ["a", "b", None, "a", "b", "rare"],
-            "adult": pd.array([True, None, False, True, True, False], "boolean"),
-            "age": [30.0, np.nan, 50.0, 40.0, 20.0, 10.0],
-            "price": pd.array([1, None, 3, 4, 5, 6], "Int64"),
-            "genres": [["new", "old"], [], None, ["old"], ["new"], ["new", "other"]],
-            "history": [np.array(["a"]), [], None, [*"abx"], [*"aababba"], ["b", "b"]],
-            "title": [
-                "The 2nd, the_End!",
-                None,
-                "",
-                "END (the)",
-                "Élan: the end of 2nd",
-                "2nd élan",
-            ],
-            "votes": pd.array([0, 9, None, 99, 999, 9], "Int64"),
-        }
-    )
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import keras
 import numpy as np
-import pandas as pd
 import pytest
 
 import ple_keras as pk
@@ -11,21 +10,6 @@ from tests.models import loaded
 
 LISTS = {"genres": ("genres", 3), "history": ("item", 4)}
 TEXTS = {"title": ("words", 3)}
-
-
-@pytest.fixture(scope="module")
-def frame():
-    return pd.DataFrame(
-        {
-            "user": [7, 8, 9, 7, 8, 9],
-            "item": ["a", "b", None, "a", "b", "rare"],
-            "age": [30.0, np.nan, 50.0, 40.0, 20.0, 10.0],
-            "votes": [0, 9, 9, 99, 999, 9],
-            "genres": [["new", "old"], [], None, ["old"], ["new"], ["new", "other"]],
-            "history": [["a"], [], None, [*"abx"], [*"aababba"], ["b", "b"]],
-            "title": ["the end", None, "", "END", "The!", "the 2nd"],
-        }
-    )
 
 
 @pytest.fixture(scope="module")

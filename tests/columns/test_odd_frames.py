@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 from ple_keras import Columns
+from tests.columns.conftest import LARGE
 from tests.helpers import once
 
 pytestmark = once
 pa = pytest.importorskip("pyarrow")
 
-LARGE = 2**60  # no float equals LARGE + 1
 DAY = datetime.date(2026, 1, 1)
 
 

@@ -9,9 +9,9 @@ import pytest
 import ple_keras as pk
 from tests.helpers import QUICK, assert_same, features, numpy_of, once, randomize
 from tests.layers.reference import sigmoid, softmax
-from tests.models import cloned, compiled, heads_of, loaded
+from tests.models import compiled, heads_of
 from tests.pairs import fewer
-from tests.refusals import INF, NAN, check_refused
+from tests.refusals import INF, NAN, all_refused
 
 ROWS = 8
 MIXTURE = [0.5, 0.2, 0.3]  # of boosting, own, shared
@@ -65,14 +65,18 @@ def hedged(head, width=None, mixture=MIXTURE, given=("boosting",)):
     return model
 
 
+def logits_of_features(model, x):
+    """Return the logits of the branches of features."""
+    (head,) = heads_of(model).values()
+    block = next(each for each in model.layers if isinstance(each, pk.HedgedBlock))
+    return {b: getattr(head, f"branch-{b}").logits(v) for b, v in block(x)["a"].items()}
+
+
 def by_hand(model, x, given, value, activation):
     """Return predictions from the values of the branches, mixed by NumPy in float64."""
     (head,) = heads_of(model).values()
-    block = next(each for each in model.layers if isinstance(each, pk.HedgedBlock))
     values = [np.zeros((len(x), head.units))]
-    for branch, tensor in block(x)["a"].items():
-        copy = getattr(head, f"branch-{branch}")
-        logits = copy.logits(tensor)
+    for logits in logits_of_features(model, x).values():
         values.append(numpy_of(logits if value else head._activate(logits)).astype("float64"))
     given = given.reshape(len(x), head.units).astype("float64")
     missing = ~np.isfinite(given).all(axis=-1, keepdims=True)
@@ -154,19 +158,6 @@ def test_a_given_branch_has_no_weights_and_no_gradient():
     np.testing.assert_equal([numpy_of(w) for w in other.weights], before)
 
 
-def test_files_and_clones_have_given_branches(tmp_path):
-    model = hedged(KINDS["binary"][0]())
-    x = {"x": features(ROWS, 4), "boosting": KINDS["binary"][1].astype("float32")}
-    x["boosting"][3] = NAN
-    expected = model.predict(x, verbose=0)
-    again, copy = loaded(model, tmp_path), cloned(model, tmp_path)
-    copy.set_weights(model.get_weights())
-    for each in (again, copy):
-        assert_same(each.predict(x, verbose=0), expected, atol=0)
-        assert heads_of(each).given == ("boosting",)
-    assert "given" not in pk.TaskHeads([pk.BinaryHead("a")]).get_config()
-
-
 def test_a_product_has_the_given_branches_of_its_factors():
     heads = [pk.BinaryHead("a"), pk.BinaryHead("b"), pk.ProductHead("ab", of=("a", "b"))]
     heads = pk.TaskHeads(heads, given=["other"])
@@ -211,7 +202,7 @@ def test_rows_without_predictions_do_not_count_for_their_weight():
     half[::4], half[2::4] = np.inf, -np.inf
     known = np.isfinite(half)
     (weights,) = pk.fit_hedge(model, {"x": x, "boosting": half}, y).values()
-    stack = {b: numpy_of(v) for b, v in block_values(model, x).items()}
+    stack = {b: numpy_of(v) for b, v in logits_of_features(model, x).items()}
     others = np.stack([stack["own"], stack["shared"]])
     logit = np.log(p / (1 - p))[:, None]
 
@@ -232,50 +223,40 @@ def test_rows_without_predictions_do_not_count_for_their_weight():
     assert np.isfinite(logs["hedge/a/boosting_loss"]).all()
 
 
-def block_values(model, x):
-    """Return the logits of the branches of features."""
-    (head,) = heads_of(model).values()
-    block = next(each for each in model.layers if isinstance(each, pk.HedgedBlock))
-    return {b: getattr(head, f"branch-{b}").logits(v) for b, v in block(x)["a"].items()}
-
-
 NAMES = r"^given must contain different names"
+REFUSED = {
+    "text": ("boosting", TypeError, r"^given must be a sequence of branch names"),
+    "own": (["own"], NAMES),
+    "space": (["a b"], NAMES),
+    "twice": (["a", "a"], NAMES),
+}
 
 
-@once
-@pytest.mark.parametrize(
-    ("given", "error", "message"),
-    [
-        ("boosting", TypeError, r"^given must be a sequence of branch names"),
-        (["own"], ValueError, NAMES),
-        (["a b"], ValueError, NAMES),
-        (["a", "a"], ValueError, NAMES),
-    ],
+test_names_that_are_no_names_are_refused = all_refused(
+    lambda given: pk.TaskHeads([pk.BinaryHead("a")], given=given), REFUSED
 )
-def test_names_that_are_no_names_are_refused(given, error, message):
-    check_refused(lambda: pk.TaskHeads([pk.BinaryHead("a")], given=given), error, message)
 
 
 SHAPE = r"inputs\['a'\]\['other'\] must be predictions of the shape \(batch, 1\) or \(batch\)"
 
 
-@once
-@pytest.mark.parametrize(
-    ("branches", "message"),
-    [
-        ({"net": (2, 3), "other": (2, 2)}, SHAPE),
-        ({"net": (2, 3), "other": (2, 1, 1)}, SHAPE),
-        (
-            {"other": (2, 1)},
-            r"^inputs\['a'\] must have a branch of features next to given predictions",
-        ),
-        (
-            {"net": (2, 3), "more": (2, 3)},
-            r"^inputs must have the given branches in at least one task; missing: \['other'\]",
-        ),
-    ],
-)
-def test_inputs_that_are_no_predictions_are_refused(branches, message):
-    heads = pk.TaskHeads([pk.BinaryHead("a")], given=["other"])
-    inputs = {branch: features(*shape) for branch, shape in branches.items()}
-    check_refused(lambda: heads({"a": inputs}), ValueError, message)
+INPUTS = {
+    "width": ({"net": (2, 3), "other": (2, 2)}, SHAPE),
+    "rank": ({"net": (2, 3), "other": (2, 1, 1)}, SHAPE),
+    "alone": (
+        {"other": (2, 1)},
+        r"^inputs\['a'\] must have a branch of features next to given predictions",
+    ),
+    "not_given": (
+        {"net": (2, 3), "more": (2, 3)},
+        r"^inputs must have the given branches in at least one task; missing: \['other'\]",
+    ),
+}
+
+
+def call_with(shapes):
+    inputs = {branch: features(*shape) for branch, shape in shapes.items()}
+    return pk.TaskHeads([pk.BinaryHead("a")], given=["other"])({"a": inputs})
+
+
+test_inputs_that_are_no_predictions_are_refused = all_refused(call_with, INPUTS)

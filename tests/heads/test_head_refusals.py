@@ -8,7 +8,7 @@ import pytest
 import ple_keras as pk
 from tests.helpers import features, once
 from tests.pairs import pairs
-from tests.refusals import BAD_INPUTS, BAD_NAMES, RULE, check_refused, table
+from tests.refusals import BAD_INPUTS, BAD_NAMES, RULE, all_refused, check_refused, table
 
 
 @once
@@ -19,35 +19,32 @@ def test_a_task_name_outside_the_rule_is_refused(name, error, received):
 
 WITHOUT_REDUCTION = keras.losses.MeanSquaredError(reduction=None)
 BAD_ARGUMENTS = {
-    "activation": ({"activation": "rellu"}, ValueError, r"activation must be .*='rellu'$"),
+    "activation": ({"activation": "rellu"}, r"activation must be .*='rellu'$"),
     "activation_layer": (
         {"activation": keras.layers.PReLU()},
         TypeError,
         r"activation must be a name or a function.*Received: activation=<PReLU",
     ),
-    "loss": ({"loss": "nope"}, ValueError, r"loss must be known to Keras.*: loss='nope'$"),
+    "loss": ({"loss": "nope"}, r"loss must be known to Keras.*: loss='nope'$"),
     "loss_of_logits": (
         {"loss": keras.losses.BinaryCrossentropy(from_logits=True), "activation": "sigmoid"},
-        ValueError,
         r"loss must have from_logits=False, .*Received: loss=<.*, activation='sigmoid'$",
     ),
     "loss_without_a_reduction": (
         {"loss": WITHOUT_REDUCTION},
-        ValueError,
         r"loss must have the default reduction.*Received: loss=<.* with reduction=None",
     ),
-    "metric": ({"metrics": ["mae", "nope"]}, ValueError, r"known to Keras.* metrics='nope'$"),
+    "metric": ({"metrics": ["mae", "nope"]}, r"known to Keras.* metrics='nope'$"),
     "metrics_string": ({"metrics": "auc"}, TypeError, r"a sequence of metrics.* metrics='auc'$"),
-    "extra_metrics": ({"extra_metrics": [3]}, ValueError, r"known to Keras.*extra_metrics=3$"),
-    "loss_weight": ({"loss_weight": -1}, ValueError, r"at least 0\. Received: loss_weight=-1$"),
+    "extra_metrics": ({"extra_metrics": [3]}, r"known to Keras.*extra_metrics=3$"),
+    "loss_weight": ({"loss_weight": -1}, r"at least 0\. Received: loss_weight=-1$"),
     "loss_weight_text": ({"loss_weight": "1"}, TypeError, r"a number\. .*: loss_weight='1'$"),
 }
 
 
-@once
-@pytest.mark.parametrize(("arguments", "error", "message"), table(BAD_ARGUMENTS))
-def test_a_bad_argument_is_refused(arguments, error, message):
-    check_refused(lambda: pk.Head("a", **arguments), error, message)
+test_a_bad_argument_is_refused = all_refused(
+    lambda arguments: pk.Head("a", **arguments), BAD_ARGUMENTS
+)
 
 
 @once

@@ -102,10 +102,10 @@ BAD_ARGUMENTS = {
     "one_head": (A, TypeError, f"{SEQUENCE}<BinaryHead"),
     "layers": ([A, keras.layers.Dense(1)], TypeError, rf"{SEQUENCE}\[<BinaryHead.*<Dense"),
     "none": (None, TypeError, f"{SEQUENCE}None"),
-    "tasks": ([A, pk.RegressionHead("a")], ValueError, r"unique tasks, not \['a', 'a'\]"),
-    "names_of_heads": ([A, B], ValueError, r"unique names, not \['x', 'x'\]"),
-    "val": ([A, VAL], ValueError, r"a task 'val', .*such as val_loss.*tasks=\['a', 'val'\]$"),
-    "task_of_another_head": ({"b": A}, ValueError, r"own head, .* 'b' has <BinaryHead"),
+    "tasks": ([A, pk.RegressionHead("a")], r"unique tasks, not \['a', 'a'\]"),
+    "names_of_heads": ([A, B], r"unique names, not \['x', 'x'\]"),
+    "val": ([A, VAL], r"a task 'val', .*such as val_loss.*tasks=\['a', 'val'\]$"),
+    "task_of_another_head": ({"b": A}, r"own head, .* 'b' has <BinaryHead"),
 }
 
 

@@ -328,14 +328,13 @@ def unhedged():
 X, Y = rows()
 CLICK = {"click": Y["click"]}
 REFUSED = {
-    "prior": (lambda: pk.FitHedge((X, Y), prior=-1.0), ValueError, "prior must .*at least 0"),
-    "batch_size": (lambda: pk.FitHedge((X, Y), batch_size=0), ValueError, "batch_size"),
-    "rows": (lambda: pk.FitHedge((X[:3], Y)), ValueError, "same number of rows"),
-    "unhedged": (lambda: pk.fit_hedge(unhedged(), X, Y), ValueError, "must have a HedgedBlock"),
-    "labels": (lambda: pk.fit_hedge(hedged_model(), X, CLICK), ValueError, r"missing: \['time'\]"),
+    "prior": (lambda: pk.FitHedge((X, Y), prior=-1.0), "prior must .*at least 0"),
+    "batch_size": (lambda: pk.FitHedge((X, Y), batch_size=0), "batch_size"),
+    "rows": (lambda: pk.FitHedge((X[:3], Y)), "same number of rows"),
+    "unhedged": (lambda: pk.fit_hedge(unhedged(), X, Y), "must have a HedgedBlock"),
+    "labels": (lambda: pk.fit_hedge(hedged_model(), X, CLICK), r"missing: \['time'\]"),
     "endless": (
         lambda: pk.fit_hedge(hedged_model(), Dataset([(X, Y)], is_endless=True)),
-        ValueError,
         "x must be readable more than once, .* have an end",
     ),
 }

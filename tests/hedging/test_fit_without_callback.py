@@ -12,7 +12,7 @@ import ple_keras as pk
 from ple_keras._keras.batches import Batches
 from ple_keras.hedging.branched_model import BranchedModel
 from tests.helpers import QUICK, Dataset, features, once
-from tests.models import chain, compiled, heads_of
+from tests.models import Subclassed, chain, compiled, heads_of
 from tests.refusals import check_refused
 
 ROWS = 24
@@ -24,20 +24,13 @@ def rows(seed=0, sequences=False):
     click = (x[..., 0] > 0).astype("float32")
     click[::5] = np.nan
     y = {"click": click, "buy": np.where(x[..., 1] > 0, click, 0)}
-    y |= {
-        "both": y["click"] * y["buy"],
-        "time": x[..., 2] * 9,
-    }
-    return x, y
+    return x, y | {"both": y["click"] * y["buy"], "time": x[..., 2] * 9}
 
 
 def heads():
     binary = [pk.BinaryHead("click"), pk.BinaryHead("buy")]
-    product, time = (
-        pk.ProductHead("both", of=("click", "buy")),
-        pk.RegressionHead("time", standardize=True),
-    )
-    return pk.TaskHeads([*binary, product, time])
+    product = pk.ProductHead("both", of=("click", "buy"))
+    return pk.TaskHeads([*binary, product, pk.RegressionHead("time", standardize=True)])
 
 
 def network(width=3):
@@ -280,20 +273,10 @@ def test_files_and_clones_keep_the_switch(tmp_path):
     check_refused(lambda: model.compile("sgd", hedge="no"), TypeError, "hedge must be True or")
 
 
-class Subclassed(pk.MultiTaskTraining, keras.Model):
-    """Model that `fit` builds."""
-
-    def __init__(self):
-        super().__init__()
-        self.heads = heads()
-        self.block = pk.HedgedBlock(self.heads, [3], features=network())
-
-    def call(self, inputs, training=None):
-        return self.heads(self.block(inputs, training=training), training=training)
-
-
 def test_a_subclassed_model_is_built_and_fitted():
-    model, (x, y) = compiled(Subclassed(), **QUICK), rows()
+    task_heads, (x, y) = heads(), rows()
+    block = pk.HedgedBlock(task_heads, [3], features=network())
+    model = compiled(Subclassed([block, task_heads]), **QUICK)
     model.fit(x, y, validation_data=(x, y), epochs=2, **OPTIONS)
     assert heads_of(model)["time"].branch_weights()["own"] != 0.5
 

@@ -13,13 +13,8 @@ from tests.refusals import all_refused, table
 
 
 def all_heads(**kwargs):
-    return pk.TaskHeads(
-        [
-            pk.BinaryHead("click", **kwargs),
-            pk.RegressionHead("place", units=2, **kwargs),
-            pk.MulticlassHead("kind", num_classes=3, **kwargs),
-        ]
-    )
+    click, place = pk.BinaryHead("click", **kwargs), pk.RegressionHead("place", units=2, **kwargs)
+    return pk.TaskHeads([click, place, pk.MulticlassHead("kind", num_classes=3, **kwargs)])
 
 
 def valid_labels(**labels):
@@ -66,13 +61,9 @@ def test_integers_that_jax_would_wrap_are_refused():
 
 
 def test_the_loss_determines_the_width_of_labels():
-    heads = pk.TaskHeads(
-        [
-            pk.MulticlassHead("kind", num_classes=3, loss="categorical_crossentropy"),
-            pk.Head("interval", units=2, loss=lambda y, p: keras.ops.sum((y - p) ** 2, -1)),
-            pk.Head("unused"),
-        ]
-    )
+    kind = pk.MulticlassHead("kind", num_classes=3, loss="categorical_crossentropy")
+    interval = pk.Head("interval", units=2, loss=lambda y, p: keras.ops.sum((y - p) ** 2, -1))
+    heads = pk.TaskHeads([kind, interval, pk.Head("unused")])
     heads.check_labels({"kind": np.eye(3), "interval": np.eye(3, 1)})
     with pytest.raises(ValueError, match=r"y\['kind'\] must have a shape \(batch, 3\)"):
         heads.check_labels({"kind": [0, 1, 2], "interval": np.ones(3)})
@@ -180,35 +171,29 @@ REFUSED = {
     "frame": (pd.DataFrame({"click": [0, 1]}), TypeError, rf"{CHECKS}.*a data frame with dict\(y"),
     "iterator": (
         iter([(1, valid_labels())]),
-        ValueError,
         r"y must be readable more than once.*Received: y=<list_iterator",
     ),
-    "no_batch": (Numbered(0), ValueError, r"y must contain at least one batch\. Received: y="),
+    "no_batch": (Numbered(0), r"y must contain at least one batch\. Received: y="),
     "keys": (
         {"click": [1], "klick": [1]},
-        ValueError,
         r"exactly the keys \['click', 'place', 'kind'\]; missing: \['place', 'kind'\], "
         r"unknown: \['klick'\]\. Received: y=\{'click', 'klick'\}",
     ),
     "binary_shape": (
         valid_labels(click=np.zeros((3, 2))),
-        ValueError,
         r"y\['click'\] must have a shape \(batch, 1\) or \(batch,\) for predictions \(batch, 1\)\. "
         r"Received: y\['click'\]\.shape=\(3, 2\)",
     ),
     "binary_range": (
         valid_labels(click=[0, 2, -1]),
-        ValueError,
         r"y\['click'\] must lie in \[0, 1\] or be missing; invalid: 2\. .*=\[\.\.\., -1, 2\]",
     ),
     "class_range": (
         valid_labels(kind=[0, 3, 4]),
-        ValueError,
         r"y\['kind'\] must be class indices from 0 to 2 or be missing; invalid: 2\. .*\., 3, 4\]",
     ),
     "infinite": (
         valid_labels(place=[[1, np.nan], [np.inf, np.nan], [2, 3]]),
-        ValueError,
         r"finite or be missing; invalid: 1",
     ),
     "words": (valid_labels(click=["a", "b", "c"]), TypeError, r"y\['click'\] must .*dtype=<U1"),

@@ -11,10 +11,10 @@ from tests.models import click_and_time, clicks_and_times, deep_copied, heads_of
 from tests.refusals import all_refused
 
 REFUSED = {
-    "negative": ({"click": -1.0}, ValueError, r"multipliers\['click'\] must be .* at least 0"),
-    "infinite": ({"click": np.inf}, ValueError, r"multipliers\['click'\] must be finite"),
+    "negative": ({"click": -1.0}, r"multipliers\['click'\] must be .* at least 0"),
+    "infinite": ({"click": np.inf}, r"multipliers\['click'\] must be finite"),
     "text": ({"click": "x"}, TypeError, r"multipliers\['click'\] must be a number"),
-    "task": ({"x": 1.0}, ValueError, r"keys among \['click', 'time'\].* unknown: \['x'\]"),
+    "task": ({"x": 1.0}, r"keys among \['click', 'time'\].* unknown: \['x'\]"),
 }
 
 

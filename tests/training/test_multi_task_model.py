@@ -1,5 +1,7 @@
 """MultiTaskModel and MultiTaskTraining: outputs, `compile`, classes, files and copies."""
 
+from itertools import cycle
+
 import keras
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from tests.models import (
     loaded,
 )
 from tests.pairs import fewer
-from tests.refusals import check_refused, table
+from tests.refusals import all_refused, check_refused
 
 IS_TORCH = keras.backend.backend() == "torch"
 X = features(10, 3)
@@ -68,6 +70,7 @@ def test_outputs_may_come_from_heads_in_other_layers(make):
 
 ONE = r"model must have exactly one TaskHeads.*Received: model='multi_task_model.*' with TaskHeads "
 OUTPUTS = r"outputs of 'multi_task_model.*' must be the predictions of its TaskHeads 'task_heads"
+READ = r"^No layer of 'multi_task_model.*' can read the outputs of 'task_heads.*"
 
 
 class Doubled(keras.layers.Layer):
@@ -75,26 +78,6 @@ class Doubled(keras.layers.Layer):
 
     def call(self, inputs):
         return {task: 2 * prediction for task, prediction in inputs.items()}
-
-
-REFUSED = {
-    "two": (lambda x: {**predictions(x, "a"), **predictions(x, "b")}, rf"{ONE}\['task_h.*', 'task"),
-    "none": (lambda x: {"a": keras.layers.Dense(1)(x)}, rf"{ONE}\[\]"),
-    "a_layer_after": (
-        lambda x: Doubled()(predictions(x)),
-        rf"{OUTPUTS}.*all tasks, \['a', 'b'\], without a layer.*Received: outputs=\['a', 'b'\]",
-    ),
-    "a_layer_after_in_a_block": (lambda x: in_a_block(x, Doubled()), rf"{OUTPUTS}.*Received: out"),
-    "swapped": (swapped, rf"{OUTPUTS}.*Received: outputs="),
-    "swapped_in_an_inner_model": (lambda x: functional(swapped)(x), rf"{OUTPUTS}.*Received: out"),
-    "others": (lambda x: {**predictions(x), "x": x}, rf"{OUTPUTS}.*Received: outputs=.*'x'\]"),
-}
-
-
-@once
-@pytest.mark.parametrize(("make", "message"), table(REFUSED))
-def test_other_outputs_are_refused(make, message):
-    check_refused(lambda: functional(make, pk.MultiTaskModel), ValueError, message)
 
 
 def predictions_of_branches():
@@ -114,17 +97,25 @@ def read_in_an_inner_model(inputs):
     return inner(inputs)[0]
 
 
-READ = {
-    "before_a_second_call": (read_before_a_second_call, r"Received: layer='dense"),
-    "in_an_inner_model": (read_in_an_inner_model, r"Received: layer='re_lu"),
+REFUSED = {
+    "two": (lambda x: {**predictions(x, "a"), **predictions(x, "b")}, rf"{ONE}\['task_h.*', 'task"),
+    "none": (lambda x: {"a": keras.layers.Dense(1)(x)}, rf"{ONE}\[\]"),
+    "a_layer_after": (
+        lambda x: Doubled()(predictions(x)),
+        rf"{OUTPUTS}.*all tasks, \['a', 'b'\], without a layer.*Received: outputs=\['a', 'b'\]",
+    ),
+    "a_layer_after_in_a_block": (lambda x: in_a_block(x, Doubled()), rf"{OUTPUTS}.*Received: out"),
+    "swapped": (swapped, rf"{OUTPUTS}.*Received: outputs="),
+    "swapped_in_an_inner_model": (lambda x: functional(swapped)(x), rf"{OUTPUTS}.*Received: out"),
+    "others": (lambda x: {**predictions(x), "x": x}, rf"{OUTPUTS}.*Received: outputs=.*'x'\]"),
+    "read_before_a_second_call": (read_before_a_second_call, rf"{READ}Received: layer='dense"),
+    "read_in_an_inner_model": (read_in_an_inner_model, rf"{READ}Received: layer='re_lu"),
 }
 
 
-@once
-@pytest.mark.parametrize(("make", "message"), table(READ))
-def test_a_layer_that_reads_branches_in_the_graph_of_the_model_is_refused(make, message):
-    message = r"^No layer of 'multi_task_model.*' can read the outputs of 'task_heads.*" + message
-    check_refused(lambda: functional(make, pk.MultiTaskModel), ValueError, message)
+test_other_outputs_and_layers_that_read_branches_are_refused = all_refused(
+    lambda make: functional(make, pk.MultiTaskModel), REFUSED
+)
 
 
 def test_a_functional_subclass_with_call_and_a_mixin_after_the_model_are_refused():
@@ -227,9 +218,24 @@ def subclassed(**kwargs):
     return model
 
 
-def adapted(model):
+OPTIMIZERS = {
+    "adam": lambda: keras.optimizers.Adam(0.05),
+    "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1),
+    "momentum": lambda: keras.optimizers.SGD(0.01, momentum=0.9),
+    "lion": lambda: keras.optimizers.Lion(0.01),
+    "muon_by_path": lambda: keras.optimizers.Muon(0.01, exclude_layers=["task_heads"]),
+    "accumulation": lambda: keras.optimizers.Adam(0.01, gradient_accumulation_steps=4),
+    "by_path": lambda: keras.optimizers.MultiOptimizer(
+        keras.optimizers.OptimizerMap(
+            keras.optimizers.Adam(0.01), {"task_heads.*": keras.optimizers.SGD(0.5)}
+        )
+    ),
+}
+
+
+def adapted(model, optimizer):
     heads_of(model).adapt(Y)
-    return compiled(model, keras.optimizers.Adam(0.05), run_eagerly=IS_TORCH)  # not traced
+    return compiled(model, OPTIMIZERS[optimizer](), run_eagerly=IS_TORCH)  # not traced
 
 
 def fit(model, start=0, epochs=2, callbacks=(), data=(X, Y)):
@@ -277,17 +283,25 @@ def cloned(model, folder):
 
 
 COPIES = {
-    "learned": (learned, loaded),
-    "hedged": (hedged, loaded),
-    "subclassed": (subclassed, loaded),
-    "cloned": (hedged, cloned),
-    "deep_copied": (learned, deep_copied),
+    "learned": (learned, loaded, "adam"),
+    "hedged": (hedged, loaded, "adam"),
+    "subclassed": (subclassed, loaded, "adam"),
+    "cloned": (hedged, cloned, "adam"),
+    "deep_copied": (learned, deep_copied, "adam"),
 }
 
 
-@pytest.mark.parametrize(("make", "copied"), fewer(COPIES, "learned", "hedged", "subclassed"))
-def test_a_copy_continues_exactly(make, copied, tmp_path):
-    model = adapted(make())
+NIGHTLY = [
+    pytest.param(learned, copied, name, marks=pytest.mark.nightly)
+    for name, copied in zip(OPTIMIZERS, cycle([cloned, loaded]))
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "copied", "optimizer"), [*fewer(COPIES, "learned", "hedged", "subclassed"), *NIGHTLY]
+)
+def test_a_copy_continues_exactly(make, copied, optimizer, tmp_path):
+    model = adapted(make(), optimizer)
     fit(model)
     twin = copied(model, tmp_path)
     twin.run_eagerly = IS_TORCH
