@@ -182,8 +182,7 @@ class SequentialBlock(GatedBlock):
         return inputs_shape
 
     def get_config(self) -> Config:
-        layers = serialize_children(self._chain, self._came_built)
-        return {**super().get_config(), "layers": layers}
+        return {**super().get_config(), "layers": serialize_children(self._chain, self._came_built)}
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
