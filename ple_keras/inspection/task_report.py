@@ -196,9 +196,8 @@ def task_report(
     examples, figures = _read_figures(observed, Batches(x, y, batch_size), gradients)
     validation_figures: dict[str, list[TaskFigures]] = {}
     if validation is not None:
-        is_arrays = isinstance(validation, tuple)
-        batches = Batches(*validation[:2]) if is_arrays else Batches(validation)
-        _, validation_figures = _read_figures(observed, batches)
+        data = validation[:2] if isinstance(validation, tuple) else [validation]
+        _, validation_figures = _read_figures(observed, Batches(*data))
     tasks = {task: whole for task, (whole, *_) in figures.items()}
     validated = {task: whole for task, (whole, *_) in validation_figures.items()}
     branches = _branch_uses(model, heads, validation_figures or figures)

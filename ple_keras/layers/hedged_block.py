@@ -9,7 +9,7 @@ import keras
 from ple_keras._checks import check_keys
 from ple_keras._keras.building import symbolic
 from ple_keras._keras.layers import BaseLayer
-from ple_keras._keras.saving import built_names, register, serialize_children
+from ple_keras._keras.saving import built_names, register, serialize_layers
 from ple_keras._keras.slices import whole_slices
 from ple_keras._typing import LayerLike, Nested, NestedShape, Outputs, Shape, Tensor, WeightSlice
 from ple_keras.labels.task_names import NAME_RULE, SHARED, is_valid_name, task_names
@@ -228,7 +228,7 @@ class HedgedBlock(BaseLayer):
     def get_config(self) -> dict[str, Any]:
         blocks = None
         if not self._template:
-            serialized = serialize_children(self._blocks(), self._came_built)
+            serialized = serialize_layers(self._blocks(), self._came_built)
             blocks = dict(zip(self._branch_names, serialized))
         features = self._features and self._features.get_config()
         config = {
