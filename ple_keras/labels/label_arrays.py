@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import keras
 import numpy as np
@@ -33,10 +32,10 @@ def label_batches(y: Nested, tasks: list[TaskName], steps: int | None) -> Iterat
         tasks: The tasks.
         steps: The number of batches; None for 100.
     """
-    labels: Any
     for _, labels in first_batches(y, steps, "y") if is_dataset(y) else [(None, y)]:
-        check_keys(check_by_task(labels, tasks, "y"), tasks, "y")
-        yield labels
+        by_task = check_by_task(labels, tasks, "y")
+        check_keys(by_task, tasks, "y")
+        yield by_task
 
 
 def task_labels(y: Nested, tasks: Iterable[TaskName]) -> ByName:
