@@ -100,9 +100,7 @@ class Batches:
             return
         batches = self._data
         if isinstance(batches, keras.utils.PyDataset):
-            is_endless = batches.num_batches is None
-            indices = count() if is_endless else range(batches.num_batches)
-            batches = map(batches.__getitem__, indices)
+            batches = map(batches.__getitem__, islice(count(), batches.num_batches))
         batch = None
         for batch in batches:
             yield map_arrays(to_numpy, keras.utils.unpack_x_y_sample_weight(batch))

@@ -130,11 +130,9 @@ class BaseLayer(keras.Layer):
                     f" with onnxruntime.quantization. Received: {self.name}/{name}."
                     f"quantization_mode={layer.quantization_mode!r}"
                 )
-        frozen = self._kept_frozen()
-        if self.built:
-            differ = any(layer.trainable != self.trainable for _, layer in inside)
+        frozen = None if self.built else self._kept_frozen()
+        if self.built and any(layer.trainable != self.trainable for _, layer in inside):
             frozen = tuple(name for name, layer in inside if not layer.trainable)
-            frozen = frozen if differ else None
         return config if frozen is None else {**config, "frozen_layers": list(frozen)}
 
     @classmethod

@@ -58,7 +58,7 @@ def built_names(layers: Iterable[keras.Layer]) -> frozenset[str]:
     return frozenset(layer.name for layer in layers if layer.built)
 
 
-def serialize_children(layers: Iterable[keras.Layer], came_built: Iterable[str]) -> list[Config]:
+def serialize_layers(layers: Iterable[keras.Layer], came_built: Iterable[str]) -> list[Config]:
     """Serialize a container's children, and mark the ones that were passed to it built.
 
     Args:

@@ -84,9 +84,8 @@ class LossWeightSchedule(LossWeightLogger):
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         heads = self._task_heads()
-        factors = {}
-        for task in heads.trained_tasks:
-            factors[task] = check_number(self.fn(task, epoch), f"fn({task!r}, {epoch})", minimum=0)
+        tasks = heads.trained_tasks
+        factors = {t: check_number(self.fn(t, epoch), f"fn({t!r}, {epoch})", 0) for t in tasks}
         heads.multiply_loss_weights(factors)
 
 
@@ -117,13 +116,12 @@ class LossWeightDecay(LossWeightSchedule):
     (0.81, 1.0)
     """
 
+    gamma: float | dict[str, float]
+
     def __init__(self, gamma: float | Mapping[str, float]) -> None:
         super().__init__(self._multiplier)
         if isinstance(gamma, Mapping):
-            self.gamma: float | dict[str, float] = {
-                task: check_number(value, f"gamma[{task!r}]", minimum=0)
-                for task, value in gamma.items()
-            }
+            self.gamma = {t: check_number(x, f"gamma[{t!r}]", minimum=0) for t, x in gamma.items()}
         else:
             self.gamma = check_number(gamma, "gamma", minimum=0)
 

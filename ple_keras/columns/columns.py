@@ -234,8 +234,7 @@ class Columns:
         x = {}
         for name in self.ids:
             get = self._codes[name].get
-            values = self._read(rows, name)
-            x[name] = np.array([get(value, UNKNOWN) for value in values], "int32")
+            x[name] = np.array([get(value, UNKNOWN) for value in self._read(rows, name)], "int32")
         for name, (mean, deviation, *_) in self.scales.items():
             scaled = (self._numbers(rows, name) - mean) / deviation
             largest = LARGEST_FLOAT if name in self.quantiles else LARGEST
@@ -326,9 +325,7 @@ class Columns:
 
         self._check_fitted()
         edges = None if number_units is None else self._edges(number_units)
-        rows = {table: FIRST + len(values) for table, values in self.known.items()}
-        parts = (self.ids, self.sequences, self.numbers, rows, edges, LARGEST, self.digest)
-        return build_network(width, dropout, number_units, *parts)
+        return build_network(self, width, dropout, number_units, edges)
 
     def _edges(self, number_units: int) -> list[list[float]]:
         """Return the scaled quantiles of each column of numbers."""
@@ -616,5 +613,4 @@ def _scale(
     deviation = deviation if deviation > 1e-12 * abs(mean) else 1.0
     low, high = np.expm1([low, high]).tolist() if is_log else (float(low), float(high))
     width = (high - low) or 1.0
-    least = 0.0 if is_log else low - width
-    return [float(mean), deviation, least, high + width]
+    return [float(mean), deviation, 0.0 if is_log else low - width, high + width]

@@ -1,42 +1,34 @@
 """A network that maps encoded columns to features."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import keras
 from keras import ops
 
 from ple_keras._checks import check_int
 from ple_keras._typing import Tensor
+from ple_keras.columns.columns import FIRST, LARGEST, Columns
 from ple_keras.layers.number_embedding import NumberEmbedding
 from ple_keras.layers.sparse_embedding import SparseEmbedding
 
 
 def build_network(
+    columns: Columns,
     width: int | Mapping[str, int],
     dropout: float,
     number_units: int | None,
-    ids: Sequence[str],
-    sequences: Mapping[str, tuple[str, int]],
-    numbers: Sequence[str],
-    rows: Mapping[str, int],
     edges: list[list[float]] | None,
-    limit: float,
-    digest: str,
 ) -> keras.Model | dict[str, keras.Model]:
     """Return a network, or a dict of networks keyed by stream (see `Columns.network`).
 
     Args:
+        columns: The fitted columns.
         width: As for `Columns.network`.
         dropout: As for `Columns.network`.
         number_units: As for `Columns.network`.
-        ids: The columns of codes, each with a table of its own. A missing value has the code 0.
-        sequences: `{column: (table, length)}` for columns of sequences of codes.
-        numbers: The columns of scaled numbers.
-        rows: The number of rows of each table.
         edges: The edges of the bins of each column of numbers; None without `number_units`.
-        limit: The limit of numbers that are not embedded.
-        digest: The part of the name of a layer that ties a model to its columns.
     """
+    ids, sequences, numbers = columns.ids, columns.sequences, columns.numbers
     inputs = {name: keras.Input((), dtype="int32", name=name) for name in ids}
     for name, (_, length) in sequences.items():
         inputs[name] = keras.Input((length,), dtype="int32", name=name)
@@ -44,8 +36,8 @@ def build_network(
 
     def network(width: int, suffix: str = "") -> keras.Model:
         tables = {
-            name: SparseEmbedding(count, width, name=f"{name}_table{suffix}")
-            for name, count in rows.items()
+            name: SparseEmbedding(FIRST + len(known), width, name=f"{name}_table{suffix}")
+            for name, known in columns.known.items()
         }
         vectors = [tables[name](inputs[name]) for name in ids]
         vectors += [_mean_row(inputs[name], tables[t]) for name, (t, _) in sequences.items()]
@@ -54,12 +46,12 @@ def build_network(
             features.append(keras.layers.Dropout(dropout)(ops.concatenate(vectors, axis=-1)))
         if numbers:
             values = ops.stack([inputs[name] for name in numbers], axis=-1)
-            limited = ops.clip(ops.nan_to_num(values), -limit, limit)
+            limited = ops.clip(ops.nan_to_num(values), -LARGEST, LARGEST)
             if edges is not None:
                 limited = NumberEmbedding(number_units, len(edges[0]) - 1, edges=edges)(values)
             features += [limited, ops.cast(ops.isnan(values), "float32")]
-        # Files and copies keep the name.
-        features = keras.layers.Concatenate(name=f"columns_{digest}")(features)
+        # Files and copies keep the name, which ties a model to its columns.
+        features = keras.layers.Concatenate(name=f"columns_{columns.digest}")(features)
         return keras.Model(inputs, features, name=f"features{suffix}")
 
     if not isinstance(width, Mapping):

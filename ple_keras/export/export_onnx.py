@@ -197,8 +197,7 @@ def _name_values(file: Path, inputs: Tensors, outputs: Tensors) -> None:
     names = {INSIDE + tensor.name: name for name, tensor in inputs.items()}
     names |= {value.name: name for value, name in zip(graph.output, outputs)}
     for value in graph.input:
-        copy = onnx.helper.make_node("Identity", [names[value.name]], [value.name])
-        graph.node.insert(0, copy)
+        graph.node.insert(0, onnx.helper.make_node("Identity", [names[value.name]], [value.name]))
     for value in graph.output:
         graph.node.append(onnx.helper.make_node("Identity", [value.name], [names[value.name]]))
     for value in (*graph.input, *graph.output):
@@ -221,9 +220,7 @@ def _check_predictions(
     for name, values in found.items():
         right = expected[name].astype("float64")
         atol = tolerance * abs(right[np.isfinite(right)]).max(initial=1.0)
-        if values.shape != right.shape or not np.allclose(
-            values, right, rtol=0, atol=atol, equal_nan=True
-        ):
+        if values.shape != right.shape or not np.allclose(values, right, 0, atol, equal_nan=True):
             raise RuntimeError(
                 f"The predictions of the ONNX file and the model differ. Output {name!r} differs "
                 f"by more than {tolerance:g} times the larger of 1 and its largest value"

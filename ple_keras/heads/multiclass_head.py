@@ -103,8 +103,7 @@ class MulticlassHead(Head):
 
     def get_config(self) -> Config:
         config = without_keys(super().get_config(), "units", "activation")
-        weights = self.class_weights and list(self.class_weights)
-        return {**config, "class_weights": weights}
+        return {**config, "class_weights": self.class_weights and list(self.class_weights)}
 
 
 def _check_class_weights(class_weights: Any, num_classes: int) -> list[float]:

@@ -12,13 +12,7 @@ from ple_keras._keras.building import symbolic
 from ple_keras._keras.internals import compiled_loss, load_error
 from ple_keras._keras.layers import BaseLayer, Untracked, find_layers
 from ple_keras._keras.processes import replica_count
-from ple_keras._keras.saving import (
-    built_names,
-    check_names,
-    register,
-    save_names,
-    serialize_children,
-)
+from ple_keras._keras.saving import built_names, check_names, register, save_names, serialize_layers
 from ple_keras._keras.tensors import all_valid, to_numpy
 from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
 from ple_keras.heads.binary_heads import ProductHead, sort_products
@@ -313,10 +307,7 @@ class TaskHeads(BaseLayer):
                 since the last step.
         """
         check_keys(multipliers, self.trained_tasks, "multipliers", has_all=False)
-        multipliers = {
-            task: check_number(multiplier, f"multipliers[{task!r}]", minimum=0)
-            for task, multiplier in multipliers.items()
-        }
+        multipliers = {t: check_number(x, f"multipliers[{t!r}]", 0) for t, x in multipliers.items()}
         if not self.built:  # TensorFlow builds after `on_epoch_begin`
             self._multipliers_before_build = multipliers
             return
@@ -539,7 +530,7 @@ class TaskHeads(BaseLayer):
             variable.assign(store[name])
 
     def get_config(self) -> dict[str, Any]:
-        heads = serialize_children(self.values(), self._came_built)
+        heads = serialize_layers(self.values(), self._came_built)
         config = {**super().get_config(), "heads": heads, "given": [*self.given]}
         return config if self.given else {k: value for k, value in config.items() if k != "given"}
 
@@ -572,8 +563,7 @@ def trained_heads(model: keras.Layer) -> dict[TaskName, Head]:
     Raises:
         ValueError: If there is none.
     """
-    layers = find_layers(model, TaskHeads)
-    heads = {task: head for layer in layers for task, head in layer._trained_heads().items()}
+    heads = {t: h for x in find_layers(model, TaskHeads) for t, h in x._trained_heads().items()}
     if not heads:
         raise ValueError(f"model must have TaskHeads with losses. Received: model={model!r}")
     return heads

@@ -96,8 +96,7 @@ def total_loss(
     if any(loss is not None for loss in trained):
         # Weights do not scale the gradients of branches.
         trained = [ops.zeros((), dtype) if loss is None else loss for loss in trained]
-        gradients = _weighted(trained, weights != 0, dtype)
-        gradient = ops.sum(fill(gradients, has_no_weight, 0))
+        gradient = ops.sum(fill(_weighted(trained, weights != 0, dtype), has_no_weight, 0))
         total = total + (gradient - ops.stop_gradient(gradient))
     replicas = replica_count()
     return total if replicas == 1 else total / replicas  # as Keras's own losses

@@ -47,7 +47,6 @@ def to_json(value: object) -> Any:
     """Return nested dicts with strings as keys, and None for NaN and infinity."""
     if isinstance(value, dict):
         return {
-            ", ".join(key) if isinstance(key, tuple) else key: to_json(item)
-            for key, item in value.items()
+            ", ".join(k) if isinstance(k, tuple) else k: to_json(item) for k, item in value.items()
         }
     return None if isinstance(value, float) and not math.isfinite(value) else value

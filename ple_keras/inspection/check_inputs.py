@@ -70,9 +70,8 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a Keras model. Received: model={short_repr(model)}")
     check_adapted(find_heads(model))
-    batches = first_batches(x, steps, "x") if is_dataset(x) else Batches(x, default=None)
     warnings: dict[str, str] = {}
-    for batch, *_ in batches:
+    for batch, *_ in first_batches(x, steps, "x") if is_dataset(x) else Batches(x, default=None):
         if len(keras.tree.flatten(batch)[0]):  # an empty batch trains nothing
             warnings |= _check_batch(model, batch)
     for warning in warnings.values():

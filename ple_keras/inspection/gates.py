@@ -76,10 +76,7 @@ def gate_weights(
 
 
 def _observe_levels(
-    model: keras.Layer,
-    x: Nested,
-    batch_size: int | None,
-    summarize: Callable[[ByName, ByName], Nested],
+    model: keras.Layer, x: Nested, batch_size: int | None, summarize: Callable[..., Nested]
 ) -> tuple[int, dict[str, tuple[CGCBlock, Any]]]:
     """Return the number of examples, and the blocks and figures of all levels that run.
 
@@ -220,14 +217,8 @@ def gate_report(model: keras.Layer, x: Nested, batch_size: int | None = None) ->
     examples, found = _observe_levels(model, x, batch_size, _batch_figures)
     levels, warnings = {}, []
     for level, (block, figures) in found.items():
-        gates = {
-            gate: _gate_use(figures["weights"][gate].astype("float64"), experts)
-            for gate, experts in block.gate_experts.items()
-        }
-        experts = {
-            expert: _expert_use(expert, figures["zeros"][expert], gates, block)
-            for expert in block.expert_names
-        }
+        gates = {g: _gate_use(figures["weights"][g], x) for g, x in block.gate_experts.items()}
+        experts = {e: _expert_use(e, figures["zeros"][e], gates, block) for e in block.expert_names}
         levels[level] = LevelUse(gates, experts)
         warnings += [f"{level}: {text}" for text in _warnings(levels[level])]
     return GateReport(examples, levels, warnings)
@@ -249,7 +240,7 @@ def _batch_figures(weights: ByName, outputs: ByName) -> dict[str, ByName]:
 
 def _gate_use(weights: np.ndarray, experts: list[str]) -> GateUse:
     """Return the figures of a gate with weights `(positions, experts)`."""
-    weights = weights[~(weights < 0).any(axis=-1)]
+    weights = weights[~(weights < 0).any(axis=-1)].astype("float64")
     largest = weights.max(axis=-1)
     entropy = -(weights * np.log(np.maximum(weights, 1e-300))).sum(axis=-1).mean()
     return GateUse(

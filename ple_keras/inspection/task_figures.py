@@ -145,9 +145,8 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray) -> Tas
     y, p, errors = y[is_labeled], p[is_labeled], np.array([math.nan])
     figures["label_mean"], figures["label_deviation"] = _mean_and_deviation(y, is_list)
     if isinstance(head, ProbabilityHead):
-        errors = _crossentropies(
-            np.hstack([1 - y, y]), np.hstack([np.maximum(1 - p, MIN_COMPLEMENT), p])
-        )
+        complement = np.maximum(1 - p, MIN_COMPLEMENT)
+        errors = _crossentropies(np.hstack([1 - y, y]), np.hstack([complement, p]))
         if np.isin(y, (0, 1)).all() and 0 < y.mean() < 1:
             figures["auc"] = grouped_auc(y[:, 0], p[:, 0], np.zeros(count, int))
     elif isinstance(head, MulticlassHead):
@@ -246,9 +245,8 @@ def gap_warnings(
     """Yield a warning if a task is much worse on validation data."""
     gap = validation.relative_error - task.relative_error
     error = math.hypot(task.relative_error_deviation, validation.relative_error_deviation)
-    is_known = min(task.labels, validation.labels) >= MIN_LABELS
     large = max(MIN_GAP, LARGE_GAP * (1 - task.relative_error), SIGNIFICANT * error)
-    if is_known and gap > large:
+    if min(task.labels, validation.labels) >= MIN_LABELS and gap > large:
         yield (
             f"{start}the relative error is {validation.relative_error:.2f} in the validation data, "
             f"and {task.relative_error:.2f} in x: the task overfits, or the data differ. {remedy}"

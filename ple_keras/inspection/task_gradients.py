@@ -29,9 +29,7 @@ Losses = Callable[[Batch], list[Tensor]]
 Rows = Iterable[Iterable[Tensor]]  # the gradients of each variable, by loss
 
 
-def _losses_of_batch(
-    model: keras.Layer, heads: Mapping[TaskName, Head], batch: Batch
-) -> list[Tensor]:
+def _losses_of_batch(model: keras.Layer, heads: Mapping[str, Head], batch: Batch) -> list[Tensor]:
     """Return the loss of each task, times the square root of the number of examples.
 
     In float16, gradients of a mean over many examples underflow, and gradients of a sum overflow.
@@ -108,8 +106,7 @@ def _on_jax(losses: Losses, variables: list[keras.Variable], model: keras.Layer)
 
     def gradients_of(values: list[Tensor], rest: list[Tensor], batch: Batch) -> Any:
         def stacked_losses(values: list[Tensor]) -> Tensor:
-            state = zip([*variables, *others], [*values, *rest])
-            with keras.StatelessScope(list(state)):
+            with keras.StatelessScope([*zip([*variables, *others], [*values, *rest])]):
                 return jax.numpy.stack(losses(batch))
 
         return jax.jacrev(stacked_losses)(values)
@@ -149,9 +146,7 @@ class TaskGradients:
         parts: The parts, such as experts.
     """
 
-    def __init__(
-        self, model: keras.Layer, heads: Mapping[TaskName, Head], parts: list[Part]
-    ) -> None:
+    def __init__(self, model: keras.Layer, heads: Mapping[str, Head], parts: list[Part]) -> None:
         self._heads = heads
         losses = partial(_losses_of_batch, model, heads)
         self._gradients_of = gradient_function(losses, parts, model)
@@ -273,5 +268,4 @@ def parts_before_heads(model: keras.Layer) -> list[Part]:
 
 def trainable_part(block: CGCBlock, expert: str) -> Part:
     """Return the trainable weights of an expert."""
-    slices = block._level.experts.slices(expert)
-    return [(v, index) for v, index in slices if v.trainable]
+    return [(v, index) for v, index in block._level.experts.slices(expert) if v.trainable]

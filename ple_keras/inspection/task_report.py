@@ -193,23 +193,19 @@ def task_report(
     if batch_size is None and not is_dataset(x):
         rows = max((len(leaf) for leaf in keras.tree.flatten(x) if np.ndim(leaf)), default=0)
         batch_size = min(max(rows // MIN_BATCHES, MIN_SIZE), DEFAULT_SIZE)
-    examples, figures = _read_figures(observed, Batches(x, y, batch_size), heads, gradients)
+    examples, figures = _read_figures(observed, Batches(x, y, batch_size), gradients)
     validation_figures: dict[str, list[TaskFigures]] = {}
     if validation is not None:
-        is_arrays = isinstance(validation, tuple)
-        batches = Batches(*validation[:2]) if is_arrays else Batches(validation)
-        _, validation_figures = _read_figures(observed, batches, heads)
+        data = validation[:2] if isinstance(validation, tuple) else [validation]
+        _, validation_figures = _read_figures(observed, Batches(*data))
     tasks = {task: whole for task, (whole, *_) in figures.items()}
     validated = {task: whole for task, (whole, *_) in validation_figures.items()}
     branches = _branch_uses(model, heads, validation_figures or figures)
-    layers = find_layers(model, TaskHeads)
-    weights = {task: w for layer in layers for task, w in layer.loss_weights().items()}
+    weights = {t: w for x in find_layers(model, TaskHeads) for t, w in x.loss_weights().items()}
     # Weights do not scale the gradients of branches.
     factors = {task: float(w > 0) if task in branches else w for task, w in weights.items()}
     shares = gradients.shares(factors)
-    training = {
-        task: TaskTraining(weights.get(task, 0.0), shares.get(task, math.nan)) for task in tasks
-    }
+    training = {t: TaskTraining(weights.get(t, 0.0), shares.get(t, math.nan)) for t in tasks}
     conflicts, trend = gradients.conflicts(), gradients.trend(factors)
     report = TaskReport(examples, tasks, training, conflicts, trend, validated, branches, [])
     report.warnings.extend(_warnings(report, model, heads))
@@ -234,22 +230,18 @@ def _predictions(
 
 
 def _read_figures(
-    observed: ObservingModel,
-    batches: Batches,
-    heads: Mapping[str, Head],
-    gradients: TaskGradients | None = None,
+    observed: ObservingModel, batches: Batches, gradients: TaskGradients | None = None
 ) -> tuple[int, dict[str, list[TaskFigures]]]:
     """Return the number of examples, and the figures of each task and its branches.
 
     Args:
         observed: The model.
         batches: Batches of `(x, y)`.
-        heads: The heads of the model, keyed by task.
         gradients: Gets evenly spaced batches if their number is known, else the first ones, all
             of the same size.
     """
     every = max(1, -(-length_hint(batches) // MAX_GRADIENTS))
-    trained = trained_heads(observed.inner)
+    heads, trained = find_heads(observed.inner), trained_heads(observed.inner)
     found: dict[str, list[list[np.ndarray]]] = {}  # labels, predictions, predictions of branches
     examples = size = 0
     for number, (x, y, _) in enumerate(batches):
@@ -300,18 +292,13 @@ def _warnings(report: TaskReport, model: keras.Layer, heads: Mapping[str, Head])
             if isinstance(history, keras.callbacks.History) and not is_kept:
                 prefix = f"{task}_" if len(heads) > 1 else ""
                 yield from epoch_warnings(head, prefix, history, validation)
-    yield from _share_warnings(heads, report.tasks, report.training)
-    hedged = report.branches.keys()
-    conflicts = {pair: found for pair, found in report.conflicts.items() if not hedged >= {*pair}}
-    yield from _conflict_warnings(report.tasks, conflicts, report.trend)
+    yield from _share_warnings(report, heads)
+    yield from _conflict_warnings(report)
 
 
-def _share_warnings(
-    heads: Mapping[str, Head],
-    tasks: Mapping[str, TaskFigures],
-    training: Mapping[str, TaskTraining],
-) -> Iterator[str]:
+def _share_warnings(report: TaskReport, heads: Mapping[str, Head]) -> Iterator[str]:
     """Yield warnings about losses that are too large or too small for shared parts."""
+    tasks, training = report.tasks, report.training
     shares = {name: task.gradient_share for name, task in training.items() if task.loss_weight}
     may_learn = {task for task in shares if tasks[task].may_learn}
     is_one_large = any(share > DOMINANT_SHARE for share in shares.values())
@@ -338,16 +325,16 @@ def _share_warnings(
             yield f"{start} learn from it. Try a higher loss_weight."
 
 
-def _conflict_warnings(
-    tasks: Mapping[str, TaskFigures], conflicts: Mapping[tuple[str, str], Conflict], trend: Conflict
-) -> Iterator[str]:
+def _conflict_warnings(report: TaskReport) -> Iterator[str]:
     """Yield the pairs of tasks whose gradients conflict after training has settled."""
-    if trend.cosine >= SETTLED_TREND:
+    if report.trend.cosine >= SETTLED_TREND:
         return
-    for (first, second), conflict in conflicts.items():
-        has_labels = min(tasks[first].labels, tasks[second].labels) >= CONFLICT_LABELS
+    for (first, second), conflict in report.conflicts.items():
+        is_hedged = report.branches.keys() >= {first, second}
+        labels = min(report.tasks[first].labels, report.tasks[second].labels)
+        is_known = labels >= CONFLICT_LABELS and conflict.pairs >= CONFLICT_PAIRS
         is_large = conflict.cosine < min(CONFLICT_COSINE, -CONFLICT_SIGNIFICANT * conflict.error)
-        if has_labels and is_large and conflict.pairs >= CONFLICT_PAIRS:
+        if is_known and is_large and not is_hedged:
             yield (
                 f"{first} and {second}: their gradients on shared parts conflict, with a cosine of "
                 f"{conflict.cosine:.2f} ± {conflict.error:.2f} over {conflict.pairs} pairs of "

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import keras
 import numpy as np
@@ -41,11 +40,11 @@ def label_batches(
             "sample_weight must be None if y consists of batches, which contain it. "
             f"Received: sample_weight={short_repr(sample_weight)}"
         )
-    labels: Any
     batches = first_batches(y, steps, "y") if is_dataset(y) else [(None, y, sample_weight)]
     for _, labels, weights in batches:
-        check_keys(check_by_task(labels, tasks, "y"), tasks, "y")
-        yield labels, weights
+        by_task = check_by_task(labels, tasks, "y")
+        check_keys(by_task, tasks, "y")
+        yield by_task, weights
 
 
 def labeled_weights(

@@ -55,9 +55,8 @@ def mask_labels(
     check_keys(named, list(check_by_task(y, [*named], "y")), "spaces", has_all=False)
     missing_label = check_missing_label(missing_label)
     masked = dict(y)
-    parents = {task: [parent] for task, parent in spaces.items()}
     message = f"spaces must not contain a cycle. Received: spaces={dict(spaces)!r}"
-    for task in in_dependency_order(parents, message):
+    for task in in_dependency_order({t: [p] for t, p in spaces.items()}, message):
         masked[task] = _mask_task(masked, task, spaces[task], missing_label)
     return masked
 

@@ -3,7 +3,7 @@
 from collections import UserList
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import keras
 
@@ -33,7 +33,6 @@ from ple_keras._typing import (
     StreamLayers,
     Streams,
     StreamShapes,
-    TaskName,
     Tensor,
     WeightSlice,
 )
@@ -194,10 +193,9 @@ class CGCBlock(GatedBlock):
         self.gate_reads: GateInput = check_known_value(gate_reads, GATE_INPUTS, "gate_reads")
         self._gate_inputs = GateInputs(gate_reads, self._connections.gates)
         streams = [*counts, SHARED] if self.num_shared_experts else [*counts]
-        self._expert_templates = as_stream_templates(
-            expert_block, streams, "expert_block", self.dtype_policy
-        )
-        self._gate_template = as_optional_template(gate_block, "gate_block", self.dtype_policy)
+        dtype = self.dtype_policy
+        self._expert_templates = as_stream_templates(expert_block, streams, "expert_block", dtype)
+        self._gate_template = as_optional_template(gate_block, "gate_block", dtype)
         if gate_kwargs:
             self._make_gate(self.task_names[0])  # checks their values
 
@@ -248,7 +246,7 @@ class CGCBlock(GatedBlock):
         """The experts that each gate mixes, in the order of its weights."""
         return {gate: list(experts) for gate, experts in self._connections.gates.items()}
 
-    def _slices(self, task: TaskName) -> list[WeightSlice]:
+    def _slices(self, task: str) -> list[WeightSlice]:
         """Return the weights of a task's gate, and of the experts that it mixes."""
         experts = [self._level.experts.slices(expert) for expert in self.gate_experts[task]]
         return sum(experts, whole_slices(self._level.gates[task].weights))
@@ -418,7 +416,7 @@ class CGCBlock(GatedBlock):
             ValueError: If the block is not built, or the inputs are symbolic.
         """
         streams = self._streams(inputs)
-        return cast(dict[str, Tensor], self._level.experts(streams, training=training))
+        return dict(self._level.experts(streams, training=training))
 
     def gate_weights(
         self, inputs: Streams, training: bool | None = None, gate_context: Streams | None = None

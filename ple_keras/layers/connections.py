@@ -149,9 +149,9 @@ class GateInputs:
             else:
                 check_features(shape, name)
             stream = streams[gate]
-            pairs = zip(stream[:-1], shape[:-1])
-            known = [pair for pair in pairs if {*map(type, pair)} == {int}]  # not in exports
-            if len(stream) != len(shape) or any(one != other for one, other in known):
+            # In exports, sizes are not of type int.
+            differ = [a != b for a, b in zip(stream[:-1], shape[:-1]) if type(a) is type(b) is int]
+            if len(stream) != len(shape) or any(differ):
                 raise ValueError(
                     f"{name} must have the axes of the inputs, except for the last one. Received: "
                     f"{name}.shape={tuple(shape)}, inputs[{gate!r}].shape={tuple(stream)}"

@@ -29,10 +29,7 @@ from ple_keras._typing import (
     Tensor,
 )
 
-NORMALIZATIONS = {
-    "batch": keras.layers.BatchNormalization,
-    "layer": keras.layers.LayerNormalization,
-}
+NORMALIZERS = {"batch": keras.layers.BatchNormalization, "layer": keras.layers.LayerNormalization}
 
 
 @register
@@ -114,10 +111,8 @@ class ExpertBlock(BaseLayer):
         self.units = check_units(units)
         self.activation = check_activation(activation)
         self.dropout = check_number(dropout, "dropout", minimum=0, below=1)
-        known = (None, *NORMALIZATIONS)
-        self.normalization: Normalization | None = check_known_value(
-            normalization, known, "normalization"
-        )
+        known = (None, *NORMALIZERS)
+        self.normalization = check_known_value(normalization, known, "normalization")
         self.use_bias = check_bool(use_bias, "use_bias")
         initializer, regularizer = keras.initializers.get, keras.regularizers.get
         self.kernel_initializer = check_known(initializer, kernel_initializer, "kernel_initializer")
@@ -142,7 +137,7 @@ class ExpertBlock(BaseLayer):
             for step in steps
         ]
         self._normalization = [
-            NORMALIZATIONS[normalization](dtype=self.dtype_policy, name=f"normalization_{step}")
+            NORMALIZERS[normalization](dtype=self.dtype_policy, name=f"normalization_{step}")
             for step in steps
             if normalization
         ]
@@ -169,10 +164,9 @@ class ExpertBlock(BaseLayer):
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """Apply the expert."""
-        outputs = inputs
         for step, dense in enumerate(self._dense):
-            outputs = self._apply_after_dense(step, dense(outputs), training, mask)
-        return outputs
+            inputs = self._apply_after_dense(step, dense(inputs), training, mask)
+        return inputs
 
     def _apply_after_dense(
         self, step: int, outputs: Tensor, training: bool | None, mask: Tensor | None

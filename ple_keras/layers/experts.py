@@ -96,8 +96,7 @@ class CopiedExperts(Experts):
         return whole_slices(self._copies.value[expert].weights)
 
     def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
-        streams = self._streams.value
-        return {e: copy(inputs[streams[e]]) for e, copy in self._copies.value.items()}
+        return {e: self._copies.value[e](inputs[s]) for e, s in self._streams.value.items()}
 
 
 class StackedExperts(Experts):
@@ -148,10 +147,8 @@ class StackedExperts(Experts):
 
     def slices(self, expert: str) -> list[WeightSlice]:
         index = list(self._copies.value).index(expert)
-        slices: list[WeightSlice] = []
-        for step in range(len(self._kernels)):
-            stacks = self._kernels[step : step + 1] + self._biases[step : step + 1]
-            slices += [(stack, (index,)) for stack in stacks]
+        stacks = [x for step in zip(self._kernels, self._biases) for x in step] or self._kernels
+        slices: list[WeightSlice] = [(stack, (index,)) for stack in stacks]
         for layer in self._copies.value[expert]._normalization:
             slices += whole_slices(layer.weights)
         return slices

@@ -110,9 +110,7 @@ class Gate(BaseLayer):
         self.num_experts = check_int(num_experts, "num_experts", minimum=1)
         self.softmax_temperature = check_number(softmax_temperature, "softmax_temperature", above=0)
         self.dropout = check_number(dropout, "dropout", minimum=0, below=1)
-        self.balance_regularizer = check_number(
-            balance_regularizer, "balance_regularizer", minimum=0
-        )
+        self.balance_regularizer = check_number(balance_regularizer, "balance_regularizer", 0)
         self.track_weights = check_bool(track_weights, "track_weights")
         initializer, regularizer = keras.initializers.get, keras.regularizers.get
         self.kernel_initializer = check_known(initializer, kernel_initializer, "kernel_initializer")
@@ -280,10 +278,8 @@ def gate_options(gate_kwargs: Mapping[str, object] | None, *path: object) -> dic
     _, *names, _ = inspect.signature(Gate.__init__).parameters  # without `self` and `kwargs`
     known = [name for name in names if name not in SET_BY_BLOCKS]
     check_keys(gate_kwargs, known, "gate_kwargs", has_all=False)
-    options = {
-        key: keras.saving.deserialize_keras_object(value) if isinstance(value, Mapping) else value
-        for key, value in gate_kwargs.items()
-    }
+    load = keras.saving.deserialize_keras_object
+    options = {k: load(x) if isinstance(x, Mapping) else x for k, x in gate_kwargs.items()}
     return {key: derive_initializer(value, *path) for key, value in options.items()}
 
 

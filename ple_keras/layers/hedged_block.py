@@ -9,18 +9,9 @@ import keras
 from ple_keras._checks import check_keys
 from ple_keras._keras.building import symbolic
 from ple_keras._keras.layers import BaseLayer
-from ple_keras._keras.saving import built_names, register, serialize_children
+from ple_keras._keras.saving import built_names, register, serialize_layers
 from ple_keras._keras.slices import whole_slices
-from ple_keras._typing import (
-    LayerLike,
-    Nested,
-    NestedShape,
-    Outputs,
-    Shape,
-    TaskName,
-    Tensor,
-    WeightSlice,
-)
+from ple_keras._typing import LayerLike, Nested, NestedShape, Outputs, Shape, Tensor, WeightSlice
 from ple_keras.labels.task_names import NAME_RULE, SHARED, is_valid_name, task_names
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.shared_bottom_block import SharedBottomBlock
@@ -105,7 +96,7 @@ class HedgedBlock(BaseLayer):
     ) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
-        self._task_names = tuple(task_names(outputs))
+        self._task_names = tasks = tuple(task_names(outputs))
         if (expert_block is None) == (branches is None):
             raise ValueError(
                 "Exactly one of expert_block and branches must be given. "
@@ -120,15 +111,14 @@ class HedgedBlock(BaseLayer):
         if self._template:
             expert, dtype = self._template.layer, self.dtype_policy
             branches = {
-                SHARED: SharedBottomBlock(self._task_names, expert, dtype=dtype, name=SHARED),
-                OWN: CGCBlock(  # a gate over one expert has no weights
-                    self._task_names, expert, 1, 0, add_shared_gate=False, dtype=dtype, name=OWN
-                ),
+                SHARED: SharedBottomBlock(tasks, expert, dtype=dtype, name=SHARED),
+                # A gate over one expert has no weights.
+                OWN: CGCBlock(tasks, expert, 1, 0, add_shared_gate=False, dtype=dtype, name=OWN),
             }
         blocks = _check_branches(branches)
         self._features: StreamFeatures | None = None  # the name is part of the file format
         if features is not None:
-            streams = self._task_names if self._template else [b for b in blocks if b != SHARED]
+            streams = tasks if self._template else [b for b in blocks if b != SHARED]
             options = {"shared": SHARED in blocks, "dtype": self.dtype_policy, "name": "features"}
             try:
                 self._features = StreamFeatures(streams, features, **options)
@@ -173,17 +163,15 @@ class HedgedBlock(BaseLayer):
     def _blocks(self) -> list[keras.Layer]:
         return [self[branch] for branch in self._branch_names]
 
-    def _slices(self, task: TaskName, branch: str) -> list[WeightSlice]:
+    def _slices(self, task: str, branch: str) -> list[WeightSlice]:
         """Return the weights of a task's branch, and of its copy of the features."""
         block = self[branch]
-        is_level = isinstance(block, CGCBlock)
-        found = block._slices(task) if is_level else whole_slices(block.weights)
+        found = block._slices(task) if isinstance(block, CGCBlock) else whole_slices(block.weights)
         if self._features:
-            stream = task if self._template and branch == OWN else branch
-            found += self._features._slices(stream)
+            found += self._features._slices(task if self._template and branch == OWN else branch)
         return found
 
-    def _input_streams(self, task: TaskName, branch: str) -> list[str]:
+    def _input_streams(self, task: str, branch: str) -> list[str]:
         """Return the streams of the inputs that a task's branch reads; none with features."""
         own = [task if branch == OWN else branch]
         return [] if self._features else own if self._template else [*self._task_names, SHARED]
@@ -199,13 +187,11 @@ class HedgedBlock(BaseLayer):
         self._by_task("__call__", symbolic(inputs_shape, self.compute_dtype, dtypes))
         self._restore_frozen()
 
-    def call(
-        self, inputs: Nested, training: bool | None = None
-    ) -> dict[TaskName, dict[str, Tensor]]:
+    def call(self, inputs: Nested, training: bool | None = None) -> dict[str, dict[str, Tensor]]:
         """Call the block of every branch once."""
         return self._by_task("__call__", inputs)
 
-    def _by_task(self, method: str, inputs: Nested) -> dict[TaskName, dict[str, Tensor]]:
+    def _by_task(self, method: str, inputs: Nested) -> dict[str, dict[str, Tensor]]:
         """Call a method of each layer with the inputs of the branches.
 
         Files identify outputs by position. On PyTorch, Keras does not sort nested dicts, so without
@@ -236,13 +222,13 @@ class HedgedBlock(BaseLayer):
     def compute_output_spec(self, inputs: Nested, training: bool | None = None) -> Nested:
         return self._by_task("compute_output_spec", inputs)
 
-    def compute_output_shape(self, inputs_shape: NestedShape) -> dict[TaskName, dict[str, Shape]]:
+    def compute_output_shape(self, inputs_shape: NestedShape) -> dict[str, dict[str, Shape]]:
         return self._by_task("compute_output_shape", inputs_shape)
 
     def get_config(self) -> dict[str, Any]:
         blocks = None
         if not self._template:
-            serialized = serialize_children(self._blocks(), self._came_built)
+            serialized = serialize_layers(self._blocks(), self._came_built)
             blocks = dict(zip(self._branch_names, serialized))
         features = self._features and self._features.get_config()
         config = {

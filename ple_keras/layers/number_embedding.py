@@ -216,8 +216,7 @@ class NumberEmbedding(BaseLayer):
         outputs = clip((x - ops.expand_dims(low, -1)) * ops.expand_dims(scales, -1), 0, 1)
         outputs = ops.cast(outputs, dtype)
         if self.units is not None:
-            kernel = ops.transpose(ops.cast(self._kernel, dtype), (0, 2, 1))
-            outputs = matmul(kernel, outputs)
+            outputs = matmul(ops.transpose(ops.cast(self._kernel, dtype), (0, 2, 1)), outputs)
         width = count * (self.units or self.num_bins)
         outputs = ops.transpose(ops.reshape(outputs, (width, -1)))
         if self.units is not None:

@@ -146,10 +146,9 @@ def _experts_by_level(
     """Return the expert template, or dict of templates by stream, of each level, with new seeds."""
     num_layers = len(shared_experts)
     blocks: list[StreamLayers] = [expert_block] * num_layers
-    if isinstance(expert_block, Sequence) and any(
-        isinstance(x, keras.Layer | Mapping) for x in expert_block
-    ):
-        blocks = _by_level(list(expert_block), num_layers, "expert_block")
+    given = expert_block if isinstance(expert_block, Sequence) else ()
+    if any(isinstance(x, keras.Layer | Mapping) for x in given):
+        blocks = _by_level(list(given), num_layers, "expert_block")
     elif is_by_stream(expert_block) and any(shared_experts):
         without_shared = {k: x for k, x in expert_block.items() if k != SHARED}
         blocks = [expert_block if count else without_shared for count in shared_experts]

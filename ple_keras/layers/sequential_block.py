@@ -8,7 +8,7 @@ import keras
 
 from ple_keras._checks import check_bool, short_repr
 from ple_keras._keras.building import symbolic
-from ple_keras._keras.saving import built_names, register, serialize_children
+from ple_keras._keras.saving import built_names, register, serialize_layers
 from ple_keras._typing import ByName, Config, Nested, NestedShape, Streams, StreamShapes, Tensor
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.connections import STREAM
@@ -182,8 +182,7 @@ class SequentialBlock(GatedBlock):
         return inputs_shape
 
     def get_config(self) -> Config:
-        layers = serialize_children(self._chain, self._came_built)
-        return {**super().get_config(), "layers": layers}
+        return {**super().get_config(), "layers": serialize_layers(self._chain, self._came_built)}
 
     @classmethod
     def from_config(cls, config: Config) -> Self:

@@ -13,13 +13,7 @@ from ple_keras._keras.internals import have_one_trace
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import is_jax_tracer
 from ple_keras._typing import DType, Shape, Tensor
-from ple_keras.layers.row_updates import (
-    RowGradients,
-    RowUpdates,
-    has_row_gradients,
-    replica_variable,
-    row_updates,
-)
+from ple_keras.layers.row_updates import RowUpdates, has_row_gradients, replica_variable
 
 MAX_CONSTANT = 2**20  # numbers; under a distribution, JAX compiles initializers of larger tables
 
@@ -35,8 +29,7 @@ class TableInitializer(keras.initializers.RandomNormal):
     def __call__(self, shape: tuple[int, ...], dtype: DType = None) -> Tensor:
         if keras.distribution.distribution() is not None and np.prod(shape) > MAX_CONSTANT:
             return super().__call__(shape, dtype)
-        random = np.random.default_rng(self.seed)
-        values = random.standard_normal(shape, "float32")
+        values = np.random.default_rng(self.seed).standard_normal(shape, "float32")
         values *= self.stddev
         values += self.mean
         return ops.convert_to_tensor(values, dtype)
@@ -125,17 +118,11 @@ class SparseEmbedding(keras.layers.Embedding):
             return super().call(inputs)
         if keras.backend.standardize_dtype(inputs.dtype) not in ("int32", "int64"):
             inputs = ops.cast(inputs, "int32")
-        backend = keras.backend.backend()
-        if backend == "jax":
-            rows = _look_up_jax(self, inputs, training)
-        elif backend == "torch":
-            rows = _look_up_torch(self, inputs)
-        else:
-            rows = _look_up_tensorflow(self, inputs)
+        rows = LOOK_UP[keras.backend.backend()](self, inputs, training)
         return ops.cast(rows, self.compute_dtype)
 
 
-def _look_up_tensorflow(layer: SparseEmbedding, ids: Tensor) -> Tensor:
+def _look_up_tensorflow(layer: SparseEmbedding, ids: Tensor, training: bool | None) -> Tensor:
     """Read rows from the variable. `ops.take` would read the whole table first."""
     tf = import_module("tensorflow")
 
@@ -144,7 +131,7 @@ def _look_up_tensorflow(layer: SparseEmbedding, ids: Tensor) -> Tensor:
     return tf.gather(replica_variable(layer.embeddings), ids)
 
 
-def _look_up_torch(layer: SparseEmbedding, ids: Tensor) -> Tensor:
+def _look_up_torch(layer: SparseEmbedding, ids: Tensor, training: bool | None) -> Tensor:
     from torch.nn.functional import embedding
 
     table = layer.embeddings
@@ -166,7 +153,7 @@ def _look_up_jax(layer: SparseEmbedding, ids: Tensor, training: bool | None) -> 
     table = layer.embeddings
     value = table.value
     if training is True and is_jax_tracer(value) and has_row_gradients(table):
-        rows, same_table = _chained_lookup()(row_updates(table), value, ids)
+        rows, same_table = _chained_lookup()(table.ple_keras_table, value, ids)
         if have_one_trace(value, same_table):
             table.assign(same_table)  # in the StatelessScope alone
             return rows
@@ -198,11 +185,10 @@ def _chained_lookup() -> Any:
             return table_gradient, None
         ids = ids.reshape(-1)
         values = row_gradients.reshape(len(ids), row_gradients.shape[-1])
-        later: RowGradients | None = []
-        if isinstance(table_gradient, symbolic_zero):
+        is_last = isinstance(table_gradient, symbolic_zero)
+        later = [] if is_last else updates.rows_of(table_gradient)
+        if is_last:
             table_gradient = numpy.zeros(table_gradient.shape, values.dtype)
-        else:
-            later = updates.rows_of(table_gradient)
         gradient = table_gradient.at[ids].add(values)
         if later is not None:
             updates.remember(gradient, [*later, (ids, values)])
@@ -210,3 +196,6 @@ def _chained_lookup() -> Any:
 
     look_up.defvjp(forward, backward, symbolic_zeros=True)
     return look_up
+
+
+LOOK_UP = {"tensorflow": _look_up_tensorflow, "jax": _look_up_jax, "torch": _look_up_torch}

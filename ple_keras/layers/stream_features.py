@@ -21,7 +21,6 @@ from ple_keras._typing import (
     Outputs,
     Shape,
     Store,
-    TaskName,
     Tensor,
     WeightSlice,
 )
@@ -92,7 +91,7 @@ class StreamFeatures(BaseLayer):
         self,
         outputs: Outputs,
         feature_block: keras.Layer | Mapping[str, keras.Layer],
-        own: Sequence[TaskName] | None = None,
+        own: Sequence[str] | None = None,
         shared: bool = True,
         **kwargs: object,
     ) -> None:
@@ -225,7 +224,7 @@ class StreamFeatures(BaseLayer):
         return layer
 
 
-def _check_own(own: Sequence[TaskName], tasks: Sequence[TaskName]) -> list[TaskName]:
+def _check_own(own: Sequence[str], tasks: Sequence[str]) -> list[str]:
     """Return `own`, if it contains different tasks."""
     if not isinstance(own, list | tuple):
         raise TypeError(f"own must be a list of tasks, or None. Received: own={own!r}")

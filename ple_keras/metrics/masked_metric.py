@@ -117,8 +117,7 @@ def update_metric(
         kind = type(metric)
         is_known = is_from_keras(kind) and to_snake_case(kind.__name__) in NUMBER_METRICS
         is_elementwise = is_known or isinstance(metric, MetricOfSums)
-        is_elementwise = is_elementwise and not getattr(metric, "multi_label", False)
-        if missing.shape[-1] != 1 and not is_elementwise:
+        if missing.shape[-1] != 1 and (not is_elementwise or getattr(metric, "multi_label", False)):
             missing = ops.any(missing, axis=-1, keepdims=True)
         counted = ops.cast(ops.logical_not(missing), metric.dtype)
         weights = counted if weights is None else ops.where(missing, 0 * counted, weights)
@@ -164,11 +163,9 @@ def check_metrics(
         raise TypeError(
             f"{argument} must be a sequence of metrics. Received: {argument}={metrics!r}"
         )
-    found = []
-    for metric in metrics or ():
-        known = check_known(keras.metrics.get, metric, argument)
-        found.append(known if isinstance(metric, Mapping | type) else metric)
-    return found
+    given = metrics or ()
+    known = [check_known(keras.metrics.get, metric, argument) for metric in given]
+    return [x if isinstance(metric, Mapping | type) else metric for x, metric in zip(known, given)]
 
 
 def new_metric(template: MetricLike, name: str) -> keras.Metric:

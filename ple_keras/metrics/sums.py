@@ -71,9 +71,8 @@ class MetricOfSums(keras.Metric):
         sums = ops.convert_to_tensor(self._sums)
         total = sums + values
         added = total - sums  # the part of `values` that `total` contains
-        errors = (sums - (total - added)) + (values - added)
+        self._errors.assign_add((sums - (total - added)) + (values - added))
         self._sums.assign(total)
-        self._errors.assign_add(errors)
 
     def _batch_sums(self, y_true: Tensor, y_pred: Tensor, weights: Tensor) -> Tensor:
         """Return the sums over a batch, from tensors `(..., units)`."""
@@ -196,8 +195,7 @@ class PoissonDeviance(MetricOfSums):
         excess = y_true - y_pred
         ratio = excess / clip(y_pred, low=MIN_PROBABILITY)
         ratio = clip(ratio, keras.config.epsilon() - 1, 1 / MIN_PROBABILITY)
-        deviance = 2 * clip(y_true * ops.log1p(ratio) - excess, low=0)
-        return [deviance, ops.ones_like(y_pred)]
+        return [2 * clip(y_true * ops.log1p(ratio) - excess, low=0), ops.ones_like(y_pred)]
 
     def result(self) -> Tensor:
         deviance, count = ops.unstack(self.totals(), 2)

@@ -331,8 +331,7 @@ class MultiTaskTraining(Mixin):
         losses = self._update(heads, y, y_pred, sample_weight, training)
         loss = heads._total_loss(losses.values())
         if self.losses:
-            others = super().compute_loss(x, None, y_pred, None)
-            loss = loss + ops.cast(others, loss.dtype)
+            loss = loss + ops.cast(super().compute_loss(x, None, y_pred, None), loss.dtype)
         return loss
 
     def _task_heads(self) -> TaskHeads:

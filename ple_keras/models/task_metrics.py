@@ -1,5 +1,6 @@
 """The metrics of a model that is trained by its heads."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -47,7 +48,7 @@ class TaskMeans(keras.Metric):
         losses, totals, counts = ops.unstack(ops.convert_to_tensor(self._sums), 3)
         rows = clip(ops.convert_to_tensor(self._rows), low=1)
         means = ops.stack([losses / rows, totals / clip(counts, low=1)])
-        means = ops.unstack(fill(means, counts == 0, float("nan")), 2)
+        means = ops.unstack(fill(means, counts == 0, math.nan), 2)
         logs: dict[str | None, Tensor] = {}
         for keys, values in zip(self._keys, means):
             logs.update(zip(keys, ops.unstack(values, len(keys))))
@@ -110,9 +111,8 @@ class TaskMetrics:
         for task, metrics in enumerate(self._by_task.values()):
             for metric in metrics:
                 if metric.name in logs:
-                    is_unlabeled = self._means.counts()[task] == 0
                     value = ops.convert_to_tensor(logs[metric.name])
-                    marked[metric.name] = fill(value, is_unlabeled, float("nan"))
+                    marked[metric.name] = fill(value, self._means.counts()[task] == 0, math.nan)
         return marked
 
     def unlabeled_tasks(self) -> list[TaskName]:

@@ -96,13 +96,11 @@ class SparseAdagrad(keras.optimizers.Adagrad):
                     f"{argument} affects all rows of a table, so SparseAdagrad does not support it."
                     f" Received: {argument}={kwargs[argument]!r}"
                 )
+        if initial_accumulator_value is not None:  # 0 would cause a division by 0
+            check_number(initial_accumulator_value, "initial_accumulator_value", above=0)
         super().__init__(
             learning_rate,
-            initial_accumulator_value=0.0
-            if initial_accumulator_value is None
-            else check_number(  # prevents a division by 0
-                initial_accumulator_value, "initial_accumulator_value", above=0
-            ),
+            initial_accumulator_value=float(initial_accumulator_value or 0),
             epsilon=0.0,  # larger initial sums have the same effect
             clipnorm=clipnorm,
             global_clipnorm=global_clipnorm,

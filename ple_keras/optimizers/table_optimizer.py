@@ -66,8 +66,7 @@ class OptimizerByTable:
     """
 
     def __init__(self, default_optimizer: keras.Optimizer, tables: keras.Optimizer) -> None:
-        self.default_optimizer = default_optimizer
-        self._tables = tables
+        self.default_optimizer, self._tables = default_optimizer, tables
 
     def __call__(self, variable: keras.Variable) -> keras.Optimizer:
         return self.default_optimizer if row_updates(variable) is None else self._tables

@@ -36,8 +36,7 @@ class ObservingModel(keras.Model):
         self._names = Untracked({id(block): key for key, block in find_levels(model).items()})
         self.repeated: Untracked[set[str]] = Untracked(set())
         # On TensorFlow, XLA compilation takes longer than most runs.
-        compiles_fast = keras.backend.backend() == "jax"
-        self.jit_compile = compiles_fast and getattr(model, "jit_compile", True)
+        self.jit_compile = keras.backend.backend() == "jax" and getattr(model, "jit_compile", True)
         self.run_eagerly = getattr(model, "run_eagerly", False)
         self._trace = getattr(model, "_trace", "auto")
 
@@ -63,10 +62,9 @@ def naming_input(x: Nested) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        shapes = keras.tree.map_structure(np.shape, x)
         raise ValueError(
             f"x must be valid input for the model, which failed on a batch: {error} "
-            f"Received: x.shape={shapes}"
+            f"Received: x.shape={keras.tree.map_structure(np.shape, x)}"
         ) from error
 
 

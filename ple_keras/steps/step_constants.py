@@ -76,9 +76,8 @@ class StepConstants:
             if any(map(_has_changed, self._before, self._attributes)):
                 return False
             self._read = read
-        has_new_hooks = self.are_readable and has_hooks(self._inner, self.values)
         return (
-            not has_new_hooks
+            not (self.are_readable and has_hooks(self._inner, self.values))
             and _are_identical(map(type, self._objects), self._types)
             and _are_identical(self._replaced_methods(), self._methods)
         )

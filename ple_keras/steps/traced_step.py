@@ -238,8 +238,7 @@ class TracedStep:
                 raise UntraceableError(f"a step reads a weight of PyTorch, {tuple(tensor.shape)}")
         module.graph.eliminate_dead_code()
         module.recompile()
-        is_jit = self._traced.jit_compile
-        run = torch.compile(module) if is_jit else to_function(module, references)
+        run = torch.compile(module) if self._traced.jit_compile else to_function(module, references)
 
         def replay(values: list[Tensor], leaves: list[Tensor]) -> Tensor:
             with torch.no_grad():
@@ -294,34 +293,27 @@ class Recorder(TorchFunctionMode):
         self._gradients: dict[int, Tensor] = {}  # by the `id` of the weight
         self.updates: RowSteps = []
 
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if function in TENSOR_READS:
+        if func in TENSOR_READS:
             raise UntraceableError("a step reads the values of a tensor")
-        if function == GRADIENT:
+        if func == GRADIENT:
             return self._gradient(args[0])
-        if function is embedding and kwargs["sparse"] and torch.is_grad_enabled():
+        if func is embedding and kwargs["sparse"] and torch.is_grad_enabled():
             ids, table = args
             rows = embedding(ids, table.detach()).requires_grad_()
-            self._lookups.setdefault(id(table), []).append((ids, rows))
+            self._lookups.setdefault(id(table), []).append((ids.reshape(1, -1).long(), rows))
             return rows
-        if function is torch.Tensor.backward:
+        if func is torch.Tensor.backward:
             self._add_gradients(*args, **kwargs)
             return None
-        return function(*args, **kwargs)
+        return func(*args, **kwargs)
 
     def _add_gradients(
-        self,
-        loss: Tensor,
-        gradient: Tensor | None = None,
-        retain_graph: bool | None = None,
-        create_graph: bool = False,
-        inputs: object = None,
+        self, loss: Tensor, retain_graph: bool | None = None, **others: object
     ) -> None:
         """Add the gradients of a loss to those of all weights."""
-        if gradient is not None or create_graph or inputs is not None:
+        if any(value is not None and value is not False for value in others.values()):
             raise UntraceableError("a step calls `backward` with arguments")
         rows = [rows for lookups in self._lookups.values() for _, rows in lookups]
         weights = [*self._weights, *rows]
@@ -338,9 +330,7 @@ class Recorder(TorchFunctionMode):
             return gradient
         if gradient is not None:
             raise UntraceableError("a step reads rows and the whole of a table")
-        pairs = [
-            (ids.reshape(1, -1).long(), self._gradients.get(id(rows))) for ids, rows in lookups
-        ]
+        pairs = [(ids, self._gradients.get(id(rows))) for ids, rows in lookups]
         rows = [(ids, x.flatten(0, -2).to(weight.dtype)) for ids, x in pairs if x is not None]
         return RecordedRows(rows, self.updates)
 
