@@ -19,8 +19,10 @@ validation loss, and predicts with the best number of trees.
                numbers. Values can be missing. Leave out columns that are unknown when the model
                predicts.
     tasks      0 and 1 or booleans are a binary task, strings a multiclass task, and other numbers a
-               regression, unless you state the kind: --tasks stars:multiclass votes:count. Labels
-               can be missing, and those of classes with fewer than 5 training rows are left out.
+               regression, unless you state the kind: --tasks stars:multiclass votes:count
+               price:amount. Amounts have the deviance of a Tweedie distribution, or of a gamma
+               distribution if all are above 0. Labels can be missing, and those of classes with
+               fewer than 5 training rows are left out.
     rows       70% for training, 15% for validation, and 15% for the test: at random for each seed,
                or in the order of --time. All rows with one value of --group, such as a person, are
                in one part. Validation chooses epochs, trees, settings and the penalty of linear
@@ -85,20 +87,27 @@ HEADS = {
     "regression": partial(pk.RegressionHead, standardize=True),
     "multiclass": pk.MulticlassHead,
     "count": partial(pk.CountHead, standardize=True),
+    "amount": partial(pk.TweedieHead, power=1.5, standardize=True),
+    "gamma": partial(pk.TweedieHead, power=2.0, standardize=True),
 }
+POWERS = {"count": 1, "amount": 1.5, "gamma": 2}  # of the mean in the variance
 LOSSES = {  # of labels and predictions, which are probabilities by class for multiclass tasks
     "binary": lambda y, p: -np.mean(np.log(np.maximum(np.where(y > 0, p, 1 - p), 1e-7))),
     "regression": lambda y, p: np.mean((y - p) ** 2),
     "multiclass": lambda y, p: -np.mean(np.log(np.maximum(p[range(len(y)), y.astype(int)], 1e-7))),
     "count": lambda y, p: np.mean(special.kl_div(y, np.maximum(p, 1e-7))),
+    "amount": lambda y, p: metrics.mean_tweedie_deviance(y, np.maximum(p, 1e-7), power=1.5) / 2,
+    "gamma": lambda y, p: metrics.mean_gamma_deviance(y, np.maximum(p, 1e-7)) / 2,
 }
 METRICS = {
     "binary": ("auc", metrics.roc_auc_score),
     "regression": ("rmse", metrics.root_mean_squared_error),
     "multiclass": ("accuracy", lambda y, p: np.mean(p.argmax(axis=-1) == y)),
     "count": ("deviance", lambda y, p: 2 * LOSSES["count"](y, p)),
+    "amount": ("deviance", lambda y, p: 2 * LOSSES["amount"](y, p)),
+    "gamma": ("deviance", lambda y, p: 2 * LOSSES["gamma"](y, p)),
 }
-SIGNS = {"binary": 1, "regression": -1, "multiclass": 1, "count": -1}  # 1: more is better
+SIGNS = {kind: 1 if kind in ("binary", "multiclass") else -1 for kind in HEADS}  # 1: more is better
 FIRST = 2  # the code of the first known value
 LARGEST = 5.0  # deviations of a number in linear models
 LEAST = 100  # rows
@@ -148,6 +157,8 @@ OBJECTIVES = {  # of LightGBM and of scikit-learn
     "regression": ("regression", "squared_error"),
     "multiclass": ("multiclass", "log_loss"),
     "count": ("poisson", "poisson"),
+    "amount": ("tweedie", "poisson"),
+    "gamma": ("gamma", "gamma"),
 }
 SCIKIT = {  # names of settings
     "learning_rate": "learning_rate",
@@ -188,6 +199,8 @@ def read(file, tasks, names, ids, by, group, length):
     groups = groups_of(frame, by, group)
     tasks = {task: kind or infer(frame[task]) for task, kind in tasks.items()}
     labels = {task: check_task(task, kind, frame[task]) for task, kind in tasks.items()}
+    positive = [task for task, kind in tasks.items() if kind == "amount" and labels[task].min() > 0]
+    tasks |= dict.fromkeys(positive, "gamma")
     new = {name: new_name(place, name) for place, name in enumerate(names)}
     inputs = frame[names].rename(columns=new)
     columns = try_to(pk.Columns.infer, inputs, ids=[new[name] for name in ids if name in new])
@@ -246,8 +259,10 @@ def check_task(task, kind, values):
         sys.exit(f"{task} must contain numbers for a {kind} task: {error}")
     if np.isinf(labels).any():
         sys.exit(f"{task} must contain finite labels, and NaN for missing ones")
-    if kind == "count" and labels.min() < 0:
-        sys.exit(f"{task} must be at least 0 for a count. Received: {labels.min():g}")
+    if kind in ("count", "amount") and labels.min() < 0:
+        sys.exit(f"{task} must be at least 0 for {kind}s. Received: {labels.min():g}")
+    if kind == "gamma" and labels.min() <= 0:
+        sys.exit(f"{task} must be above 0 for gamma. Received: {labels.min():g}")
     if kind == "binary" and not set(labels.dropna().unique()) <= {0, 1}:
         found = sorted(labels.dropna().unique())[:5]
         sys.exit(f"{task} must contain 0 and 1 for a binary task. Received: {found}")
@@ -513,8 +528,9 @@ def linear(task, kind, data, seed, setting):
     for penalty in PENALTIES:
         if kind == "regression":
             model = linear_model.Ridge(penalty)
-        elif kind == "count":
-            model = linear_model.PoissonRegressor(alpha=penalty / len(y), max_iter=1000)
+        elif kind in POWERS:
+            options = {"power": POWERS[kind], "link": "log", "max_iter": 1000}
+            model = linear_model.TweedieRegressor(alpha=penalty / len(y), **options)
         else:
             model = linear_model.LogisticRegression(C=1 / penalty, max_iter=1000)
         with warnings.catch_warnings():  # about more iterations

@@ -325,7 +325,11 @@ class Columns:
 
         self._check_fitted()
         edges = None if number_units is None else self._edges(number_units)
-        return build_network(self, width, dropout, number_units, edges)
+        return build_network(self, width, dropout, number_units, edges, LARGEST)
+
+    def _rows(self, table: str) -> int:
+        """Return the number of codes of a table."""
+        return FIRST + len(self.known[table])
 
     def _edges(self, number_units: int) -> list[list[float]]:
         """Return the scaled quantiles of each column of numbers."""

@@ -141,7 +141,9 @@ class Branches:
             is_filled: Whether missing values in the stack are the mixture, instead of NaN.
         """
         self._check(features)
-        by_name = {b: copy._value(features[b], training) for b, copy in self.copies.items()}
+        by_name = {
+            b: copy._logits_or_prediction(features[b], training) for b, copy in self.copies.items()
+        }
         like, missing = next(iter(by_name.values())), {}
         for name in self.given:
             by_name[name], missing[name] = self._given_value(features[name], like)

@@ -182,7 +182,7 @@ class Head(BaseLayer):
         """Return whether logits of the head are mixed, instead of predictions."""
         return self.activation in LOGIT_ACTIVATIONS and type(self).call is Head.call
 
-    def _value(self, features: Tensor, training: bool | None = None) -> Tensor:
+    def _logits_or_prediction(self, features: Tensor, training: bool | None = None) -> Tensor:
         """Return the logits if the head mixes logits, else the prediction."""
         if type(self).call is not Head.call:
             return self(features, training=training)
@@ -190,7 +190,7 @@ class Head(BaseLayer):
         return logits if self._mixes_logits() else self._activate(logits)
 
     def _predict(self, value: Tensor) -> Tensor:
-        """Return the predictions from the result of `_value`, or from a mixture of results."""
+        """Return the prediction from a result of `_logits_or_prediction`, or from their mixture."""
         return self._activate(value) if self._mixes_logits() else value
 
     def _output_policy(self) -> DType:

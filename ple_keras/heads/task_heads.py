@@ -228,7 +228,7 @@ class TaskHeads(BaseLayer):
                 values[task] = head.branches.value(features[task], *options)
             elif type(head).call is Head.call and head.activity_regularizer is None:
                 # Without `__call__`, whose checks take longer than a small head.
-                values[task] = head._value(features[task])
+                values[task] = head._logits_or_prediction(features[task])
             else:
                 outputs[task] = head(features[task], training=training)
                 continue

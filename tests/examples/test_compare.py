@@ -120,6 +120,8 @@ def test_boosting_learns_categories_and_stops_on_validation_rows(script, monkeyp
         "regression": 1e3 + effect,
         "multiclass": np.minimum(effect, codes % 3),
         "count": rng.poisson(1 + effect),
+        "amount": rng.poisson(1 + effect) * rng.gamma(5, 1, size),
+        "gamma": rng.gamma(5, 1 + effect),
     }
     labels = {kind: pd.Series(each, dtype="float64") for kind, each in labels.items()}
     frame = pd.DataFrame({"city": codes, "price": np.where(codes % 2, np.nan, 1e9)})
@@ -132,6 +134,9 @@ def test_boosting_learns_categories_and_stops_on_validation_rows(script, monkeyp
         for (_, y), found in zip(data[0][1:], predictions, strict=True):
             assert len(found) == 500
             assert script["relative_loss"](kind, y[kind], found) < 0.8
+    for kind in ("amount", "gamma"):
+        predictions = script["linear"](kind, kind, data, 0, {})
+        assert script["relative_loss"](kind, data[0][2][1][kind], predictions[1]) < 0.9
 
 
 def test_groups_stay_whole_and_time_orders_the_rows(script):
@@ -270,7 +275,11 @@ def test_tasks_of_four_kinds_are_compared_with_single_networks(folder):
         (["rows.parquet", "--tasks", "click:counts"], "click must be one of binary, regression"),
         (
             ["rows.parquet", "--tasks", "price, $:count", "--columns", "day"],
-            "price, $ must be at least 0 for a count",
+            "price, $ must be at least 0 for counts",
+        ),
+        (
+            ["rows.parquet", "--tasks", "price, $:amount", "--columns", "day"],
+            "price, $ must be at least 0 for amounts",
         ),
         (["rows.parquet", *INPUT, "when"], "Column when must contain numbers, booleans, strings"),
         (["rows.parquet", *INPUT, "never"], "Column never must contain numbers, booleans, strings"),
