@@ -10,12 +10,16 @@ from ple_keras._keras.layers import find_layers
 from tests.helpers import QUICK_JIT, features
 
 
+def chained(layers, outputs):
+    for layer in layers:
+        outputs = layer(outputs)
+    return outputs
+
+
 def chain(*layers, width=3):
     """Return a functional model of consecutive layers: a MultiTaskModel if the last has heads."""
     inputs = keras.Input((width,))
-    outputs = inputs
-    for layer in layers:
-        outputs = layer(outputs)
+    outputs = chained(layers, inputs)
     has_heads = bool(find_layers(layers[-1], pk.TaskHeads))
     return (pk.MultiTaskModel if has_heads else keras.Model)(inputs, outputs)
 
@@ -40,6 +44,38 @@ def compiled(model, optimizer="sgd", **kwargs):
     """Compile a model with heads with only an optimizer."""
     model.compile(optimizer, **{"jit_compile": QUICK_JIT, **kwargs})
     return model
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Subclassed(pk.MultiTaskTraining, keras.Model):
+    """Subclassed model of consecutive layers, which its config contains. It is built by a call."""
+
+    def __init__(self, layers, **kwargs):
+        super().__init__(**kwargs)
+        self.chain = layers
+
+    def call(self, inputs, training=None):
+        for layer in self.chain:  # Keras does not pass `training` on in a step of JAX
+            options = {"training": training} if layer._call_has_training_arg else {}
+            inputs = layer(inputs, **options)
+        return inputs
+
+    def get_config(self):
+        layers = [keras.saving.serialize_keras_object(layer) for layer in self.chain]
+        return {**super().get_config(), "layers": layers}
+
+    @classmethod
+    def from_config(cls, config):
+        layers = [keras.saving.deserialize_keras_object(layer) for layer in config["layers"]]
+        return cls(**{**config, "layers": layers})
+
+
+def assert_unique_paths(model):
+    """Assert that each weight has its own path, and is a parameter on PyTorch."""
+    assert len({weight.path for weight in model.weights}) == len(model.weights)
+    if keras.backend.backend() == "torch":
+        variables = {id(variable.value) for variable in model.variables}
+        assert {id(parameter) for parameter in model.parameters()} == variables
 
 
 # Copies of a model. Each function takes a folder for files.
@@ -108,19 +144,8 @@ def functional(layer):
     return chain(layer, click_and_buy_heads(), width=4)
 
 
-class Subclassed(pk.MultiTaskTraining, keras.Model):
-    """Model that creates its own heads and is built by training."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.ple, self.heads = layer, click_and_buy_heads()
-
-    def call(self, inputs, training=None):
-        return self.heads(self.ple(inputs, training=training), training=training)
-
-
 def subclassed(layer):
-    return Subclassed(layer)
+    return Subclassed([layer, click_and_buy_heads()])
 
 
 def nested(layer):

@@ -8,7 +8,8 @@ import keras
 from hypothesis import strategies as st
 
 import ple_keras as pk
-from tests.helpers import features
+from tests.helpers import built, features
+from tests.models import Subclassed, chained
 from tests.templates import ResidualExpert
 
 ROWS, WIDTH, DEPTH = 8, 3, 3
@@ -51,20 +52,9 @@ class SumOfTasks(keras.layers.Layer):
         return next(iter(input_shape.values()))
 
 
-def built(layer):
-    layer.build((None, WIDTH))
-    return layer
-
-
 def functional(layers, name, cls=keras.Model):
     inputs = keras.Input((WIDTH,))
     return cls(inputs, chained(layers, inputs), name=name)
-
-
-def chained(layers, outputs):
-    for layer in layers:
-        outputs = layer(outputs)
-    return outputs
 
 
 # Parts that map a tensor to a tensor.
@@ -126,7 +116,7 @@ def parts(draw, name, depth, place=None, distinct=False, kinds=KINDS):
     if kind == "mixture":
         return draw(mixtures(name, depth, place, distinct))
     if kind == "built":
-        return Recipe(built, draw(blocks_of_parts(name, depth, place, True)))
+        return Recipe(built, draw(blocks_of_parts(name, depth, place, True)), WIDTH)
     if kind == "functional":
         kept = [each for each in KINDS if each != "sequential"]  # Keras loses its name there
         return Recipe(functional, draw(rows(depth, place, True, kept)), name=name)
@@ -320,29 +310,8 @@ def sequential_in_a_model(layers):
     return functional([outermost, inner], "outer", pk.MultiTaskModel)
 
 
-@keras.saving.register_keras_serializable(package="random_models")
-class GivenModel(pk.MultiTaskTraining, keras.Model):
-    """A subclassed model whose config contains its layers."""
-
-    def __init__(self, layers, **kwargs):
-        super().__init__(**kwargs)
-        self.chain = layers
-
-    def call(self, inputs, training=None):
-        return chained(self.chain, inputs)
-
-    def get_config(self):
-        layers = [keras.saving.serialize_keras_object(layer) for layer in self.chain]
-        return {**super().get_config(), "layers": layers}
-
-    @classmethod
-    def from_config(cls, config):
-        layers = [keras.saving.deserialize_keras_object(layer) for layer in config["layers"]]
-        return cls(**{**config, "layers": layers})
-
-
 def given_model(layers):
-    model = GivenModel(layers, name="alone")
+    model = Subclassed(layers, name="alone")
     model(features(ROWS, WIDTH))
     return model
 

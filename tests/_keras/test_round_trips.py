@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 import ple_keras as pk
 from tests._keras.random_models import ALONE, ROWS, WIDTH, models
 from tests.helpers import features, numpy_of
-from tests.models import heads_of
+from tests.models import assert_unique_paths, heads_of
 
 BACKEND = keras.backend.backend()
 QUICK = 3 if BACKEND == "torch" else 1  # chains within the time limit
@@ -115,13 +115,6 @@ def assert_equal(actual, expected):
     assert sorted(actual) == sorted(expected)
     for key in expected:
         np.testing.assert_allclose(actual[key], expected[key], rtol=1e-5, atol=1e-6, err_msg=key)
-
-
-def assert_unique_paths(model):
-    assert len({weight.path for weight in model.weights}) == len(model.weights)
-    if BACKEND == "torch":
-        variables = {id(variable.value) for variable in model.variables}
-        assert {id(parameter) for parameter in model.parameters()} == variables
 
 
 def assert_equal_models(model, before):

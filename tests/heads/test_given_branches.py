@@ -9,7 +9,7 @@ import pytest
 import ple_keras as pk
 from tests.helpers import QUICK, assert_same, features, numpy_of, once, randomize
 from tests.layers.reference import sigmoid, softmax
-from tests.models import cloned, compiled, heads_of, loaded
+from tests.models import compiled, heads_of
 from tests.pairs import fewer
 from tests.refusals import INF, NAN, all_refused
 
@@ -65,14 +65,18 @@ def hedged(head, width=None, mixture=MIXTURE, given=("boosting",)):
     return model
 
 
+def logits_of_features(model, x):
+    """Return the logits of the branches of features."""
+    (head,) = heads_of(model).values()
+    block = next(each for each in model.layers if isinstance(each, pk.HedgedBlock))
+    return {b: getattr(head, f"branch-{b}").logits(v) for b, v in block(x)["a"].items()}
+
+
 def by_hand(model, x, given, value, activation):
     """Return predictions from the values of the branches, mixed by NumPy in float64."""
     (head,) = heads_of(model).values()
-    block = next(each for each in model.layers if isinstance(each, pk.HedgedBlock))
     values = [np.zeros((len(x), head.units))]
-    for branch, tensor in block(x)["a"].items():
-        copy = getattr(head, f"branch-{branch}")
-        logits = copy.logits(tensor)
+    for logits in logits_of_features(model, x).values():
         values.append(numpy_of(logits if value else head._activate(logits)).astype("float64"))
     given = given.reshape(len(x), head.units).astype("float64")
     missing = ~np.isfinite(given).all(axis=-1, keepdims=True)
@@ -154,19 +158,6 @@ def test_a_given_branch_has_no_weights_and_no_gradient():
     np.testing.assert_equal([numpy_of(w) for w in other.weights], before)
 
 
-def test_files_and_clones_have_given_branches(tmp_path):
-    model = hedged(KINDS["binary"][0]())
-    x = {"x": features(ROWS, 4), "boosting": KINDS["binary"][1].astype("float32")}
-    x["boosting"][3] = NAN
-    expected = model.predict(x, verbose=0)
-    again, copy = loaded(model, tmp_path), cloned(model, tmp_path)
-    copy.set_weights(model.get_weights())
-    for each in (again, copy):
-        assert_same(each.predict(x, verbose=0), expected, atol=0)
-        assert heads_of(each).given == ("boosting",)
-    assert "given" not in pk.TaskHeads([pk.BinaryHead("a")]).get_config()
-
-
 def test_a_product_has_the_given_branches_of_its_factors():
     heads = [pk.BinaryHead("a"), pk.BinaryHead("b"), pk.ProductHead("ab", of=("a", "b"))]
     heads = pk.TaskHeads(heads, given=["other"])
@@ -211,7 +202,7 @@ def test_rows_without_predictions_do_not_count_for_their_weight():
     half[::4], half[2::4] = np.inf, -np.inf
     known = np.isfinite(half)
     (weights,) = pk.fit_hedge(model, {"x": x, "boosting": half}, y).values()
-    stack = {b: numpy_of(v) for b, v in block_values(model, x).items()}
+    stack = {b: numpy_of(v) for b, v in logits_of_features(model, x).items()}
     others = np.stack([stack["own"], stack["shared"]])
     logit = np.log(p / (1 - p))[:, None]
 
@@ -230,13 +221,6 @@ def test_rows_without_predictions_do_not_count_for_their_weight():
         missing = {"x": x, "boosting": np.full(rows, NAN)}
         logs = model.fit(missing, y, verbose=0, callbacks=[hedge]).history
     assert np.isfinite(logs["hedge/a/boosting_loss"]).all()
-
-
-def block_values(model, x):
-    """Return the logits of the branches of features."""
-    (head,) = heads_of(model).values()
-    block = next(each for each in model.layers if isinstance(each, pk.HedgedBlock))
-    return {b: getattr(head, f"branch-{b}").logits(v) for b, v in block(x)["a"].items()}
 
 
 NAMES = r"^given must contain different names"

@@ -12,7 +12,7 @@ import ple_keras as pk
 from ple_keras._keras.batches import Batches
 from ple_keras.hedging.branched_model import BranchedModel
 from tests.helpers import QUICK, Dataset, features, once
-from tests.models import chain, compiled, heads_of
+from tests.models import Subclassed, chain, compiled, heads_of
 from tests.refusals import check_refused
 
 ROWS = 24
@@ -280,20 +280,10 @@ def test_files_and_clones_keep_the_switch(tmp_path):
     check_refused(lambda: model.compile("sgd", hedge="no"), TypeError, "hedge must be True or")
 
 
-class Subclassed(pk.MultiTaskTraining, keras.Model):
-    """Model that `fit` builds."""
-
-    def __init__(self):
-        super().__init__()
-        self.heads = heads()
-        self.block = pk.HedgedBlock(self.heads, [3], features=network())
-
-    def call(self, inputs, training=None):
-        return self.heads(self.block(inputs, training=training), training=training)
-
-
 def test_a_subclassed_model_is_built_and_fitted():
-    model, (x, y) = compiled(Subclassed(), **QUICK), rows()
+    task_heads, (x, y) = heads(), rows()
+    block = pk.HedgedBlock(task_heads, [3], features=network())
+    model = compiled(Subclassed([block, task_heads]), **QUICK)
     model.fit(x, y, validation_data=(x, y), epochs=2, **OPTIONS)
     assert heads_of(model)["time"].branch_weights()["own"] != 0.5
 

@@ -110,22 +110,6 @@ def test_a_loss_on_pytorch_creates_no_tensors_of_numbers_and_reads_none(block, w
     assert (copies, waits) == (0, 0), operations.names
 
 
-def test_loss_weights_scale_gradients_and_heads_without_a_loss_are_not_trained():
-    heads = [pk.RegressionHead(task, loss_weight=w) for task, w in (("a", 1), ("b", 3), ("c", 0))]
-    model = model_of(*heads, pk.Head("score"), rate=0.1)
-    kernel, bias = heads[0].get_weights()
-    score = heads_of(model)["score"]
-    for head in (*heads, score):
-        head.set_weights([kernel, bias])
-    model.train_on_batch(X, dict.fromkeys("abc", Y["time"]))
-    steps = [kernel - head.get_weights()[0] for head in (*heads, score)]
-    assert np.abs(steps[0]).min() > 1e-4
-    np.testing.assert_allclose(steps[1], 3 * steps[0], rtol=1e-3)
-    for step in steps[2:]:
-        np.testing.assert_array_equal(step, np.zeros_like(kernel))
-    assert model.predict(X, verbose=0)["score"].shape == (ROWS, 1)
-
-
 # Labels and sample weights
 
 
