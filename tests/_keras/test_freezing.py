@@ -52,13 +52,9 @@ class WithoutKwargs(pk.SequentialBlock):
 
 def model_of_all_kinds(trainable=True):
     """Return a model of experts, gate blocks, towers, heads and a custom layer."""
-    heads = pk.TaskHeads(
-        [
-            pk.BinaryHead("click", tower=keras.Sequential([TwoLayers(3)])),
-            pk.RegressionHead("time", tower=pk.ExpertBlock([3, 2], normalization="batch")),
-        ],
-        name="heads",
-    )
+    click = pk.BinaryHead("click", tower=keras.Sequential([TwoLayers(3)]))
+    time = pk.RegressionHead("time", tower=pk.ExpertBlock([3, 2], normalization="batch"))
+    heads = pk.TaskHeads([click, time], name="heads")
     ple = pk.PLEBlock(
         2, heads, TwoLayers(4), gate_block=[3], name="ple", num_task_experts=2, trainable=trainable
     )

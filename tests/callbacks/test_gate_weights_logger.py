@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
+from ple_keras.layers.levels import find_levels
 from tests.helpers import once
 from tests.models import clicks_and_buys, compiled, functional, nested, subclassed, tracked_block
 
@@ -24,16 +25,10 @@ def model():
     return compiled_without_learning(functional(tracked_block()))
 
 
-def fit_logged(model, epochs=1, validation_data=None, callbacks=(), logger=None, **kwargs):
-    return model.fit(
-        *clicks_and_buys(),
-        batch_size=8,
-        epochs=epochs,
-        validation_data=validation_data,
-        verbose=0,
-        callbacks=[logger or pk.GateWeightsLogger(), *callbacks],
-        **kwargs,
-    ).history
+def fit_logged(model, epochs=1, callbacks=(), logger=None, **kwargs):
+    callbacks = [logger or pk.GateWeightsLogger(), *callbacks]
+    kwargs = {"batch_size": 8, "epochs": epochs, "verbose": 0, **kwargs}
+    return model.fit(*clicks_and_buys(), callbacks=callbacks, **kwargs).history
 
 
 def expected(model, x, prefix="gate"):
@@ -41,18 +36,12 @@ def expected(model, x, prefix="gate"):
     figures = {}
     for level, gates in pk.gate_weights(model, x).items():
         for gate, weights in gates.items():
-            names = block_at(model, level).gate_experts[gate]
+            names = find_levels(model)[level].gate_experts[gate]
             entropy = -(weights * np.log(weights)).sum(axis=-1) / np.log(len(names))
             values = [*weights.mean(axis=0), entropy.mean(), weights.max(axis=-1).mean()]
             for name, value in zip([*names, "entropy", "max"], values):
                 figures[f"{prefix}/{level}/{gate}/{name}"] = value
     return figures
-
-
-def block_at(model, level):
-    from ple_keras.layers.levels import find_levels
-
-    return find_levels(model)[level]
 
 
 def of_gates(history):
@@ -126,13 +115,8 @@ def test_two_loggers_log_the_same_as_the_file(model, tmp_path):
 def test_a_continued_run_keeps_the_lines_of_earlier_epochs(model, tmp_path):
     path = tmp_path / "gates.csv"
     fit_logged(model, epochs=3, logger=pk.GateWeightsLogger(path))
-    fit_logged(
-        model,
-        epochs=4,
-        initial_epoch=2,
-        validation_data=clicks_and_buys(),
-        logger=pk.GateWeightsLogger(str(path)),
-    )
+    continued = {"epochs": 4, "initial_epoch": 2, "validation_data": clicks_and_buys()}
+    fit_logged(model, logger=pk.GateWeightsLogger(str(path)), **continued)
     rows = rows_of(path)
     assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
     assert [bool(row["val_gate/ple/0/click/max"]) for row in rows] == [False, False, True, True]

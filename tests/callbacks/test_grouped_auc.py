@@ -17,14 +17,12 @@ GROUPS = np.random.default_rng(0).integers(0, 12, ROWS)
 
 
 def three_heads():
-    return pk.TaskHeads(
-        [
-            pk.BinaryHead("click", missing_label=-1, metrics=[]),
-            pk.BinaryHead("buy", metrics=[]),
-            pk.RegressionHead("price", metrics=[]),
-            pk.ProductHead("both", of=("click", "buy"), metrics=[]),
-        ]
+    click, buy = (
+        pk.BinaryHead("click", missing_label=-1, metrics=[]),
+        pk.BinaryHead("buy", metrics=[]),
     )
+    both = pk.ProductHead("both", of=("click", "buy"), metrics=[])
+    return pk.TaskHeads([click, buy, pk.RegressionHead("price", metrics=[]), both])
 
 
 @functools.cache

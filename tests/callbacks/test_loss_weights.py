@@ -20,15 +20,8 @@ def test_a_gamma_of_one_half_halves_the_loss_of_a_frozen_model_in_each_epoch():
     steps = 1 if keras.backend.backend() == "torch" else 2  # in one execution
     model = click_and_time(None, 0.0, steps_per_execution=steps)
     x, y = clicks_and_times()
-    history = model.fit(
-        *(x, y),
-        batch_size=6,
-        epochs=4,
-        validation_data=(x, y),
-        verbose=0,
-        shuffle=False,
-        callbacks=[pk.LossWeightDecay(0.5)],
-    ).history
+    options = {"batch_size": 6, "epochs": 4, "shuffle": False, "validation_data": (x, y)}
+    history = model.fit(x, y, verbose=0, callbacks=[pk.LossWeightDecay(0.5)], **options).history
     for key in ("loss", "val_loss"):
         expected = history[key][0] * 0.5 ** np.arange(4)
         np.testing.assert_allclose(history[key], expected, rtol=1e-5)

@@ -29,19 +29,15 @@ def test_callbacks_of_keras_read_the_score_and_the_loss_weights(model, tmp_path)
     of_groups = pk.GroupedAUC(clicks_and_times(), np.arange(12) // 6, tasks=["click"])
     score = pk.MultiTaskScore({"val_loss": -1.0, "val_click_gauc": 0.5})
     stop = keras.callbacks.EarlyStopping("val_mtl_score", mode="max", patience=1, min_delta=100)
-    best = keras.callbacks.ModelCheckpoint(
-        tmp_path / "best.weights.h5",
-        "val_mtl_score",
-        mode="max",
-        save_best_only=True,
-        save_weights_only=True,
-    )
+    options = {"mode": "max", "save_best_only": True, "save_weights_only": True}
+    path = tmp_path / "best.weights.h5"
+    best = keras.callbacks.ModelCheckpoint(path, "val_mtl_score", **options)
     log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     history = fit_validated(
         model, pk.LossWeightDecay(0.5), of_groups, score, stop, best, log, epochs=5
     ).history
     assert len(history["val_mtl_score"]) == 2
-    assert (tmp_path / "best.weights.h5").exists()
+    assert path.exists()
     with (tmp_path / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["loss_weight/click"]) for row in rows] == [1.0, 0.5]

@@ -90,11 +90,8 @@ def test_the_recommender_is_compared_saved_and_answers(folder, tmp_path):
     assert (folder / "recommender.png").read_bytes().startswith(b"\x89PNG")
     assert not [*tmp_path.glob("*.png")]
     (version,) = (path for path in folder.iterdir() if path.is_dir())
-    assert {path.name for path in version.iterdir()} == {
-        "columns.json",
-        "model.keras",
-        "model.onnx",
-    }
+    files = {"columns.json", "model.keras", "model.onnx"}
+    assert {path.name for path in version.iterdir()} == files
 
 
 def test_the_pages_have_the_kept_figures():

@@ -57,10 +57,8 @@ def test_a_killed_training_equals_an_uninterrupted_one(tmp_path, capsys, monkeyp
     assert re.findall(r"(?:step|epoch|stop|branches|weights): (\S+)", out)[-5:] == ["0.0"] * 5
     assert "gates.csv: equal" in out
     checkpoints = sorted(path.name for path in (tmp_path / "killed").glob("epoch-*"))
-    assert checkpoints[-2:] == [
-        f"epoch-0000{epochs - 1}-step-0000003",
-        f"epoch-0000{epochs}-step-0000000",
-    ]
+    ends = f"{epochs - 1}-step-0000003", f"{epochs}-step-0000000"
+    assert checkpoints[-2:] == [f"epoch-0000{end}" for end in ends]
 
     before = (tmp_path / "killed" / "gates.csv").read_bytes()
     _, history, *_ = resume.train(tmp_path / "killed", arguments(epochs=8))  # it has stopped
@@ -93,11 +91,8 @@ def test_the_newest_checkpoint_is_continued(tmp_path):
     (tmp_path / "gates.csv.unfinished").touch()
     continued = backup(tmp_path)
     assert (continued.epoch, continued.step, continued.number) == (1, 2, 6)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "epoch-00000-step-0000002",
-        NAME,
-        "gates.csv.unfinished",
-    ]
+    names = ["epoch-00000-step-0000002", NAME, "gates.csv.unfinished"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 @once

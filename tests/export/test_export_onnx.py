@@ -9,6 +9,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import assert_same, numpy_of, once, plain, randomize
+from tests.models import chain
 from tests.refusals import check_refused, table
 
 BACKEND = keras.backend.backend()
@@ -116,10 +117,9 @@ def test_an_input_that_no_output_reads_is_refused_if_the_exporter_leaves_it_out(
 
 
 def test_gate_statistics_do_not_change(runtime, tmp_path):
-    inputs = keras.Input((3,), name="x")
     heads = pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")])
     cgc = pk.CGCBlock(heads, [4], add_shared_gate=False, enable_gate_weights_metrics=True)
-    model = pk.MultiTaskModel(inputs, heads(cgc(inputs)))
+    model = chain(cgc, heads)
     model.predict(np.ones((5, 3), "float32"), verbose=0)
     expected = cgc.gate_statistics()["a"]
     assert expected["count"] == 5

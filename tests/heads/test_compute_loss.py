@@ -36,23 +36,12 @@ class OwnError(keras.losses.MeanSquaredError):
 
 
 def heads_of_every_kind(loss_weighting):
-    return pk.TaskHeads(
-        [
-            pk.ProductHead("both", of=("click", "buy"), loss_weight=0.5),
-            pk.BinaryHead("click"),
-            pk.BinaryHead("buy", pos_weight=3.0),
-            pk.Head("score"),
-            pk.RegressionHead(
-                "time",
-                loss=OwnError(),
-                missing_label=-1,
-                reduction="sum_over_batch_size",
-                loss_weight=2.0,
-            ),
-            pk.MulticlassHead("kind", num_classes=3, class_weights=CLASS_WEIGHTS),
-        ],
-        loss_weighting=loss_weighting,
-    )
+    both = pk.ProductHead("both", of=("click", "buy"), loss_weight=0.5)
+    click, buy = pk.BinaryHead("click"), pk.BinaryHead("buy", pos_weight=3.0)
+    options = {"missing_label": -1, "reduction": "sum_over_batch_size", "loss_weight": 2.0}
+    time = pk.RegressionHead("time", loss=OwnError(), **options)
+    kind = pk.MulticlassHead("kind", num_classes=3, class_weights=CLASS_WEIGHTS)
+    return pk.TaskHeads([both, click, buy, pk.Head("score"), time, kind], loss_weighting)
 
 
 def in_numpy(predictions, sample_weight, log_variances):

@@ -23,14 +23,9 @@ MIXTURES = {"click": [0.25, 0.75], "time": [0.9, 0.1], "kind": [0.5, 0.5]}
 
 
 def three_heads(**kwargs):
-    return pk.TaskHeads(
-        [
-            pk.BinaryHead("click"),
-            pk.RegressionHead("time", loss_weight=100.0),
-            pk.MulticlassHead("kind", num_classes=3, loss_weight=0.5),
-        ],
-        **kwargs,
-    )
+    click, time = pk.BinaryHead("click"), pk.RegressionHead("time", loss_weight=100.0)
+    kind = pk.MulticlassHead("kind", num_classes=3, loss_weight=0.5)
+    return pk.TaskHeads([click, time, kind], **kwargs)
 
 
 def hedged_model(heads=None, seed=0, optimizer=None, mixtures=MIXTURES, **compile_kwargs):

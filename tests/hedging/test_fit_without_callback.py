@@ -24,20 +24,13 @@ def rows(seed=0, sequences=False):
     click = (x[..., 0] > 0).astype("float32")
     click[::5] = np.nan
     y = {"click": click, "buy": np.where(x[..., 1] > 0, click, 0)}
-    y |= {
-        "both": y["click"] * y["buy"],
-        "time": x[..., 2] * 9,
-    }
-    return x, y
+    return x, y | {"both": y["click"] * y["buy"], "time": x[..., 2] * 9}
 
 
 def heads():
     binary = [pk.BinaryHead("click"), pk.BinaryHead("buy")]
-    product, time = (
-        pk.ProductHead("both", of=("click", "buy")),
-        pk.RegressionHead("time", standardize=True),
-    )
-    return pk.TaskHeads([*binary, product, time])
+    product = pk.ProductHead("both", of=("click", "buy"))
+    return pk.TaskHeads([*binary, product, pk.RegressionHead("time", standardize=True)])
 
 
 def network(width=3):

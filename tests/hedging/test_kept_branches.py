@@ -24,12 +24,8 @@ ROWS = 24
 
 
 def two_heads():
-    return pk.TaskHeads(
-        [
-            pk.BinaryHead("click", metrics=[]),
-            pk.RegressionHead("time", mean=1.0, deviation=2.0, standardize=True),
-        ]
-    )
+    time = pk.RegressionHead("time", mean=1.0, deviation=2.0, standardize=True)
+    return pk.TaskHeads([pk.BinaryHead("click", metrics=[]), time])
 
 
 def rows(seed=0):
@@ -50,10 +46,15 @@ def stacked():
     return branched(two_heads(), pk.ExpertBlock([3], normalization="batch"))
 
 
+def normalized():
+    return keras.Sequential([keras.Input((3,)), dense(), keras.layers.BatchNormalization()])
+
+
 def by_stream(own):
     heads = two_heads()
-    network = keras.Sequential([keras.Input((3,)), dense(), keras.layers.BatchNormalization()])
-    return chain(pk.StreamFeatures(heads, network, own=own), pk.HedgedBlock(heads, dense()), heads)
+    return chain(
+        pk.StreamFeatures(heads, normalized(), own=own), pk.HedgedBlock(heads, dense()), heads
+    )
 
 
 def networks():
@@ -69,8 +70,7 @@ def networks():
 def with_features(by_stream):
     """Return a model whose block copies networks, with a common layer before it."""
     heads = two_heads()
-    network = keras.Sequential([keras.Input((3,)), dense(), keras.layers.BatchNormalization()])
-    networks = {stream: dense() for stream in (*TASKS, "shared")} if by_stream else network
+    networks = {stream: dense() for stream in (*TASKS, "shared")} if by_stream else normalized()
     block = pk.HedgedBlock(heads, dense(), features=networks)
     return chain(*([] if by_stream else [dense(name="common")]), block, heads)
 
@@ -86,15 +86,9 @@ def blocks():
 
 def products():
     """Return a model of a product, whose second factor has no loss, and of another task."""
-    heads = pk.TaskHeads(
-        [
-            pk.BinaryHead("click"),
-            pk.BinaryHead("cvr", loss_weight=0.0),
-            pk.ProductHead("both", of=("click", "cvr")),
-            pk.RegressionHead("time"),
-        ]
-    )
-    return branched(heads)
+    click, cvr = pk.BinaryHead("click"), pk.BinaryHead("cvr", loss_weight=0.0)
+    both = pk.ProductHead("both", of=("click", "cvr"))
+    return branched(pk.TaskHeads([click, cvr, both, pk.RegressionHead("time")]))
 
 
 class Subclassed(pk.MultiTaskTraining, keras.Model):
@@ -262,13 +256,9 @@ def large_distance(y_true, y_pred):
 @once
 def test_relative_losses_do_not_depend_on_units():
     def relative(scale, loss):
-        heads = pk.TaskHeads(
-            [
-                pk.RegressionHead("time", standardize=True, mean=scale, deviation=scale),
-                pk.MulticlassHead("kind", num_classes=3),
-                pk.Head("own", activation="softplus", loss=loss),
-            ]
-        )
+        time = pk.RegressionHead("time", standardize=True, mean=scale, deviation=scale)
+        own = pk.Head("own", activation="softplus", loss=loss)
+        heads = pk.TaskHeads([time, pk.MulticlassHead("kind", num_classes=3), own])
         model = branched(heads)
         randomize(model)
         x, y = rows()

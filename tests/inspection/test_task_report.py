@@ -62,14 +62,9 @@ def test_a_count_has_a_deviance(make):
 
 
 def all_heads(**click):
-    click = {"missing_label": -1, **click}
-    return pk.TaskHeads(
-        [
-            pk.BinaryHead("click", **click),
-            pk.RegressionHead("time", units=2, loss_weight=0.5),
-            pk.MulticlassHead("kind", num_classes=3),
-        ]
-    )
+    time = pk.RegressionHead("time", units=2, loss_weight=0.5)
+    kind = pk.MulticlassHead("kind", num_classes=3)
+    return pk.TaskHeads([pk.BinaryHead("click", missing_label=-1, **click), time, kind])
 
 
 def bottom_model(heads):
@@ -245,13 +240,9 @@ def test_a_task_without_a_loss_needs_no_labels():
 @once
 def test_labels_of_all_heads_are_counted():
     ignores_2 = keras.losses.SparseCategoricalCrossentropy(ignore_class=2)
-    heads = pk.TaskHeads(
-        [
-            pk.RegressionHead("time", units=2),
-            pk.MulticlassHead("kind", num_classes=3, loss=ignores_2),
-            pk.MulticlassHead("share", num_classes=3, loss="categorical_crossentropy"),
-        ]
-    )
+    kind = pk.MulticlassHead("kind", num_classes=3, loss=ignores_2)
+    share = pk.MulticlassHead("share", num_classes=3, loss="categorical_crossentropy")
+    heads = pk.TaskHeads([pk.RegressionHead("time", units=2), kind, share])
     y = {"time": np.ones((40, 2)), "kind": np.arange(40) % 4, "share": np.full((40, 3), 1 / 3)}
     y["time"][:5, 0] = y["time"][4:7, 1] = y["share"][:9, 2] = np.nan
     y["kind"] = np.minimum(y["kind"], 2)
@@ -266,13 +257,8 @@ def test_labels_of_all_heads_are_counted():
 
 
 def product_model():
-    heads = pk.TaskHeads(
-        [
-            pk.BinaryHead("click", missing_label=-1),
-            pk.BinaryHead("buy"),
-            pk.ProductHead("both", of=("click", "buy")),
-        ]
-    )
+    both = pk.ProductHead("both", of=("click", "buy"))
+    heads = pk.TaskHeads([pk.BinaryHead("click", missing_label=-1), pk.BinaryHead("buy"), both])
     level = pk.CGCBlock(heads, [3], add_shared_gate=False, name="cgc")
     return chain(level, heads, width=4)
 

@@ -41,16 +41,10 @@ def with_given(tasks, streams):
 
 
 def heads(*others, **kwargs):
-    return pk.TaskHeads(
-        [
-            pk.BinaryHead("click", tower=[8]),
-            pk.BinaryHead("buy"),
-            pk.RegressionHead("time", tower=[8], units=2),
-            pk.MulticlassHead("kind", tower=[8], num_classes=4),
-            *others,
-        ],
-        **kwargs,
-    )
+    click, buy = pk.BinaryHead("click", tower=[8]), pk.BinaryHead("buy")
+    time = pk.RegressionHead("time", tower=[8], units=2)
+    kind = pk.MulticlassHead("kind", tower=[8], num_classes=4)
+    return pk.TaskHeads([click, buy, time, kind, *others], **kwargs)
 
 
 def embedded(inputs):

@@ -306,15 +306,19 @@ async def test_a_new_model_replaces_the_old_one_and_a_wrong_one_does_not(app, fo
     assert {status for status, _ in answers} == {200}
 
 
+def hedged_model(columns, heads):
+    network = columns.network(width=4)
+    features = pk.StreamFeatures(heads, network)(network.input)
+    return pk.MultiTaskModel(network.input, heads(pk.HedgedBlock(heads, [8])(features)))
+
+
 @once
 def test_a_published_model_answers_as_it_predicts(tmp_path):
     """A hedged model with a history, whose request has an unknown id and missing values."""
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.MulticlassHead("kind", num_classes=3)])
     lists, texts = {"tags": ("tags", 2)}, {"town": ("words", 2)}
     columns = pk.Columns(["job"], lists=lists, texts=texts, logs=["age"]).fit(FRAME, min_rows=1)
-    network = columns.network(width=4)
-    features = pk.StreamFeatures(heads, network)(network.input)
-    model = pk.MultiTaskModel(network.input, heads(pk.HedgedBlock(heads, [8])(features)))
+    model = hedged_model(columns, heads)
     heads["click"].mixture.assign([0.1, 0.9])
     rows = [ROW, ROW | {"job": "Astronaut", "town": "OSLO (Rome)", "age": None, "tags": None}]
     expected = model.predict(columns.transform(rows), verbose=0)
@@ -335,10 +339,7 @@ def test_a_published_model_answers_as_it_predicts(tmp_path):
 @once
 def test_a_model_and_columns_of_different_trainings_are_refused(tmp_path):
     columns, other = (pk.Columns(["job"]).fit(FRAME[:n], min_rows=1) for n in (1, 2))
-    network = columns.network()
-    heads = pk.TaskHeads([pk.BinaryHead("click")])
-    features = pk.StreamFeatures(heads, network)(network.input)
-    model = pk.MultiTaskModel(network.input, heads(pk.HedgedBlock(heads, [2])(features)))
+    model = hedged_model(columns, pk.TaskHeads([pk.BinaryHead("click")]))
     with pytest.raises(ValueError, match="the columns must be of one training"):
         model_folder.publish(tmp_path, model, other)
     assert not [*tmp_path.iterdir()]
@@ -373,10 +374,7 @@ def test_a_model_that_can_not_be_exported_is_published_as_a_keras_file(
     tmp_path, capsys, monkeypatch
 ):
     columns = pk.Columns(numbers=["age"]).fit(FRAME)
-    network = columns.network()
-    heads = pk.TaskHeads([pk.BinaryHead("click")])
-    block = pk.SharedBottomBlock(heads, [2])
-    model = pk.MultiTaskModel(network.input, heads(block(network.output)))
+    model = hedged_model(columns, pk.TaskHeads([pk.BinaryHead("click")]))
 
     def fail(*args):
         raise RuntimeError("The exporter or ONNX Runtime failed")

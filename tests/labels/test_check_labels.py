@@ -13,13 +13,8 @@ from tests.refusals import all_refused, table
 
 
 def all_heads(**kwargs):
-    return pk.TaskHeads(
-        [
-            pk.BinaryHead("click", **kwargs),
-            pk.RegressionHead("place", units=2, **kwargs),
-            pk.MulticlassHead("kind", num_classes=3, **kwargs),
-        ]
-    )
+    click, place = pk.BinaryHead("click", **kwargs), pk.RegressionHead("place", units=2, **kwargs)
+    return pk.TaskHeads([click, place, pk.MulticlassHead("kind", num_classes=3, **kwargs)])
 
 
 def valid_labels(**labels):
@@ -66,13 +61,9 @@ def test_integers_that_jax_would_wrap_are_refused():
 
 
 def test_the_loss_determines_the_width_of_labels():
-    heads = pk.TaskHeads(
-        [
-            pk.MulticlassHead("kind", num_classes=3, loss="categorical_crossentropy"),
-            pk.Head("interval", units=2, loss=lambda y, p: keras.ops.sum((y - p) ** 2, -1)),
-            pk.Head("unused"),
-        ]
-    )
+    kind = pk.MulticlassHead("kind", num_classes=3, loss="categorical_crossentropy")
+    interval = pk.Head("interval", units=2, loss=lambda y, p: keras.ops.sum((y - p) ** 2, -1))
+    heads = pk.TaskHeads([kind, interval, pk.Head("unused")])
     heads.check_labels({"kind": np.eye(3), "interval": np.eye(3, 1)})
     with pytest.raises(ValueError, match=r"y\['kind'\] must have a shape \(batch, 3\)"):
         heads.check_labels({"kind": [0, 1, 2], "interval": np.ones(3)})

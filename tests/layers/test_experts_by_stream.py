@@ -36,12 +36,9 @@ def test_experts_may_be_of_any_layer_and_keep_their_options(tmp_path):
     block = pk.CGCBlock(TASKS, by_stream, name="cgc")
     model = chain(block, click_and_buy_heads())
     frozen = [w.path for w in model.weights if not w.trainable and "moving" not in w.path]
-    assert [path for path in frozen if "expert" in path] == [
-        "cgc/experts/expert-click-0/dense_0/kernel",
-        "cgc/experts/expert-click-0/dense_0/bias",
-        "cgc/experts/expert-click-0/normalization_0/gamma",
-        "cgc/experts/expert-click-0/normalization_0/beta",
-    ]
+    names = "dense_0/kernel", "dense_0/bias", "normalization_0/gamma", "normalization_0/beta"
+    expected = [f"cgc/experts/expert-click-0/{name}" for name in names]
+    assert [path for path in frozen if "expert" in path] == expected
     copy = loaded(model, tmp_path)
     assert [w.trainable for w in copy.weights] == [w.trainable for w in model.weights]
     x = features(4, 3)

@@ -132,11 +132,8 @@ def test_inspection_and_transfer_work_with_a_context():
     level = ple[0].gate_weights(inputs["x"], gate_context=inputs["device"])
     assert_same(numpy_of(level), expected[0])
     report = pk.gate_report(model, inputs)
-    np.testing.assert_allclose(
-        list(report.levels["ple/1"].gates["buy"].mean.values()),
-        expected[1]["buy"].mean(axis=0),
-        atol=1e-5,
-    )
+    means = list(report.levels["ple/1"].gates["buy"].mean.values())
+    np.testing.assert_allclose(means, expected[1]["buy"].mean(axis=0), atol=1e-5)
     other, _ = model_of("both", enable_gate_weights_metrics=True)
     randomize(other, seed=1)
     assert not pk.transfer_weights(model, other).left_out

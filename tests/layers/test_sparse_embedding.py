@@ -7,15 +7,7 @@ import pytest
 import ple_keras as pk
 from tests.helpers import numpy_of, once
 from tests.models import loaded
-from tests.optimizers.tables import (
-    IS_JAX,
-    ROWS,
-    build,
-    ids,
-    record_rows,
-    small,
-    train_small,
-)
+from tests.optimizers.tables import IS_JAX, ROWS, build, ids, record_rows, small, train_small
 
 pytestmark = pytest.mark.usefixtures("small_tables_by_rows")
 

@@ -26,16 +26,11 @@ def floatx(request):
 
 
 def new_heads(loss_weighting):
-    return pk.TaskHeads(
-        [
-            pk.BinaryHead("click", pos_weight=2.0),
-            pk.BinaryHead("buy"),
-            pk.ProductHead("both", of=["click", "buy"], loss_weight=0.5),
-            pk.RegressionHead("time", extra_metrics=["mae"]),
-            pk.MulticlassHead("kind", num_classes=3, class_weights=[1, 2, 3]),
-        ],
-        loss_weighting=loss_weighting,
-    )
+    click, buy = pk.BinaryHead("click", pos_weight=2.0), pk.BinaryHead("buy")
+    both = pk.ProductHead("both", of=["click", "buy"], loss_weight=0.5)
+    time = pk.RegressionHead("time", extra_metrics=["mae"])
+    kind = pk.MulticlassHead("kind", num_classes=3, class_weights=[1, 2, 3])
+    return pk.TaskHeads([click, buy, both, time, kind], loss_weighting)
 
 
 def labels():

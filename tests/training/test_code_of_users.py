@@ -12,7 +12,7 @@ from keras import layers, ops
 import ple_keras as pk
 from ple_keras._keras.layers import Untracked
 from tests.helpers import numpy_of, once, randomize
-from tests.models import chain
+from tests.models import loaded
 from tests.training.test_traced_step import (
     At,
     assert_equal_steps,
@@ -24,6 +24,7 @@ from tests.training.test_traced_step import (
 )
 
 HIDDEN = Untracked(None)
+FIT = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0}
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -179,13 +180,7 @@ def test_no_step_is_traced_with_false_or_eagerly():
 
 @pytest.mark.parametrize("trace", ["auto", True, False])
 def test_the_argument_is_saved_with_the_model(trace, tmp_path):
-    heads = heads_of_two()
-    model = chain(pk.SharedBottomBlock(heads, [4]), heads)
-    model.compile("adam", trace=trace)
-    model.build((None, 3))
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert loaded.get_compile_config()["trace"] == trace
+    assert loaded(dense(trace=trace), tmp_path).get_compile_config()["trace"] == trace
 
 
 @pytest.mark.parametrize("trace", ["all", None, 1, 0.0])
@@ -200,22 +195,20 @@ def test_other_values_are_refused(trace):
 @once
 def test_a_hook_of_a_weight_runs_in_the_next_fit():
     calls, model, (x, y) = [], dense(before=[layer := layers.Dense(3)]), numbers_and_labels()
-    fit_kwargs = {"batch_size": 8, "epochs": 2, "verbose": 0}
-    model.fit(x, y, **fit_kwargs)
+    model.fit(x, y, **FIT)
     layer.kernel.value.register_hook(lambda gradient: calls.append(1))
-    model.fit(x, y, **fit_kwargs)
+    model.fit(x, y, **FIT)
     assert (len(calls), graphs(model)) == (4, 0)
 
 
 @once
 def test_another_optimizer_trains_without_compile():
     model, (x, y) = dense(), numbers_and_labels()
-    fit_kwargs = {"batch_size": 8, "epochs": 2, "verbose": 0}
-    model.fit(x, y, **fit_kwargs)
+    model.fit(x, y, **FIT)
     model.optimizer = keras.optimizers.SGD(0.0)
     model.optimizer.build(model.trainable_variables)
     before = model.get_weights()
-    model.fit(x, y, **fit_kwargs)
+    model.fit(x, y, **FIT)
     for old, new in zip(before, model.get_weights()):
         np.testing.assert_array_equal(old, new)
     assert graphs(model) == 1
@@ -225,11 +218,10 @@ def test_another_optimizer_trains_without_compile():
 def test_an_activation_that_a_callback_assigns_is_constant_until_the_next_epoch():
     model, (x, y) = dense(before=[layer := layers.Dense(3)]), numbers_and_labels()
     assign = At(4, lambda model: setattr(layer, "activation", own_activation))
-    fit_kwargs = {"batch_size": 8, "shuffle": False, "verbose": 0}
-    model.fit(x, y, epochs=2, callbacks=[assign], **fit_kwargs)
+    model.fit(x, y, callbacks=[assign], **FIT)
     assert graphs(model) == 1
     with pytest.warns(UserWarning, match="eagerly"):
-        model.fit(x, y, epochs=2, **fit_kwargs)
+        model.fit(x, y, **FIT)
     assert graphs(model) == 0
 
 
@@ -259,9 +251,8 @@ def test_a_method_that_is_assigned_to_a_model_runs_in_the_next_step(name):
     def results(trace):
         model, (x, y) = dense(trace=trace), numbers_and_labels()
         randomize(model)
-        fit_kwargs = {"batch_size": 8, "shuffle": False, "verbose": 0}
         for _ in range(2):
-            logs = model.fit(x, y, epochs=2, **fit_kwargs).history["loss"]
+            logs = model.fit(x, y, **FIT).history["loss"]
             logs += [model.evaluate(x, y, 4, return_dict=True, verbose=0)["loss"]]
             predicted = model.predict(x, 4, verbose=0)
             setattr(model, name, METHODS[name](getattr(model, name)))
@@ -310,7 +301,7 @@ def test_threads_predict_compile_and_assign_while_another_one_traces():
     threads = [Thread(target=run, args=[action]) for action in actions]
     for thread in threads:
         thread.start()
-    model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[pk.FitHedge((x, y))])
+    model.fit(x, y, callbacks=[pk.FitHedge((x, y))], **FIT)
     ended.set()
     for thread in threads:
         thread.join()

@@ -84,12 +84,8 @@ def test_every_compile_has_new_metrics_and_a_model_lists_each_once():
     mine = keras.metrics.MeanAbsoluteError()
     heads = [pk.BinaryHead("a"), pk.RegressionHead("b", metrics=[mine]), pk.Head("c")]
     model = model_of(*heads)
-    assert [metric.name for metric in model.metrics] == [
-        "loss",
-        "task_means",
-        "a_auc",
-        "b_mean_absolute_error",
-    ]
+    names = ["loss", "task_means", "a_auc", "b_mean_absolute_error"]
+    assert [metric.name for metric in model.metrics] == names
     model.train_on_batch(features(4, 3), dict.fromkeys("ab", np.arange(4) % 2))
     first = model.metrics
     compiled(model)

@@ -45,9 +45,10 @@ def data(rows=ROWS):
     return x, y
 
 
-def numbers_and_labels():
+def numbers_and_labels(rows=ROWS):
+    """Return the first rows of the numbers, and labels of two tasks."""
     x, y = data()
-    return x["numbers"], {task: y[task] for task in ("click", "stars")}
+    return x["numbers"][:rows], {task: y[task][:rows] for task in ("click", "stars")}
 
 
 def heads_of_two(**options):
@@ -92,16 +93,10 @@ def train(make, is_eager, callbacks=(), batch_size=BATCH, epochs=2, **fit_kwargs
     x, y = data()
     x = {tensor.name: x[tensor.name] for tensor in model.inputs if tensor.name in x}
     y = {task: y[task] for task in y if task in heads_of(model).trained_tasks}
-    history = model.fit(
-        x or data()[0]["numbers"],
-        y,
-        batch_size=batch_size,
-        epochs=epochs,
-        shuffle=False,
-        verbose=0,
-        callbacks=[make_callback() for make_callback in callbacks],
-        **fit_kwargs,
-    ).history
+    callbacks = [make_callback() for make_callback in callbacks]
+    fit_kwargs |= {"batch_size": batch_size, "epochs": epochs, "shuffle": False, "verbose": 0}
+    x = x or data()[0]["numbers"]
+    history = model.fit(x, y, callbacks=callbacks, **fit_kwargs).history
     variables = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
     values = [variable.value.detach().double().numpy() for variable in variables]
     return model, values, history
@@ -138,17 +133,12 @@ def ple_with_all_parts():
 
 
 def many_heads():
-    heads = pk.TaskHeads(
-        [
-            pk.MulticlassHead("kind", num_classes=3, class_weights=[1.0, 2.0, 3.0]),
-            pk.BinaryHead("click", missing_label=-1.0),
-            pk.BinaryHead("buy"),
-            pk.ProductHead("both", of=["click", "buy"]),
-            pk.RegressionHead("stars", standardize=True, mean=1.0, deviation=2.0),
-        ]
-    )
-    expert = layers.Dense(4)
-    return dense(pk.PLEBlock(2, heads, expert, isolate_task_experts=True), heads)
+    kind = pk.MulticlassHead("kind", num_classes=3, class_weights=[1.0, 2.0, 3.0])
+    click, buy = pk.BinaryHead("click", missing_label=-1.0), pk.BinaryHead("buy")
+    both = pk.ProductHead("both", of=["click", "buy"])
+    stars = pk.RegressionHead("stars", standardize=True, mean=1.0, deviation=2.0)
+    heads = pk.TaskHeads([kind, click, buy, both, stars])
+    return dense(pk.PLEBlock(2, heads, layers.Dense(4), isolate_task_experts=True), heads)
 
 
 def ranking():
@@ -283,9 +273,8 @@ def test_threads_predict_while_shapes_change():
 
 @pytest.mark.nightly
 def test_compiled_steps_are_close_to_eager_ones():
-    _, values, _ = train(lambda: dense(optimizer="sgd", jit_compile=True), False)
-    _, expected, _ = train(lambda: dense(optimizer="sgd"), True)
-    assert_all_close(values, expected, atol=1e-5)
+    values = train(lambda: dense(optimizer="sgd", jit_compile=True), False)[1]
+    assert_all_close(values, train(lambda: dense(optimizer="sgd"), True)[1], atol=1e-5)
 
 
 def test_a_layer_that_is_frozen_during_fit_has_a_new_graph():
@@ -308,10 +297,6 @@ def test_traced_steps_of_each_optimizer_are_equal(name):
 def gate_dropout():
     heads = heads_of_two()
     return dense(pk.MMoEBlock(heads, [4], num_experts=2, gate_kwargs={"dropout": 0.2}), heads)
-
-
-def with_optimizer(name, *arguments, **options):
-    return lambda: dense(optimizer=getattr(keras.optimizers, name)(*arguments, **options))
 
 
 def recomputed():
@@ -382,9 +367,9 @@ def random_model(random):
 def test_attributes_that_a_callback_assigns_count_from_the_next_epoch(seed):
     validation = None if seed % 2 else numbers_and_labels()
     options = {"epochs": 5, "callbacks": [lambda: Change(seed)], "validation_data": validation}
-    model, values, logs = train(lambda: random_model(np.random.default_rng(seed)), False, **options)
-    _, expected, expected_logs = train(
-        lambda: random_model(np.random.default_rng(seed)), True, **options
+    (model, values, logs), (_, expected, expected_logs) = (
+        train(lambda: random_model(np.random.default_rng(seed)), is_eager, **options)
+        for is_eager in (False, True)
     )
     np.testing.assert_equal(values, expected)
     np.testing.assert_equal(logs, expected_logs)
@@ -419,8 +404,10 @@ def test_attributes_of_a_nested_model_count_in_the_next_fit(cls):
 SILENT = {
     "a seed": lambda: dense(before=[layers.Dropout(0.2, seed=1)]),
     "gate dropout": gate_dropout,
-    "Nadam": with_optimizer("Nadam", 0.05),
-    "accumulated gradients": with_optimizer("Adam", 0.05, gradient_accumulation_steps=2),
+    "Nadam": lambda: dense(optimizer="nadam"),
+    "accumulated gradients": lambda: dense(
+        optimizer=keras.optimizers.Adam(0.05, gradient_accumulation_steps=2)
+    ),
     "recomputed layers": recomputed,
 }
 
@@ -473,14 +460,12 @@ def test_logs_are_read_only_for_callbacks_that_need_them(monkeypatch):
     reads = []
     tolist = torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: reads.append(1) or tolist(tensor))
-    seen = []
-
-    def see(batch, logs):
-        seen.append(logs["loss"])
-
     train(dense, False)
+    seen = []
     assert reads == []
-    see_batches = keras.callbacks.LambdaCallback(on_train_batch_end=see)
+    see_batches = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(logs["loss"])
+    )
     model, _, _ = train(dense, False, callbacks=[lambda: see_batches])
     assert len(reads) == 3  # the first step is eager
     assert all(type(loss) is float for loss in seen)
@@ -492,20 +477,19 @@ def test_logs_are_read_only_for_callbacks_that_need_them(monkeypatch):
 
 
 def test_only_the_first_shape_is_traced_at_once():
-    model, (x, y) = dense(optimizer="sgd"), numbers_and_labels()
-    counts = []
+    model, counts = dense(optimizer="sgd"), []
     for _ in range(12):
         for rows in (8, 5):
-            model.train_on_batch(x[:rows], {task: labels[:rows] for task, labels in y.items()})
+            model.train_on_batch(*numbers_and_labels(rows))
         counts.append(graphs(model))
     assert counts == [0, *[1] * 9, *[2] * 2]
 
 
 def test_few_graphs_are_kept(monkeypatch):
     monkeypatch.setattr("ple_keras.steps.traced_step.MAX_GRAPHS", 2)
-    model, (x, y) = dense(optimizer="sgd"), numbers_and_labels()
+    model = dense(optimizer="sgd")
     for rows in (1, 2, 3, 4, 3, 1):
-        model.train_on_batch(x[:rows], {task: labels[:rows] for task, labels in y.items()})
+        model.train_on_batch(*numbers_and_labels(rows))
     assert (len(model.train_function._graphs.findings), graphs(model)) == (2, 1)
 
 
@@ -523,9 +507,7 @@ def test_an_error_in_a_graph_has_a_note_with_remedies():
 @pytest.mark.parametrize("run_eagerly", [True, False])
 def test_the_error_of_a_training_that_diverged_names_the_learning_rate(run_eagerly):
     heads = pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("b")])
-    inputs = keras.Input((2,))
-    bottom = pk.SharedBottomBlock(heads, layers.Dense(4))
-    model = pk.MultiTaskModel(inputs, heads(bottom(inputs)))
+    model = chain(pk.SharedBottomBlock(heads, layers.Dense(4)), heads, width=2)
     model.compile(keras.optimizers.SGD(1e9), run_eagerly=run_eagerly)
     x = np.eye(2, dtype="float32")
     with pytest.raises(RuntimeError, match="between 0 and 1") as caught:
