@@ -31,6 +31,7 @@ RESULTS = {
     "benchmarks/export_latency.py": "performance.md",
     "benchmarks/never_worse.py": "results/never_worse.md",
     "benchmarks/operations.py": "performance.md",
+    "benchmarks/policies.py": "recipes/exposure.md",
     "benchmarks/recommender_seeds.py": "results.md",
     "benchmarks/scaling.py": "performance.md",
     "benchmarks/small_job.py": "performance.md",

@@ -120,7 +120,7 @@ def test_boosting_learns_categories_and_stops_on_validation_rows(script, monkeyp
         "regression": 1e3 + effect,
         "multiclass": np.minimum(effect, codes % 3),
         "count": rng.poisson(1 + effect),
-        "amount": rng.poisson(1 + effect) * rng.gamma(5, 1, size),
+        "amount": rng.poisson(1 + 2 * effect) * rng.gamma(5, 1, size),
         "gamma": rng.gamma(5, 1 + effect),
     }
     labels = {kind: pd.Series(each, dtype="float64") for kind, each in labels.items()}
