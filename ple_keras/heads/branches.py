@@ -21,6 +21,7 @@ from ple_keras.labels.task_names import NAME_RULE, SHARED, is_valid_name
 from ple_keras.layers.hedged_block import OWN
 
 MIN_PREDICTION = 2.0**-23  # of probabilities and counts; 1 - 2**-23 is exact in float32
+LARGEST_PREDICTION = 3e38  # close to the largest float32
 
 
 def mix(values: Sequence[Tensor], shares: Iterable[Tensor], known: Sequence[Tensor] = ()) -> Tensor:
@@ -202,8 +203,11 @@ class Branches:
         """
         value = ops.stop_gradient(ops.cast(prediction, like.dtype))
         value = value if len(value.shape) == len(like.shape) else ops.expand_dims(value, -1)
-        is_missing = ops.logical_not(ops.isfinite(value))
-        value, activation = fill(value, is_missing, SAFE_PREDICTION), self._head.activation
+        is_nan, activation = ops.isnan(value), self._head.activation
+        is_missing = ops.logical_or(is_nan, ops.abs(value) > LARGEST_PREDICTION)
+        # `where` of a comparison is a product in ONNX files of tf2onnx, which is NaN for infinity.
+        value = fill(value, is_nan, SAFE_PREDICTION)
+        value = clip(value, -LARGEST_PREDICTION, LARGEST_PREDICTION)
         if self._head._mixes_logits():
             is_count = activation is keras.activations.exponential
             value = clip(value, MIN_PREDICTION, None if is_count else 1 - MIN_PREDICTION)
