@@ -214,8 +214,9 @@ class Head(BaseLayer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Return the predictions of the task."""
-        values = self.branches and self.branches.value(inputs, training)
-        return self._activate(self.logits(inputs)) if values is None else self._predict(values)
+        if self.branches is not None:
+            return self.branches.prediction(inputs, training)
+        return self._activate(self.logits(inputs))
 
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the loss of each example, or of each number of its label.

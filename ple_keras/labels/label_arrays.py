@@ -71,7 +71,9 @@ def labeled_weights(
     array = to_number_array(sample_weight, f"sample_weight[{task!r}]")
     if array.ndim == is_labeled.ndim + 1 and array.shape[-1] == 1:
         array = array[..., 0]
-    if not array.ndim or array.shape != is_labeled.shape[: array.ndim]:
+    pairs = zip(array.shape[1:], is_labeled.shape[1:])
+    is_aligned = array.shape[:1] == is_labeled.shape[:1] and array.ndim <= is_labeled.ndim
+    if not is_aligned or not all(size in (1, length) for size, length in pairs):
         raise ValueError(
             f"sample_weight must have a number for each row of {task!r}, or for each of its "
             f"labels, {is_labeled.shape}. Received: sample_weight.shape={array.shape}"

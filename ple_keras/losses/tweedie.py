@@ -7,8 +7,8 @@ from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import clip
 from ple_keras._typing import Config, Tensor
 
-MIN_MEAN = 1e-37  # of amounts; close to the smallest normal number of float32
-MAX_EXCESS = 1e30  # of an amount, relative to its prediction; infinity minus infinity is NaN
+MIN_MEAN, MAX_MEAN = 1e-18, 1e37  # of predictions; the square of the smallest is a float32
+MIN_RATIO = 1e-15  # of a prediction and its label, whose inverse has a finite square
 
 
 @register
@@ -38,10 +38,14 @@ def half_deviance(y_true: Tensor, y_pred: Tensor, power: float) -> Tensor:
     f(r) = (r^(2 - p) - 1) / (2 - p), or log(r) if p is 2. Without differences of powers, amounts
     close to their prediction keep their digits.
     """
-    mean = clip(y_pred, low=MIN_MEAN)
-    excess = clip((y_true - mean) / mean, high=MAX_EXCESS)
-    is_zero = y_true <= 0  # whose logarithm is infinite
-    log_ratio = ops.log1p(ops.where(is_zero, ops.zeros_like(excess), excess))
+    mean = ops.maximum(clip(y_pred, MIN_MEAN, MAX_MEAN), y_true * MIN_RATIO)
+    ratio, excess = y_true / mean, (y_true - mean) / mean
+    is_zero, is_close = y_true <= 0, ops.abs(excess) < 0.5
+    # The gradients of unselected values must be finite: a logarithm of 0 has none.
+    close = ops.log1p(ops.where(is_close, excess, ops.zeros_like(excess)))
+    far = ops.log(clip(ops.where(is_zero, ops.ones_like(ratio), ratio), low=MIN_MEAN**2))
+    log_ratio = ops.where(is_close, close, far)
+    excess = ops.where(is_close, excess, ratio - 1)  # its gradient is finite for large means
     if power == 2:
         return excess - log_ratio
     powers = ops.where(is_zero, -ops.ones_like(excess), ops.expm1((2 - power) * log_ratio))

@@ -52,6 +52,22 @@ def test_losses_and_the_metric_are_the_deviances_of_numpy_and_scikit_learn(power
     assert (again.power, again.name) == (power, "deviance")
 
 
+@pytest.mark.parametrize("power", [1.01, *POWERS])
+def test_amounts_far_from_their_prediction_have_exact_losses_and_finite_steps(power):
+    y = np.float32([1e-6, 1e-3, 1.0, 2e5, 1e9])
+    p = np.float32([1e6, 1e5, 1e8, 2e-3, 1e-3])
+    found = 2 * numpy_of(half_deviances(power, y, p)).astype("float64")
+    np.testing.assert_allclose(found, deviances(y, p, power), rtol=1e-4)
+    for logit in (-95.0, -30.0, 30.0, 85.0):
+        model = heads_alone(pk.TaskHeads([pk.TweedieHead("a", power)]), width=1)
+        compiled(model, keras.optimizers.SGD(1e-30), **QUICK)
+        heads_of(model)["a"]._projection.kernel.assign([[0.0]])
+        heads_of(model)["a"]._projection.bias.assign([logit])
+        logs = model.train_on_batch(np.ones((5, 1)), {"a": y}, return_dict=True)
+        assert np.isfinite(logs["loss"])
+        assert all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
 @pytest.mark.parametrize("power", POWERS)
 def test_a_training_step_has_the_gradient_of_the_deviance(power):
     """The gradient of half a deviance with respect to the logit is m^(2 - p) - y m^(1 - p)."""

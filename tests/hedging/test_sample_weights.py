@@ -162,6 +162,18 @@ test_refusals = all_refused(operator.call, REFUSED)
 
 
 @once
+def test_weights_of_sequences_have_any_shape_that_the_loss_takes():
+    statistics = []
+    y = {"a": features(4, 3)}
+    for weights in (np.arange(4), np.arange(4)[:, None], np.repeat(np.arange(4)[:, None], 3, 1)):
+        heads = pk.TaskHeads([pk.RegressionHead("a", standardize=True)])
+        heads(dict.fromkeys("a", features(4, 3, 2)))
+        heads.adapt(y, sample_weight={"a": weights})
+        statistics.append(heads["a"].mean + heads["a"].deviation)
+    assert statistics[0] == statistics[1] == statistics[2]
+
+
+@once
 def test_weights_without_labels_are_not_read():
     weights = np.where(np.isnan(Y["click"]), NAN, 1.0)
     assert fit_with({"click": weights}) == pk.fit_hedge(hedged_model(), X, Y)
