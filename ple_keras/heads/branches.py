@@ -47,8 +47,8 @@ class Branches:
     `call`, they are predictions, whose mixture keeps a squared error convex. A branch of features
     has a copy of the head. A given branch has no weights: its features are predictions.
 
-    This is a plain object that sets `branch-{name}` and `mixture` as attributes of the head. With a
-    layer, these names in files would be others.
+    This is a plain object that sets `branch-{name}` and `mixture` as attributes of the head. As a
+    layer, it would change these names in files.
 
     Args:
         head: The head. A ProductHead has the branches of its factors, without copies.

@@ -73,7 +73,7 @@ class TracedStep:
 
     The first batch of a shape runs eagerly, and a profile finds the code that runs. If all of it is
     known, and the shape comes again, Keras's step is traced as a pure function of the variables and
-    the batch. Shapes other than the first one are traced after 10 eager steps. The graph has the
+    the batch. Without `traces_all`, other shapes are traced after 10 eager steps. The graph has the
     operations of the eager step in the same order. If code of users runs, which could do something
     else in each step, all steps run eagerly.
 
