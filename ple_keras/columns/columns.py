@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import warnings
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -23,6 +24,7 @@ MISSING, UNKNOWN, FIRST = 0, 1, 2  # codes; FIRST is the first known value
 LARGEST = 5.0  # limit of a scaled number
 LARGEST_FLOAT = float(np.finfo("float32").max)
 BINS, MAX_ROWS = 16, 100_000  # of the quantiles of numbers, and of the sample that has them
+MAX_OUTSIDE = 0.01  # of the rows of a frame, without a warning
 MAX_LENGTH = 10  # of inferred lists and texts
 SELDOM = 5  # occurrences, below which a string looks like a text
 WORD = re.compile(r"[^\W_]+")
@@ -228,6 +230,10 @@ class Columns:
             TypeError: If a value has a different type than in training.
             ValueError: If a column is missing, a number of `logs` is negative, or an integer is too
                 large for a float.
+
+        Warns:
+            UserWarning: If more than 1% of the rows of a frame have a number outside of the limits
+                in `scales`.
         """
         self._check_fitted()
         rows = _to_rows(rows)
@@ -235,8 +241,14 @@ class Columns:
         for name in self.ids:
             get = self._codes[name].get
             x[name] = np.array([get(value, UNKNOWN) for value in self._read(rows, name)], "int32")
-        for name, (mean, deviation, *_) in self.scales.items():
-            scaled = (self._numbers(rows, name) - mean) / deviation
+        outside: dict[str, np.ndarray] = {}  # of columns with such rows
+        for name, (mean, deviation, *limits) in self.scales.items():
+            values = self._numbers(rows, name)
+            if not isinstance(rows, list):
+                low, high = np.log1p(np.maximum(limits, 0)) if name in self.logs else limits
+                is_outside = (values < low) | (values > high)
+                outside |= {name: is_outside} if is_outside.any() else {}
+            scaled = (values - mean) / deviation
             largest = LARGEST_FLOAT if name in self.quantiles else LARGEST
             x[name] = np.minimum(np.maximum(scaled, -largest), largest).astype("float32")
         for name, (table, length) in self.sequences.items():
@@ -246,6 +258,13 @@ class Columns:
                 found = [get(entry, UNKNOWN) for entry in entries[used]]
                 codes.extend(found + padding[len(found) :])
             x[name] = np.array(codes, "int32").reshape(-1, length)
+        if outside and np.any([*outside.values()], axis=0).mean() > MAX_OUTSIDE:
+            shares = [f"{name} ({is_outside.mean():.0%})" for name, is_outside in outside.items()]
+            warnings.warn(
+                f"Numbers are outside of the limits in scales, which are wider than the range in "
+                f"training, in more than {MAX_OUTSIDE:.0%} of the rows: {', '.join(shares)}",
+                stacklevel=2,
+            )
         return x
 
     def refusals(self, rows: Rows) -> list[str]:
@@ -298,6 +317,8 @@ class Columns:
         width: int | Mapping[str, int] = 16,
         dropout: float = 0.0,
         number_units: int | None = None,
+        hidden_ids: float = 0.0,
+        extrapolate: Iterable[str] = (),
     ) -> Value:
         """Return a functional model that maps the inputs to a vector of features.
 
@@ -306,11 +327,18 @@ class Columns:
         NumberEmbedding with edges at the quantiles replaces the first one. `network.input` has
         the inputs, keyed by column. `HedgedBlock` and `StreamFeatures` copy the network.
 
+        A number below or above all those of training is read as the smallest or largest one, and a
+        number more than 5 deviations from the mean as one at 5 deviations. Networks would continue
+        a trend, such as one of years, without a bound.
+
         Args:
             width: The width of the tables. Or a dict of widths keyed by stream, such as
                 `{"shared": 16, "like": 4}`.
             dropout: The dropout rate of the rows of tables.
             number_units: The width of the embedding of each number; None for the number itself.
+            hidden_ids: The share of the known codes of ids, lists and texts that training reads as
+                unknown, in [0, 1). New values are then read as well as rare ones.
+            extrapolate: Names of numbers that are limited at 5 deviations alone.
 
         Returns:
             A functional `keras.Model`, or with a dict, `{stream: model}`. These models have the
@@ -318,14 +346,35 @@ class Columns:
 
         Raises:
             TypeError: If a width is not an integer.
-            ValueError: If the columns are not fitted, a width is below 1, or numbers without
-                quantiles are to be embedded.
+            ValueError: If the columns are not fitted, a width is below 1, numbers without quantiles
+                are to be embedded, `hidden_ids` is outside of [0, 1), or `extrapolate` has a name
+                that is not a number, or any with `number_units`.
         """
         from ple_keras.columns.network import build_network  # imports Keras
 
         self._check_fitted()
+        extrapolate = _names(extrapolate, "extrapolate")
+        allowed = self.numbers if number_units is None else []
+        if unknown := [name for name in extrapolate if name not in allowed]:
+            raise ValueError(
+                f"extrapolate must name numbers that are not embedded, {allowed}. "
+                f"Received: extrapolate={unknown}"
+            )
         edges = None if number_units is None else self._edges(number_units)
-        return build_network(self, width, dropout, number_units, edges, LARGEST)
+        return build_network(
+            self, width, dropout, number_units, edges, self._limits(extrapolate), hidden_ids
+        )
+
+    def _limits(self, extrapolate: Sequence[str]) -> np.ndarray:
+        """Return the smallest and largest scaled number of each column, `(2, n)`, for networks."""
+        limited = [n for n in self.numbers if n in self.quantiles and n not in extrapolate]
+        ranges = {name: self._scaled_quantiles(name)[[0, -1]] for name in limited}
+        pairs = [ranges.get(name, (-LARGEST, LARGEST)) for name in self.numbers]
+        return np.clip(np.transpose(pairs), -LARGEST, LARGEST).astype("float32")
+
+    def _scaled_quantiles(self, name: str) -> np.ndarray:
+        mean, deviation, *_ = self.scales[name]
+        return (np.array(self.quantiles[name]) - mean) / deviation
 
     def _rows(self, table: str) -> int:
         """Return the number of codes of a table."""
@@ -338,8 +387,7 @@ class Columns:
                 f"number_units must be None without quantiles of {lacking}, as in files of earlier "
                 f"versions: fit the columns again. Received: {number_units=}"
             )
-        pairs = [(np.array(self.quantiles[name]), self.scales[name]) for name in self.numbers]
-        return [((x - mean) / deviation).tolist() for x, (mean, deviation, *_) in pairs]
+        return [self._scaled_quantiles(name).tolist() for name in self.numbers]
 
     def example(self) -> dict[str, Value]:
         """Return a row of known values and mean numbers, as a request can contain it."""

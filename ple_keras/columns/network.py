@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from ple_keras._checks import check_int
+from ple_keras._checks import check_int, check_number
 from ple_keras._typing import Tensor
+from ple_keras.layers.hidden_ids import HiddenIds
 from ple_keras.layers.number_embedding import NumberEmbedding
 from ple_keras.layers.sparse_embedding import SparseEmbedding
 
@@ -18,7 +20,8 @@ def build_network(
     dropout: float,
     number_units: int | None,
     edges: list[list[float]] | None,
-    limit: float,
+    limits: np.ndarray,
+    hidden_ids: float,
 ) -> keras.Model | dict[str, keras.Model]:
     """Return a network, or a dict of networks keyed by stream (see `Columns.network`).
 
@@ -28,8 +31,11 @@ def build_network(
         dropout: As for `Columns.network`.
         number_units: As for `Columns.network`.
         edges: The edges of the bins of each column of numbers; None without `number_units`.
-        limit: The largest scaled number, without `number_units`.
+        limits: The smallest and the largest scaled value of each column of numbers, `(2, n)`,
+            without `number_units`.
+        hidden_ids: As for `Columns.network`.
     """
+    hidden_ids = check_number(hidden_ids, "hidden_ids", minimum=0, below=1)
     ids, sequences, numbers = columns.ids, columns.sequences, columns.numbers
     inputs = {name: keras.Input((), dtype="int32", name=name) for name in ids}
     for name, (_, length) in sequences.items():
@@ -41,14 +47,19 @@ def build_network(
             name: SparseEmbedding(columns._rows(name), width, name=f"{name}_table{suffix}")
             for name in columns.known
         }
-        vectors = [tables[name](inputs[name]) for name in ids]
-        vectors += [_mean_row(inputs[name], tables[t]) for name, (t, _) in sequences.items()]
+        codes = inputs
+        if hidden_ids:
+            hide = HiddenIds(hidden_ids)
+            codes = {name: hide(inputs[name]) for name in (*ids, *sequences)}
+        vectors = [tables[name](codes[name]) for name in ids]
+        vectors += [_mean_row(codes[name], tables[t]) for name, (t, _) in sequences.items()]
         features = []
         if vectors:
             features.append(keras.layers.Dropout(dropout)(ops.concatenate(vectors, axis=-1)))
         if numbers:
             values = ops.stack([inputs[name] for name in numbers], axis=-1)
-            limited = ops.clip(ops.nan_to_num(values), -limit, limit)
+            # A file can't contain the arrays of `clip`.
+            limited = ops.minimum(ops.maximum(ops.nan_to_num(values), limits[0]), limits[1])
             if edges is not None:
                 limited = NumberEmbedding(number_units, len(edges[0]) - 1, edges=edges)(values)
             features += [limited, ops.cast(ops.isnan(values), "float32")]

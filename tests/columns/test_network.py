@@ -1,10 +1,14 @@
 """The network of Columns has a table for each column, and the digest of its values."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
 
 import ple_keras as pk
+from ple_keras._keras.tensors import to_numpy
+from ple_keras.layers.hidden_ids import HiddenIds
 from tests.helpers import assert_same, once
 from tests.models import loaded
 
@@ -72,14 +76,27 @@ def test_columns_of_one_kind_make_a_network(frame, options):
     assert model.predict_on_batch(columns.transform(frame))["click"].shape == (6, 1)
 
 
+OUTSIDE = "outside of the limits in scales.*: age"
+
+
 def test_numbers_are_limited_or_embedded(frame, tmp_path):
     numbers = frame.assign(time=1.7e9 + np.arange(6.0))
     columns = pk.Columns(numbers=["age", "time"], logs=["votes"]).fit(numbers)
-    x = columns.transform(numbers.assign(age=[30, None, 1e30, -1e30, 25, 50]))
-    plain = columns.network().predict_on_batch(x)
-    scaled = (25 - 30) / np.std([30, 50, 40, 20, 10])
-    np.testing.assert_allclose(plain[:, 0], [0, 0, 5, -5, scaled, (50 - 30) / 14.142136], rtol=1e-5)
-    assert plain[:, 3].tolist() == [0, 1, 0, 0, 0, 0]
+    with pytest.warns(UserWarning, match=OUTSIDE):
+        x = columns.transform(numbers.assign(age=[30, None, 1e30, -1e30, 25, 50]))
+    plain = columns.network()
+    deviation = np.std([30, 50, 40, 20, 10])  # and ages end at 10 and 50, as in training
+    expected = np.array([30, 30, 50, 10, 25, 50]) - 30
+    assert_limited = partial(np.testing.assert_allclose, rtol=1e-5)
+    for network in (plain, loaded(plain, tmp_path)):
+        features = network.predict_on_batch(x)
+        assert_limited(features[:, 0], expected / deviation)
+        assert features[:, 3].tolist() == [0, 1, 0, 0, 0, 0]
+    features = columns.network(extrapolate=["age"]).predict_on_batch(x)
+    assert_limited(features[:, 0], [*expected[:2] / deviation, 5, -5, *expected[4:] / deviation])
+    columns.quantiles["age"][-1] = 1e6  # far in the tail
+    assert columns.network().predict_on_batch(x)[2, 0] == 5
+    columns.quantiles["age"][-1] = 50
     network = columns.network(number_units=3)
     layer = next(each for each in network.layers if isinstance(each, pk.NumberEmbedding))
     assert [len(edges) for edges in layer.edges] == [5, 6, 4]
@@ -93,6 +110,7 @@ def test_numbers_are_limited_or_embedded(frame, tmp_path):
     own = columns.network({"shared": 4, "like": 2}, number_units=2)
     assert own["like"].output_shape == (None, 3 * 2 + 3)
     columns.quantiles = {}
+    assert columns.network().predict_on_batch(x)[2, 0] == 5  # a file of an earlier version
     with pytest.raises(ValueError, match=r"fit the columns again. Received: number_units=3"):
         columns.network(number_units=3)
 
@@ -124,6 +142,41 @@ def test_files_and_copies_have_the_digest_of_the_columns(columns, tmp_path):
 def test_widths_are_checked(columns, width, error, reason):
     with pytest.raises(error, match=reason):
         columns.network(width)
+
+
+@once
+def test_names_of_numbers_that_extrapolate_and_shares_of_hidden_ids_are_checked(columns):
+    for options in ({"extrapolate": ["item"]}, {"extrapolate": ["age"], "number_units": 2}):
+        with pytest.raises(ValueError, match=r"extrapolate must name numbers that are not emb"):
+            columns.network(**options)
+    with pytest.raises(TypeError, match="extrapolate must be a list of names"):
+        columns.network(extrapolate="age")
+    with pytest.raises(ValueError, match="hidden_ids must be finite and at least 0 and below 1"):
+        columns.network(hidden_ids=1)
+
+
+def test_training_hides_a_share_of_the_known_codes_anew_in_each_step():
+    codes = np.tile(np.arange(4, dtype="int32"), (500, 1))
+    layer = HiddenIds(0.2)
+    read = to_numpy(layer(codes, training=True))
+    assert read.dtype == "int32" and keras.backend.is_keras_tensor(layer(keras.Input((4,))))
+    assert (read[:, :2] == codes[:, :2]).all()
+    is_hidden = read[:, 2:] == 1
+    assert (is_hidden | (read[:, 2:] == codes[:, 2:])).all() and 150 < is_hidden.sum() < 250
+    assert (to_numpy(layer(codes)) == codes).all()
+
+
+def test_a_network_hides_ids_in_training_alone(columns, frame, tmp_path):
+    heads = pk.TaskHeads([pk.BinaryHead("click")])
+    network = columns.network(4, hidden_ids=0.3)
+    block = pk.HedgedBlock(heads, [8], features=network)(network.input)
+    model = loaded(pk.MultiTaskModel(network.input, heads(block)), tmp_path)
+    x = columns.transform(frame)
+    model.compile(keras.optimizers.SGD(0.0), hedge=False)
+    y = {"click": np.array([0, 1, 0, 1, 1, 0])}
+    history = model.fit(x, y, epochs=20, verbose=0, shuffle=False).history["loss"]
+    assert len({*history[10:]}) > 5  # also in traced steps, whose weights do not change
+    assert_same(model.predict(x, verbose=0), model.predict_on_batch(x))
 
 
 @once
