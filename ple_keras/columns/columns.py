@@ -370,7 +370,8 @@ class Columns:
         limited = [n for n in self.numbers if n in self.quantiles and n not in extrapolate]
         ranges = {name: self._scaled_quantiles(name)[[0, -1]] for name in limited}
         pairs = [ranges.get(name, (-LARGEST, LARGEST)) for name in self.numbers]
-        return np.clip(np.transpose(pairs), -LARGEST, LARGEST).astype("float32")
+        limits: np.ndarray = np.clip(np.array(pairs).T, -LARGEST, LARGEST)
+        return limits.astype("float32")
 
     def _scaled_quantiles(self, name: str) -> np.ndarray:
         mean, deviation, *_ = self.scales[name]

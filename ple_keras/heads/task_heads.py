@@ -235,6 +235,7 @@ class TaskHeads(BaseLayer):
             is_stack = with_branches and head.branches is not None
             if is_stack and observer is not None:
                 observer.branches[task] = values[task]
+                observer.given[task] = {b: features[task][b] for b in head.branches.given}
             if is_stack and returns_stacks:
                 outputs[task] = values[task]
             else:

@@ -15,6 +15,7 @@ from ple_keras._keras.tensors import is_number, to_numpy
 from ple_keras._typing import Nested
 from ple_keras.heads.regression_heads import check_adapted
 from ple_keras.heads.task_heads import find_heads
+from ple_keras.hedging.given_predictions import warn_given
 from ple_keras.labels.sample_space import check_dtype, format_shape, shapes_match
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.layers.stream_features import StreamFeatures
@@ -55,7 +56,8 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
 
     Warns:
         UserWarning: If a Dense layer or a block reads a column of `x`, unchanged, with an absolute
-            mean or a standard deviation above 100. If an input has the name of a task.
+            mean or a standard deviation above 100. If an input has the name of a task. If given
+            predictions of a binary task or classes are not probabilities.
 
     Example:
 
@@ -71,9 +73,12 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
         raise TypeError(f"model must be a Keras model. Received: model={short_repr(model)}")
     check_adapted(find_heads(model))
     warnings: dict[str, str] = {}
-    for batch, *_ in first_batches(x, steps, "x") if is_dataset(x) else Batches(x, default=None):
+    batches = first_batches(x, steps, "x") if is_dataset(x) else Batches(x, default=None)
+    for number, (batch, *_) in enumerate(batches):
         if len(keras.tree.flatten(batch)[0]):  # an empty batch trains nothing
             warnings |= _check_batch(model, batch)
+            if number == 0:
+                warn_given(model, batch)
     for warning in warnings.values():
         warn_user(warning)
 

@@ -223,6 +223,47 @@ def test_rows_without_predictions_do_not_count_for_their_weight():
     assert np.isfinite(logs["hedge/a/boosting_loss"]).all()
 
 
+def test_given_logits_of_a_binary_task_warn():
+    rows, reason = 40, r"'boosting' for 'a' must be probabilities.*Received: values from -1 to 2"
+    model = compiled(hedged(pk.BinaryHead("a")), "sgd")
+    x = {"x": features(rows, 4), "boosting": np.linspace(-1, 2, rows)}
+    y = {"a": np.arange(rows) % 2}
+    with pytest.warns(UserWarning, match=reason):
+        pk.check_inputs(model, x)
+    with pytest.warns(UserWarning, match=reason):
+        model.fit(x, y, validation_data=(x, y), verbose=0)
+
+
+PROBABILITIES = np.array([[0.25, 0.25, 0.5], [1, 0, 0], [0.1, 0.2, 0.7]])
+
+
+@once
+@pytest.mark.parametrize(
+    ("head", "given", "reason"),
+    [
+        (pk.BinaryHead, np.arange(30) % 2, "only the values 0 and 1"),
+        (pk.BinaryHead, [*np.linspace(0, 1, 29), NAN], None),  # of a forest
+        (pk.BinaryHead, np.full(30, NAN), None),
+        (pk.RegressionHead, np.arange(30) - 10, None),
+        (pk.MulticlassHead, np.tile(2 * PROBABILITIES, (10, 1)) / 3, "sums from 0.667 to 0.667"),
+        (pk.MulticlassHead, np.eye(3)[np.arange(30) % 3], "only the values 0 and 1"),
+        (pk.MulticlassHead, np.tile(PROBABILITIES, (10, 1)), None),
+    ],
+)
+def test_given_predictions_that_are_no_probabilities_warn(head, given, reason):
+    given = np.array(given, "float32")
+    options = {"num_classes": 3} if head is pk.MulticlassHead else {}
+    model = hedged(head("a", **options), options.get("num_classes"))
+    labels = np.arange(30) % (2 if head is pk.BinaryHead else 3)
+    x, y = {"x": features(30, 4), "boosting": given}, {"a": labels}
+    if reason:
+        with pytest.warns(UserWarning, match=reason):
+            pk.fit_hedge(model, x, y)
+    else:
+        with warnings.catch_warnings(action="error", category=UserWarning):
+            pk.fit_hedge(model, x, y)
+
+
 NAMES = r"^given must contain different names"
 REFUSED = {
     "text": ("boosting", TypeError, r"^given must be a sequence of branch names"),
