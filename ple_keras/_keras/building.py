@@ -77,10 +77,15 @@ def _symbolic_output(layer: keras.Layer, inputs: Nested, argument: str) -> keras
     try:
         output = layer(inputs)
     except Exception as error:
+        remedy = (
+            "A model that was built fits only one width: pass it unbuilt, or pass PLEBlock one "
+            "layer per level."
+        )
+        if isinstance(getattr(layer, "input", None), Mapping) and not isinstance(inputs, Mapping):
+            remedy = "Pass a dict with its inputs, such as network.input, not network.output."
         raise ValueError(
-            f"{argument} must accept the inputs {inputs}, but its copy failed: {error} A model "
-            "that was built fits only one width: pass it unbuilt, or pass PLEBlock one layer per "
-            f"level. Received: {argument}={layer!r}"
+            f"{argument} must accept the inputs {inputs}, but its copy failed: {error} {remedy} "
+            f"Received: {argument}={layer!r}"
         ) from error
     if not isinstance(output, keras.KerasTensor):
         raise ValueError(

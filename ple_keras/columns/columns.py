@@ -34,9 +34,12 @@ PLAIN = {str, int, bool, list, tuple, NoneType}  # types that are not converted
 NUMERIC = {"i", "u", "f", "b"}  # kinds of dtypes of NumPy and pandas
 NAMES: dict[Any, str] = {str: "string", int: "whole number", bool: "boolean"}
 REMEDY = (
-    "Integers with missing values are floats in pandas: read them with "
-    'dtype_backend="numpy_nullable", and lists of them with dtype_backend="pyarrow"'
+    'Integers with missing values are floats in pandas: astype("Int64") converts them, and '
+    'dtype_backend="pyarrow" reads lists of them. Other floats are numbers, or strings after '
+    "astype(str)"
 )
+ID_NAME = re.compile(r"(^|[^A-Za-z])(id|ID|Id)$|[a-z]I[dD]$")
+MANY = 100  # different integers, from which they look like ids
 
 
 class Columns:
@@ -141,6 +144,10 @@ class Columns:
             TypeError: If `frame` is not a frame, or a column has no value, or values of other or
                 several types.
             ValueError: If the frame lacks a task or an id.
+
+        Warns:
+            UserWarning: Without `ids`, if integers look like ids: their name ends in id, or they
+                have at least 100 different values, in five rows each on average.
         """
         if not hasattr(frame, "columns"):
             raise TypeError(
@@ -155,6 +162,13 @@ class Columns:
         for name in frame.columns:
             if name not in tasks:
                 kinds["id" if name in ids else _kind_of(frame, name)].append(name)
+        if like_ids := [name for name in kinds["number"] if not ids and _is_like_ids(frame, name)]:
+            warnings.warn(
+                f"These integers are read as numbers, but look like ids, whose names end in id, or "
+                f"with {MANY} different values in {SELDOM} rows each: {like_ids}. Name those that "
+                "are ids in `ids`",
+                stacklevel=2,
+            )
         lists, texts = ({name: (name, MAX_LENGTH) for name in kinds[k]} for k in ("list", "text"))
         return cls(kinds["id"], kinds["number"], lists, texts)
 
@@ -593,6 +607,15 @@ def _kind_of(frame: Rows, name: str) -> str:
     )
 
 
+def _is_like_ids(frame: Rows, name: str) -> bool:
+    """Return whether numbers are integers whose name or frequencies are like those of ids."""
+    values = [value for value in _plain_values(_raw_values(frame, name)) if value is not None]
+    if {*map(type, values)} != {int}:
+        return False
+    count = len({*values})
+    return bool(ID_NAME.search(str(name))) or (count >= MANY and len(values) >= SELDOM * count)
+
+
 def _names(names: Iterable[str], argument: str) -> list[str]:
     """Return a list of names. A string would become a list of letters."""
     if isinstance(names, str):
@@ -660,7 +683,8 @@ def _scale(
     """Return the mean, the deviation, which is 1 for constants, and the limits of numbers."""
     if not count or not np.isfinite(squares):
         raise ValueError(
-            f"{name} must contain finite numbers. Received: {count} numbers from {low} to {high}"
+            f"{name} must contain finite numbers. Received: "
+            + (f"{count} numbers from {low} to {high}" if count else "no number")
         )
     deviation = float(np.sqrt(squares / count))
     deviation = deviation if deviation > 1e-12 * abs(mean) else 1.0

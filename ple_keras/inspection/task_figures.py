@@ -216,9 +216,10 @@ def figure_warnings(start: str, task: TaskFigures, head: Head, loss_weight: floa
     """
     enough = ONE_VALUE_LABELS if _is_rate(head) else MIN_LABELS
     if loss_weight and not task.label_deviation > 0 and not 0 < task.labels < enough:
+        cause = f"its {task.labels:,} labels do not differ" if task.labels else "it has no labels"
         yield (
-            f"{start}its {task.labels:,} labels do not differ, so there is nothing to learn. "
-            "Check the labels and the head's missing_label."
+            f"{start}{cause}, so there is nothing to learn. Check the labels and the head's "
+            "missing_label."
         )
     elif task.has_constant_predictions:
         yield (
@@ -249,7 +250,8 @@ def gap_warnings(
     if min(task.labels, validation.labels) >= MIN_LABELS and gap > large:
         yield (
             f"{start}the relative error is {validation.relative_error:.2f} in the validation data, "
-            f"and {task.relative_error:.2f} in x: the task overfits, or the data differ. {remedy}"
+            f"and {task.relative_error:.2f} in training: the task overfits, or the data differ. "
+            f"{remedy}"
         )
 
 

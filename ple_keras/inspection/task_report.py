@@ -48,6 +48,8 @@ CONFLICT_COSINE = -0.2
 CONFLICT_PAIRS = 12
 CONFLICT_LABELS = 1000
 CONFLICT_SIGNIFICANT = 4  # standard errors of a mean over few pairs
+LARGE_TABLE = 100  # rows, from which a table can overfit
+LAST_SHARE = 0.2  # of the epochs
 A_HEDGE = "Try a HedgedBlock, in which each task also has its own branch."
 
 
@@ -279,7 +281,8 @@ def _warnings(report: TaskReport, model: keras.Layer, heads: Mapping[str, Head])
     """Yield the warnings about the tables of a report."""
     history = getattr(model, "history", None)
     remedy = "Try a dropout of 0.1, then 0.3, in the experts."
-    if find_layers(model, keras.layers.Embedding):
+    tables = find_layers(model, keras.layers.Embedding)
+    if any(table.input_dim >= LARGE_TABLE for table in tables):
         remedy = "Try a dropout of 0.5, then 0.7, after the tables, or half of their learning rate."
     for task, figures in report.tasks.items():
         head, weight = heads[task], report.training[task].loss_weight
@@ -292,6 +295,16 @@ def _warnings(report: TaskReport, model: keras.Layer, heads: Mapping[str, Head])
             if isinstance(history, keras.callbacks.History) and not is_kept:
                 prefix = f"{task}_" if len(heads) > 1 else ""
                 yield from epoch_warnings(head, prefix, history, validation)
+    epochs = [b.epoch for of_task in report.branches.values() for b in of_task.values()]
+    epochs = [epoch for epoch in epochs if epoch >= 0]
+    if epochs and history is not None:
+        last = history.epoch[-1] + 1
+        late = sum(epoch >= (1 - LAST_SHARE) * last for epoch in epochs)
+        if last == (history.params or {}).get("epochs") and late > len(epochs) / 2:
+            yield (
+                f"{late} of {len(epochs)} branches were best in the last fifth of the {last} "
+                "epochs. Train longer, such as with epochs=100 and FitHedge(patience=5)."
+            )
     yield from _share_warnings(report, heads)
     yield from _conflict_warnings(report)
 
@@ -348,7 +361,8 @@ def _figure_rows(report: TaskReport) -> tuple[Iterable[Row], Iterable[Row]]:
     errors = [["task", "data", "loss", "relative error", "calibration", "metric"]]
     for task, train_use in report.tasks.items():
         validation = [("", "validation", report.validation[task])] if report.validation else []
-        for *start, data in [(task, "x", train_use), *validation]:
+        name = "training" if validation else "x"
+        for *start, data in [(task, name, train_use), *validation]:
             label = cells(data, label_mean=".3g", label_deviation=".3g")
             prediction = cells(data, prediction_mean=".3g", prediction_deviation=".3g")
             counts = cells(data, labels=",", label_share=".0%")

@@ -4,7 +4,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
@@ -181,11 +181,17 @@ to_number_tensor = partial(_to_numbers, ops.convert_to_tensor)
 to_number_array = partial(_to_numbers, to_numpy)
 
 
+def is_nullable_number(values: object) -> bool:
+    """Return whether values are numbers of pandas that can be missing, which Keras can't read."""
+    dtype: Any = getattr(values, "dtype", None)
+    return hasattr(dtype, "na_value") and getattr(dtype, "kind", "") in "biuf"
+
+
 def check_dtype(labels: Tensor, argument: str, where: str = "") -> str:
     """Return the dtype name of labels; check that they are real numbers or bools."""
     dtype = dtype_name(labels)
     if not is_number(dtype):
-        is_nullable = dtype in ("object", "boolean", "Int64", "Float64")
+        is_nullable = dtype == "object" or is_nullable_number(labels)
         remedy = " astype('float32') converts them, and None to NaN." if is_nullable else ""
         raise TypeError(
             f"{argument}{where} must contain numbers.{remedy} Received: {argument}.dtype={dtype}"

@@ -18,6 +18,7 @@ from ple_keras._typing import Config, Nested, TaskName, Tensor
 from ple_keras.heads.regression_heads import check_adapted
 from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads
 from ple_keras.hedging.fit_hedge import FitArguments, FitHedge, averages_weights
+from ple_keras.labels.sample_space import check_dtype, is_nullable_number
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.losses.example_losses import BatchLoss
 from ple_keras.models.fit_rows import adapt_heads, check_batch_sizes, split_rows
@@ -175,6 +176,10 @@ class MultiTaskTraining(Mixin):
             UserWarning: Before the first step, if the model has a HedgedBlock, but its mixtures
                 can't be fitted, or best epochs can't be kept. Once after `compile`.
         """
+        for name, arrays in {"x": x, "y": y}.items():
+            for key, array in arrays.items() if hasattr(arrays, "items") else ():
+                if is_nullable_number(array):
+                    check_dtype(array, f"{name}[{key!r}]")
         self._check_labels(y)
         given = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs).arguments
         del given["self"]

@@ -163,7 +163,7 @@ def test_rows_of_text_for_lists_are_refused_and_objects_of_numpy_are_plain_value
 @pytest.mark.parametrize(
     ("changes", "error", "reason"),
     [
-        ({"user": 1.0}, TypeError, "user must contain only whole numbers.*nullable.* user=1.0"),
+        ({"user": 1.0}, TypeError, "user must contain only whole numbers.*Int64.* user=1.0"),
         ({"user": "7"}, TypeError, "user must contain only whole numbers. Received: user='7'"),
         ({"user": True}, TypeError, "user must contain only whole numbers. Received: user=True"),
         ({"adult": 1}, TypeError, "adult must contain only booleans. Received: adult=1"),

@@ -181,6 +181,27 @@ def test_a_network_hides_ids_in_training_alone(columns, frame, tmp_path):
 
 
 @once
+@pytest.mark.parametrize("width", [4, {"shared": 4, "click": 2}])
+def test_a_block_on_the_output_of_its_network_is_refused(columns, width):
+    network, heads = columns.network(width), pk.TaskHeads([pk.BinaryHead("click")])
+    output = (network if width == 4 else network["click"]).output
+    with pytest.raises(ValueError, match=r"Pass a dict with its inputs, such as network.input"):
+        pk.HedgedBlock(heads, [4], features=network)(output)
+
+
+@once
+def test_nullable_columns_are_refused_by_fit_with_their_names(columns, frame):
+    x, y = columns.transform(frame), {"click": np.arange(6) % 2, "time": np.arange(6.0)}
+    model = model_of(columns)
+    model.compile("sgd", hedge=False)
+    reason = r"\['{}'\] must contain numbers. astype\('float32'\).*dtype=Int64"
+    with pytest.raises(TypeError, match="^x" + reason.format("user")):
+        model.fit({**x, "user": frame["user"]}, y)
+    with pytest.raises(TypeError, match="^y" + reason.format("time")):
+        model.fit(x, {**y, "time": frame["user"]})
+
+
+@once
 def test_a_network_needs_a_column(frame):
     columns = pk.Columns().fit(frame)
     with pytest.raises(ValueError, match="Call fit first"):

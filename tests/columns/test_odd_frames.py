@@ -1,6 +1,7 @@
 """Kinds, codes and errors for odd frames of pandas and polars."""
 
 import datetime
+import warnings
 from decimal import Decimal
 
 import numpy as np
@@ -72,7 +73,7 @@ RESULTS = {
         False, "list", [0, 2, 0],
     ),
     "infinite numbers": ([1.0, 2.0, np.inf, 4.0, 5.0], False, ValueError, "finite .* to inf"),
-    "floats as ids": ([1.0, 2.0, np.nan, 1.0, 2.0], True, TypeError, "numpy_nullable.* x=1.0"),
+    "floats as ids": ([1.0, 2.0, np.nan, 1.0, 2.0], True, TypeError, "Int64.* x=1.0"),
     "lists of floats": ([[1.0, np.nan]] * 5, False, TypeError, "pyarrow.* x=1.0"),
     "all missing": ([None] * 5, False, TypeError, "Received: x with no value"),
     "all NaN": ([np.nan] * 5, False, TypeError, "Remove it .*Received: x with no value"),
@@ -132,7 +133,7 @@ def test_odd_rows_and_names():
     for few in (frame[:0], frame[:1], []):
         with pytest.raises(ValueError, match=r"x must have a value in min_rows=5 rows"):
             Columns(["x"]).fit(few)
-    with pytest.raises(ValueError, match=r"y must contain finite numbers. Received: 0 numbers"):
+    with pytest.raises(ValueError, match=r"y must contain finite numbers. Received: no number"):
         Columns(numbers=["y"]).fit(frame[:0])
     for wrong in (frame.rename(columns={"y": "x"}), frame[["y"]], frame.set_index("x")):
         for use in (columns.transform, Columns(["x"]).fit):
@@ -163,6 +164,17 @@ def test_tasks_are_left_out_and_names_are_checked():
     for rows in ("abc", [{"a": 1}]):
         with pytest.raises(TypeError, match="frame must be a frame of pandas or polars"):
             Columns.infer(rows, ids=["a"])
+
+
+def test_integers_that_look_like_ids_are_named_without_ids():
+    many = np.repeat(np.arange(100), 5)
+    small = dict.fromkeys(["userId", "item_id", "paid"], many % 7)
+    frame = pd.DataFrame({"age": many % 99, "film": many, "score": many / 2, **small})
+    with pytest.warns(UserWarning, match=r"look like ids.*\['film', 'userId', 'item_id'\]"):
+        assert not Columns.infer(frame).ids
+    with warnings.catch_warnings(action="error"):
+        assert Columns.infer(frame, ids=["film"]).ids == ["film"]
+        Columns.infer(frame[["age", "score", "paid"]])
 
 
 def test_integers_that_are_too_large_for_a_float_are_refused():

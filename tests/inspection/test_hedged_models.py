@@ -54,6 +54,20 @@ def test_the_task_report_shows_the_mixture_and_the_figures_of_branches():
 
 
 @once
+@pytest.mark.parametrize(("planned", "best", "warns"), [(5, 3, True), (5, 1, False), (9, 4, False)])
+def test_too_few_epochs_warn(planned, best, warns):
+    model = hedged_model()
+    model.history = keras.callbacks.History()
+    model.history.epoch, model.history.params = [0, 1, 2, 3, 4], {"epochs": planned}
+    best_epochs = dict(zip(BRANCHES, (best, 4 if warns else best)))
+    kept = {f"hedge/{task}/{b}_epoch": [e] for task in TASKS for b, e in best_epochs.items()}
+    model.history.history = kept
+    warnings = pk.task_report(model, X, Y).warnings
+    reason = "4 of 4 branches were best in the last fifth of the 5 epochs. Train longer"
+    assert any(reason in warning for warning in warnings) == warns
+
+
+@once
 def test_reports_of_the_default_branches():
     model = hedged_model()
     assert pk.gradient_conflict(model, X, Y) == {"own": {}}

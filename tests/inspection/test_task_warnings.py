@@ -94,7 +94,7 @@ WARNINGS = {
         {"time": {"loss_weight": 100.0}},
         ["time: its loss has 99.", DOMINATES, "Try a lower loss_weight."],
     ),
-    "no label": ({"y": {"time": np.full(ROWS, np.nan)}}, ["time: its 0 labels do not differ"]),
+    "no label": ({"y": {"time": np.full(ROWS, np.nan)}}, ["time: it has no labels, so there"]),
     "one class": (
         {"y": {"click": np.zeros(ROWS)}},
         ["click: its 2,048 labels do not differ, so there is nothing to learn"],
@@ -160,16 +160,22 @@ def test_a_task_overfits_if_much_of_its_gain_is_lost(train, validation, hints):
 
 
 @once
-def test_the_remedy_for_a_model_with_tables_names_them():
+@pytest.mark.parametrize(
+    ("rows", "remedy"),
+    [
+        (ROWS, "dropout of 0.5, then 0.7, after the tables, or half of their learning rate."),
+        (2, "Try a dropout of 0.1, then 0.3, in the experts."),
+    ],
+)
+def test_the_remedy_for_a_model_with_large_tables_names_them(rows, remedy):
     ids, heads = keras.Input((), dtype="int32"), pk.TaskHeads([pk.BinaryHead("click")])
-    model = keras.Model(ids, heads({"click": keras.layers.Embedding(ROWS, 1)(ids)}))
-    model.layers[1].set_weights([8 * Y["click"][:, None] - 4])
+    model = keras.Model(ids, heads({"click": keras.layers.Embedding(rows, 1)(ids)}))
+    x, signs = (np.arange(ROWS), Y["click"]) if rows == ROWS else (Y["click"], np.arange(2))
+    model.layers[1].set_weights([8 * signs[:, None] - 4])
     heads["click"].set_weights([np.ones((1, 1)), np.zeros(1)])
-    rows, wrong = np.arange(ROWS), {"click": Y["click"][::-1].copy()}
-    *_, warning = pk.task_report(model, rows, {"click": Y["click"]}, (rows, wrong)).warnings
-    assert warning.endswith(
-        "dropout of 0.5, then 0.7, after the tables, or half of their learning rate."
-    )
+    wrong = {"click": Y["click"][::-1].copy()}
+    *_, warning = pk.task_report(model, x, {"click": Y["click"]}, (x, wrong)).warnings
+    assert warning.endswith(remedy)
 
 
 NO_CONFLICTS = {"not settled": {"bottom": ((0.1,), (0.1,), (0,), (0,))}, "few rows": {"rows": 900}}
