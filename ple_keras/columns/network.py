@@ -9,9 +9,9 @@ from keras import ops
 
 from ple_keras._checks import check_int, check_number
 from ple_keras._typing import Tensor
+from ple_keras.layers.column_table import ColumnTable
 from ple_keras.layers.hidden_ids import HiddenIds
 from ple_keras.layers.number_embedding import NumberEmbedding
-from ple_keras.layers.sparse_embedding import SparseEmbedding
 
 
 def build_network(
@@ -22,6 +22,7 @@ def build_network(
     edges: list[list[float]] | None,
     limits: np.ndarray,
     hidden_ids: float,
+    packed: bool,
 ) -> keras.Model | dict[str, keras.Model]:
     """Return a network, or a dict of networks keyed by stream (see `Columns.network`).
 
@@ -34,30 +35,44 @@ def build_network(
         limits: The smallest and the largest scaled value of each column of numbers, `(2, n)`,
             without `number_units`.
         hidden_ids: As for `Columns.network`.
+        packed: As for `Columns.network`.
     """
     hidden_ids = check_number(hidden_ids, "hidden_ids", minimum=0, below=1)
     ids, sequences, numbers = columns.ids, columns.sequences, columns.numbers
-    inputs = {name: keras.Input((), dtype="int32", name=name) for name in ids}
+    inputs: dict[str, Tensor] = {}
+
+    def scalars(names: list[str], block: str, dtype: str) -> Tensor:
+        """Add the inputs of some columns, and return them side by side."""
+        if packed:
+            inputs[block] = keras.Input((len(names),), dtype=dtype, name=block)
+            return inputs[block]
+        added = {name: keras.Input((), dtype=dtype, name=name) for name in names}
+        inputs.update(added)
+        return ops.stack([*added.values()], axis=-1)
+
+    codes = [scalars(ids, "ids", "int32")] if ids else []
     for name, (_, length) in sequences.items():
+        name = columns._input_names(packed)[name]
         inputs[name] = keras.Input((length,), dtype="int32", name=name)
-    inputs |= {name: keras.Input((), name=name) for name in numbers}
+        codes.append(inputs[name])
+    values = scalars(numbers, "numbers", "float32") if numbers else None
+    lengths = [*([len(ids)] if ids else []), *(length for _, length in sequences.values())]
+    tables = [*ids, *(table for table, length in sequences.values() for _ in range(length))]
 
     def network(width: int, suffix: str = "") -> keras.Model:
-        tables = {
-            name: SparseEmbedding(columns._rows(name), width, name=f"{name}_table{suffix}")
-            for name in columns.known
-        }
-        codes = inputs
-        if hidden_ids:
-            hide = HiddenIds(hidden_ids)
-            codes = {name: hide(inputs[name]) for name in (*ids, *sequences)}
-        vectors = [tables[name](codes[name]) for name in ids]
-        vectors += [_mean_row(codes[name], tables[t]) for name, (t, _) in sequences.items()]
         features = []
-        if vectors:
+        if codes:
+            each = ops.concatenate(codes, axis=-1)
+            each = HiddenIds(hidden_ids)(each) if hidden_ids else each
+            sizes = {name: columns._rows(name) for name in columns.known}
+            rows = ColumnTable(sizes, tables, width, name=f"table{suffix}")(each)
+            parts = [(each, rows)]
+            if ends := np.cumsum(lengths)[:-1].tolist():
+                parts = [*zip(ops.split(each, ends, axis=1), ops.split(rows, ends, axis=1))]
+            vectors = [ops.reshape(parts.pop(0)[1], (-1, len(ids) * width))] if ids else []
+            vectors += [_mean_row(*part) for part in parts]
             features.append(keras.layers.Dropout(dropout)(ops.concatenate(vectors, axis=-1)))
-        if numbers:
-            values = ops.stack([inputs[name] for name in numbers], axis=-1)
+        if values is not None:
             # A file can't contain the arrays of `clip`.
             limited = ops.minimum(ops.maximum(ops.nan_to_num(values), limits[0]), limits[1])
             if edges is not None:
@@ -73,8 +88,7 @@ def build_network(
     return {stream: network(each, f"-{stream}") for stream, each in widths.items()}
 
 
-def _mean_row(codes: Tensor, table: SparseEmbedding) -> Tensor:
+def _mean_row(codes: Tensor, rows: Tensor) -> Tensor:
     """Return the mean of the rows of the codes that are not missing."""
     is_given = ops.expand_dims(ops.cast(ops.not_equal(codes, 0), "float32"), -1)
-    total = ops.sum(table(codes) * is_given, axis=1)
-    return total / ops.maximum(ops.sum(is_given, axis=1), 1.0)
+    return ops.sum(rows * is_given, axis=1) / ops.maximum(ops.sum(is_given, axis=1), 1.0)

@@ -206,12 +206,13 @@ def _check_ids(read: Values, numbers: Arrays, rows: np.ndarray) -> None:
     """Check the ids that tables read."""
     for layer, ids in read:
         if isinstance(layer, keras.layers.Embedding):
-            is_wrong = (ids < 0) | (ids >= layer.input_dim) | (ids % 1 != 0)
+            sizes = np.broadcast_to(getattr(layer, "sizes", layer.input_dim), ids.shape)
+            is_wrong = (ids < 0) | (ids >= sizes) | (ids % 1 != 0)
             for row, *index in np.argwhere(is_wrong)[:1]:
                 name = rows[row % len(rows)]  # unused if a reshape has added rows
                 place = _find_column(numbers, ids[:, *index], name) or "an id in the model"
                 raise ValueError(
-                    f"x must have ids from 0 to {layer.input_dim - 1} for the Embedding "
+                    f"x must have ids from 0 to {sizes[row, *index] - 1} for the Embedding "
                     f"{layer.name!r}. Received: {place}={ids[row, *index]}"
                 )
 

@@ -5,6 +5,7 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 import ple_keras as pk
 from ple_keras._keras.tensors import to_numpy
@@ -36,8 +37,9 @@ def test_branches_have_copies_of_the_feature_network(columns, frame):
     model.compile(pk.table_optimizer("adam"), hedge=False)
     y = {"click": np.array([0, 1, 0, 1, 1, 0]), "time": np.arange(6.0)}
     assert np.isfinite(model.fit(x, y, verbose=0).history["loss"]).all()
-    tables = [w for w in model.trainable_variables if "_table" in w.path]
-    assert len(tables) == 3 * 4  # two tasks and the shared branch; user, item, genres, words
+    tables = [w for w in model.trainable_variables if "table" in w.path]
+    rows = sum(len(values) + 2 for values in columns.known.values())
+    assert [table.shape for table in tables] == [(rows, 4)] * 3  # two tasks and the shared branch
 
 
 @once
@@ -46,10 +48,58 @@ def test_own_tables_have_their_own_widths(columns, frame, tmp_path):
     widths = {stream: network.output_shape[1] for stream, network in networks.items()}
     assert widths == {"shared": 5 * 4 + 4, "click": 5 * 1 + 4, "time": 5 * 2 + 4}
     model = model_of(columns, own={"click": 1, "time": 2})
-    widths = [w.shape[1] for w in model.trainable_variables if "_table" in w.path]
-    assert sorted(widths) == [1] * 4 + [2] * 4 + [4] * 4
+    widths = [w.shape[1] for w in model.trainable_variables if "table" in w.path]
+    assert sorted(widths) == [1, 2, 4]
     x = columns.transform(frame)
     assert_same(loaded(model, tmp_path).predict_on_batch(x), model.predict_on_batch(x))
+
+
+def by_column(columns, width):
+    """Return a network with a table for each column, as version 0.6.0 made it."""
+    inputs = {name: keras.Input((), dtype="int32", name=name) for name in columns.ids}
+    for name, (_, length) in columns.sequences.items():
+        inputs[name] = keras.Input((length,), dtype="int32", name=name)
+    inputs |= {name: keras.Input((), name=name) for name in columns.numbers}
+    tables = {
+        name: pk.SparseEmbedding(len(values) + 2, width, name=f"{name}_table")
+        for name, values in columns.known.items()
+    }
+    features = [tables[name](inputs[name]) for name in columns.ids]
+    for name, (table, _) in columns.sequences.items():
+        is_given = ops.cast(inputs[name] != 0, "float32")[..., None]
+        total = ops.sum(tables[table](inputs[name]) * is_given, axis=1)
+        features.append(total / ops.maximum(ops.sum(is_given, axis=1), 1))
+    values = ops.stack([inputs[name] for name in columns.numbers], axis=-1)
+    features += [ops.nan_to_num(values), ops.cast(ops.isnan(values), "float32")]
+    return keras.Model(inputs, ops.concatenate(features, axis=-1)), tables
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_one_table_has_the_predictions_and_steps_of_a_table_for_each_column(columns, frame, packed):
+    before, tables = by_column(columns, 3)
+    after = columns.network(3, packed=packed)
+    rows = np.concatenate([to_numpy(tables[name].embeddings) for name in columns.known])
+    models = []
+    for network in (before, after):
+        heads = pk.TaskHeads([pk.BinaryHead("click")])
+        block = pk.SharedBottomBlock(heads, [3])
+        model = pk.MultiTaskModel(network.input, heads(block(network(network.input))))
+        model.compile(keras.optimizers.SGD(0.5))
+        models.append(model)
+    after.get_layer("table").set_weights([rows])
+    others = [[w for w in model.weights if "table" not in w.path] for model in models]
+    for weight, other in zip(*others, strict=True):
+        other.assign(to_numpy(weight))
+    x, y = (columns.transform(frame, packed=p) for p in (False, packed)), np.arange(6) % 2
+    for model, each in zip(models, x):
+        model.fit(each, {"click": y}, epochs=3, verbose=0, shuffle=False)
+    trained = np.concatenate([to_numpy(tables[name].embeddings) for name in columns.known])
+    assert np.abs(trained - rows).max() > 0.01
+    (table,) = after.get_layer("table").get_weights()
+    np.testing.assert_allclose(table, trained, atol=1e-6)
+    x = (columns.transform(frame, packed=p) for p in (False, packed))
+    predictions = [model.predict_on_batch(each) for model, each in zip(models, x)]
+    assert_same(*predictions, atol=1e-6)
 
 
 def test_a_list_is_the_mean_of_rows_of_the_table_of_its_column(columns, frame):
