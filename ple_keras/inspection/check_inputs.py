@@ -76,7 +76,7 @@ def check_inputs(
     """
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a Keras model. Received: model={short_repr(model)}")
-    if not isinstance(columns, Columns | None):
+    if columns and not hasattr(columns, "digest"):  # services can have a copy of the class
         raise TypeError(f"columns must be a Columns. Received: columns={short_repr(columns)}")
     if columns and columns_digest(model) not in ("", columns.digest):
         received = f"Received: {columns.digest=}, and {columns_digest(model)!r} in the model"
