@@ -1,22 +1,25 @@
 """The folder that training writes and serve.py reads: versions of a model and its columns.
 
     service/
-        20270131-101500-123456/
+        00000001/
+            manifest.json   the number of the version, and the SHA-256 of each other file
             columns.json    the encoding
             model.onnx      returns the predictions, and the gate weights if they are outputs
             model.keras
 
 A version is written elsewhere and renamed when it is complete, so a service never sees a part of
-it. The newest version that works is served. To go back to the previous one, delete it.
+it. The version with the largest number that works is served. No clock is read. To go back to the
+previous one, call `rollback`.
 """
 
-import datetime
+import hashlib
+import json
+import os
 import re
 import shutil
 import sys
 import tempfile
 import time
-import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,7 +31,8 @@ if package := find_spec("ple_keras"):  # without it, a copy of the file is next 
 from columns import Columns
 
 GATE = "gate/"  # prefix of the names of outputs that are gate weights
-PART = ".part-"  # prefix of the folder of a version that is being written
+PART = ".part-"  # prefix of the folder of a version that is being written or removed
+MARK = "rolled-back"  # file in a version that services do not use
 DAY = 24 * 3600
 
 
@@ -37,6 +41,14 @@ def publish(folder, model, columns):
 
     Without a package of the exporter, or if it fails, there is no ONNX file, and services run
     Keras. What a killed `publish` left in the folder is removed after a day.
+
+    Args:
+        folder: The folder. Write to it from one process at a time.
+        model: The model. Its inputs are the columns, and predictions of given branches.
+        columns: The columns that encoded the training data.
+
+    Returns:
+        The path of the version.
     """
     import ple_keras as pk
 
@@ -45,54 +57,137 @@ def publish(folder, model, columns):
     for part in folder.glob(f"{PART}*"):
         if part.stat().st_mtime < time.time() - DAY:
             shutil.rmtree(part)
-    now = datetime.datetime.now(datetime.UTC)
+    given = given_inputs(model, columns)
+    pk.check_inputs(model, example_inputs(columns, given), columns=columns)
     with tempfile.TemporaryDirectory(dir=folder, prefix=PART) as part:
-        version = Path(part, now.strftime("%Y%m%d-%H%M%S-%f"))
+        version = Path(part, "version")
         version.mkdir()
         columns.save(version / "columns.json")
         model.save(version / "model.keras")
-        check_digest(version, columns)
         try:
             pk.export_onnx(model, version / "model.onnx")
         except (ImportError, RuntimeError, ValueError) as error:  # all errors of a valid model
             print(f"{folder} has no ONNX file, so the service needs Keras. {error}")
-        return version.rename(folder / version.name)
+        hashes = {path.name: sha256(path) for path in version.iterdir()}
+        number = 1 + max((int(path.name) for path in all_versions(folder)), default=0)
+        manifest = {"number": number, "given": given, "sha256": hashes}
+        (version / "manifest.json").write_text(json.dumps(manifest))
+        for path in (*version.iterdir(), version):
+            write_to_disk(path)
+        version = version.rename(folder / f"{number:08}")
+        write_to_disk(folder)
+        return version
 
 
-def check_digest(version, columns):
-    """Check that the network of the model in a version was built by the columns.
+def given_inputs(model, columns):
+    """Return the shapes of the given predictions among the inputs of a model, by name.
 
-    A network of `Columns` has the digest of the columns in the name of a layer. Other networks, and
-    those of earlier versions, are not checked.
+    They are the inputs that TaskHeads reads without a layer between them.
     """
-    with zipfile.ZipFile(version / "model.keras") as file:
-        found = {*re.findall(r"\bcolumns_([0-9a-f]{16})\b", file.read("config.json").decode())}
-    if found - {columns.digest}:
+    import keras
+
+    import ple_keras as pk
+
+    heads = [layer for layer in model.layers if isinstance(layer, pk.TaskHeads)]
+    read = {id(tensor) for tensor in keras.tree.flatten([layer.input for layer in heads])}
+    others = {x.name: x for x in model.inputs if x.name not in columns.names}
+    if wrong := [name for name, tensor in others.items() if id(tensor) not in read]:
         raise ValueError(
-            "The model and the columns must be of one training: their digests differ. "
-            f"Received: {columns.digest} of the columns, {', '.join(found)} of the model"
+            "The inputs of model must be columns, or predictions of given branches that the "
+            f"TaskHeads read directly. Received: {wrong}"
         )
+    return {name: tensor.shape[1:] for name, tensor in others.items()}
+
+
+def example_inputs(columns, given):
+    """Return the inputs of a row of known values, without given predictions."""
+    return columns.transform([columns.example()]) | with_missing({}, given, 1)
+
+
+def with_missing(known, given, rows):
+    """Return given predictions, with NaN for missing ones, which leaves out their branches."""
+    return {k: np.full((rows, *s), known.get(k, np.nan), "float32") for k, s in given.items()}
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_to_disk(path):
+    """Wait until a file or a folder will survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def all_versions(folder):
+    """Return the paths of all versions, the newest first."""
+    found = [path for path in Path(folder).iterdir() if re.fullmatch(r"\d{8}", path.name)]
+    return sorted(found, reverse=True)
 
 
 def versions(folder):
-    """Return the paths of the versions, the newest first. Their names begin with a digit."""
-    return sorted((path for path in Path(folder).iterdir() if path.name[0].isdigit()), reverse=True)
+    """Return the paths of the versions that are not rolled back, the newest first."""
+    return [path for path in all_versions(folder) if not (path / MARK).exists()]
+
+
+def rollback(folder):
+    """Mark the newest version, so that services go back to the one before it, which is returned.
+
+    The version stays in the folder, and its number is not used again. To use it again, remove the
+    file "rolled-back".
+    """
+    found = versions(folder)
+    if len(found) < 2:
+        names = [path.name for path in found]
+        raise ValueError(f"folder must have a version to go back to. Received: {names}")
+    (found[0] / MARK).touch()
+    write_to_disk(found[0])
+    return found[1]
+
+
+def prune(folder, keep):
+    """Remove all versions before the newest `keep` ones that are not rolled back."""
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1. Received: keep={keep}")
+    kept = versions(folder)[:keep]
+    for path in all_versions(folder):
+        if kept and path < kept[-1]:
+            shutil.rmtree(path.rename(path.with_name(PART + path.name)))
+
+
+def read_manifest(version):
+    """Return the manifest of a version, whose number and files it describes."""
+    manifest = json.loads((version / "manifest.json").read_text())
+    wrong = [name for name, each in manifest["sha256"].items() if sha256(version / name) != each]
+    if wrong or manifest["number"] != int(version.name):
+        raise ValueError(
+            f"{version} must have the number and the files of its manifest, which publish wrote. "
+            f"Received: number={manifest['number']}, and other contents of {wrong}"
+        )
+    return manifest
 
 
 class Model:
     """Version of a model with its columns, which has already predicted rows of known values.
+
+    Args:
+        version: The path of the version.
+        given: A function that maps rows to predictions of given branches, `{input: array}`. Inputs
+            that it does not return, or all without it, are NaN.
 
     Attributes:
         columns: The encoding.
         widths: The width of each prediction by task.
     """
 
-    def __init__(self, version):
+    def __init__(self, version, given=None):
         self.version = version.name
+        manifest = read_manifest(version)
         self.columns = Columns.load(version / "columns.json")
-        if (version / "model.keras").exists():
-            check_digest(version, self.columns)
-        self._run = load_onnx(version) if (version / "model.onnx").exists() else load_keras(version)
+        self._inputs, self._given = manifest["given"], given or (lambda rows: {})
+        load = load_onnx if "model.onnx" in manifest["sha256"] else load_keras
+        self._run = load(version, self.columns, self._inputs)
         for rows in (1, 2, 3):  # with the last codes, to check that they fit
             _, outputs = self.predict([self.columns.example()] * rows)
             for name, values in outputs.items():
@@ -101,12 +196,12 @@ class Model:
         self.widths = {k: v.shape[1] for k, v in outputs.items() if not k.startswith(GATE)}
 
     def predict(self, rows):
-        """Return the inputs and the outputs of a list of rows."""
+        """Return the encoded columns and the outputs of a list of rows."""
         x = self.columns.transform(rows)
-        return x, self._run(x)
+        return x, self._run(x | with_missing(self._given(rows), self._inputs, len(rows)))
 
 
-def load_onnx(version):
+def load_onnx(version, columns, given):
     """Return a function that maps inputs to outputs by name, without Keras."""
     import onnxruntime
 
@@ -115,15 +210,22 @@ def load_onnx(version):
     session = onnxruntime.InferenceSession(
         version / "model.onnx", options, providers=["CPUExecutionProvider"]
     )
+    digest = session.get_modelmeta().custom_metadata_map.get("columns_digest")
+    if digest not in ("", columns.digest):  # empty without a network of Columns
+        raise ValueError(
+            "The model and the columns must be of one training: their digests differ. "
+            f"Received: {columns.digest} of the columns, {digest} of model.onnx"
+        )
     names = [output.name for output in session.get_outputs()]
     return lambda x: dict(zip(names, session.run(None, x)))
 
 
-def load_keras(version):
+def load_keras(version, columns, given):
     """Return a function that maps inputs to outputs by name."""
     import keras
 
-    import ple_keras  # noqa: F401, registers the layers
+    import ple_keras as pk
 
     model = keras.models.load_model(version / "model.keras", compile=False)
+    pk.check_inputs(model, example_inputs(columns, given), columns=columns)
     return model.predict_on_batch

@@ -11,7 +11,7 @@ The folder, which `publish` in model_folder.py writes, defines the columns and t
 
     POST /predict    predictions by task for 1 to 1000 rows, null where they are not finite
     GET /health      {"status": "ok", "model": its version}, or 503
-    GET /counts      missing and unknown values since the start, for `drift` in drift.py
+    GET /counts      values of columns and predictions by version, for `drift` in drift.py
     GET /metrics     for Prometheus (see _metrics.py and alerts.yml)
 
 Ids can be unknown, and any value null that is not `required` in `Columns`. Numbers must lie in the
@@ -21,8 +21,10 @@ and 503 if too many rows or bodies are waiting or no batch is computed.
 
 Requests that arrive within two milliseconds, or while a batch is computed, share one batch. The
 service starts with the newest version that works. Every two seconds, it looks for a new version in
-the folder, and loads it while the old one serves. A version that fails, or has different columns or
-tasks, is refused: it is not loaded again, the old one stays, and `model_is_newest` is 0.
+the folder, or for the mark of `rollback`, and loads it while the old one serves. A version whose
+files differ from its manifest, whose model belongs to other columns, that fails, or that has
+different columns or tasks, is refused: it is not loaded again, the old one stays, and
+`model_is_newest` is 0.
 """
 
 import argparse
@@ -46,6 +48,7 @@ from fastapi.exceptions import RequestValidationError
 from serving._batches import MAX_ROWS, Batcher
 from serving._limits import MAX_SECONDS, Limits, Protocol, refusal
 from serving._metrics import Metrics
+from serving.drift import to_json
 from serving.model_folder import Model, versions
 from starlette.exceptions import HTTPException
 from typing_extensions import TypedDict
@@ -98,15 +101,15 @@ def place(loc):
 # New models
 
 
-async def watch(folder, refused, batcher, metrics):
-    """Replace the model if there is a new version that works, or if its own was deleted."""
+async def watch(folder, refused, given, batcher, metrics):
+    """Replace the model if a new version works, or if its own was rolled back or deleted."""
     problem = None
     while True:
         metrics.is_newest.set(not problem and max(refused, default="") < batcher.model.version)
         await asyncio.sleep(VERSION_SECONDS)
         before, problem = problem, None
         try:
-            model = await asyncio.to_thread(newest_model, folder, refused, batcher.model)
+            model = await asyncio.to_thread(newest_model, folder, refused, given, batcher.model)
         except Exception as error:  # of the file system
             problem = f"{type(error).__name__}: {error}"
             if problem != before:
@@ -117,12 +120,13 @@ async def watch(folder, refused, batcher, metrics):
             log.info("The model is now %s", model.version)
 
 
-def newest_model(folder, refused, old=None):
+def newest_model(folder, refused, given=None, old=None):
     """Return the newest model that works, or the old one if none is newer.
 
     Args:
         refused: A set of names of versions that were refused. They are not loaded again. Names are
             added, and removed if the version was deleted.
+        given: As for Model.
         old: The model that serves. A new one must have its columns and tasks.
     """
     found = versions(folder)
@@ -133,7 +137,7 @@ def newest_model(folder, refused, old=None):
         if version.name in refused:
             continue
         try:
-            new = Model(version)
+            new = Model(version, given)
             if old:
                 check_replacement(new, old)
             return new
@@ -158,16 +162,20 @@ def check_replacement(new, old):
 # The app
 
 
-def create_app(folder):
-    """Return the service of a folder, or raise an error if none of its models works."""
+def create_app(folder, given=None):
+    """Return the service of a folder, or raise an error if none of its models works.
+
+    `given` is a function for predictions of given branches, as for Model. It gets rows and not
+    codes, since these differ between versions.
+    """
     refused = set()
-    model = newest_model(folder, refused)
-    metrics, request_model = Metrics(model.widths), request_type(model.columns)
+    model = newest_model(folder, refused, given)
+    metrics, request_model = Metrics(model), request_type(model.columns)
 
     @asynccontextmanager
     async def lifespan(app):
         app.state.batcher = Batcher(model, metrics)
-        watcher = asyncio.create_task(watch(folder, refused, app.state.batcher, metrics))
+        watcher = asyncio.create_task(watch(folder, refused, given, app.state.batcher, metrics))
         yield
         watcher.cancel()
         app.state.batcher.task.cancel()
@@ -195,7 +203,8 @@ def create_app(folder):
 
     @app.get("/counts")
     async def read_counts():
-        return metrics.counts.copy()
+        counts = {version: each.copy() for version, each in [*metrics.counts.items()]}
+        return fastapi.Response(to_json(counts), media_type="application/json")
 
     @app.get("/metrics")
     async def read_metrics():

@@ -9,6 +9,7 @@ from keras import ops
 
 from ple_keras._checks import check_int, check_number
 from ple_keras._typing import Tensor
+from ple_keras.layers.column_features import ColumnFeatures
 from ple_keras.layers.column_table import ColumnTable
 from ple_keras.layers.hidden_ids import HiddenIds
 from ple_keras.layers.number_embedding import NumberEmbedding
@@ -78,8 +79,7 @@ def build_network(
             if edges is not None:
                 limited = NumberEmbedding(number_units, len(edges[0]) - 1, edges=edges)(values)
             features += [limited, ops.cast(ops.isnan(values), "float32")]
-        # Files and copies keep the name, which ties a model to its columns.
-        features = keras.layers.Concatenate(name=f"columns_{columns.digest}")(features)
+        features = ColumnFeatures(columns.digest)(features)
         return keras.Model(inputs, features, name=f"features{suffix}")
 
     if not isinstance(width, Mapping):

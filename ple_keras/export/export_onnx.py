@@ -17,6 +17,7 @@ from ple_keras._keras.internals import functional_outputs
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Nested
+from ple_keras.layers.column_features import columns_digest
 
 NEEDED = {"tensorflow": ["onnx", "tf2onnx"], "jax": ["onnx", "jax2onnx"]}  # per backend
 Tensors: TypeAlias = dict[str, keras.KerasTensor]  # keyed by name
@@ -34,6 +35,9 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
 
     If `onnxruntime` is installed, the file is run on random inputs and compared with the model. An
     existing file is replaced only if the new one passes.
+
+    The metadata of the file contain "columns_digest": the digest of the `Columns` whose network the
+    model contains, or an empty text.
 
     Args:
         model: A Functional model, or a built Sequential model, that computes in float32 or float16.
@@ -85,7 +89,7 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
         try:
             with warnings.catch_warnings(action="ignore"), _constant_statistics(listed):
                 listed.export(file, format="onnx", verbose=False, opset_version=version)
-            _name_values(file, inputs, outputs)
+            _name_values(file, inputs, outputs, columns_digest(listed))
             predictions = {}
             if find_spec("onnxruntime"):
                 onnxruntime = import_module("onnxruntime")
@@ -179,8 +183,8 @@ def _constant_statistics(model: keras.Model) -> Iterator[None]:
             layer.mean, layer.variance = mean, variance
 
 
-def _name_values(file: Path, inputs: Tensors, outputs: Tensors) -> None:
-    """Name the inputs and outputs of a file, and their unknown axes.
+def _name_values(file: Path, inputs: Tensors, outputs: Tensors, digest: str) -> None:
+    """Name the inputs and outputs of a file, and their unknown axes, and add the digest of columns.
 
     A new value is copied to each input, and from each output. All other values get a prefix, so
     that names are unique.
@@ -190,6 +194,7 @@ def _name_values(file: Path, inputs: Tensors, outputs: Tensors) -> None:
             the order of `outputs`.
         inputs: The model's inputs, keyed by their new names.
         outputs: The model's outputs, keyed by their new names.
+        digest: The digest of the model's `Columns`; empty without a network of them.
     """
     onnx = import_module("onnx")
     model = onnx.compose.add_prefix(onnx.load(file), INSIDE)
@@ -208,6 +213,7 @@ def _name_values(file: Path, inputs: Tensors, outputs: Tensors) -> None:
                 size.dim_param = f"{value.name}_{axis}" if axis else "batch"
             else:
                 size.dim_value = known
+    model.metadata_props.add(key="columns_digest", value=digest)
     onnx.save(model, file)
 
 

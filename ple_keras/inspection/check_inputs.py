@@ -13,10 +13,12 @@ from ple_keras._keras.internals import functional_outputs, run_graph
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.tensors import is_number, to_numpy
 from ple_keras._typing import Nested
+from ple_keras.columns.columns import Columns
 from ple_keras.heads.regression_heads import check_adapted
 from ple_keras.heads.task_heads import find_heads
 from ple_keras.hedging.given_predictions import warn_given
 from ple_keras.labels.sample_space import check_dtype, format_shape, shapes_match
+from ple_keras.layers.column_features import columns_digest
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.layers.stream_features import StreamFeatures
 from ple_keras.steps.observing_model import naming_input
@@ -29,7 +31,9 @@ Arrays = dict[str, np.ndarray]  # by name, such as "x['city']"
 Values = list[tuple[keras.Operation, np.ndarray]]  # which operations read or return
 
 
-def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> None:
+def check_inputs(
+    model: keras.Model, x: Nested, steps: int | None = None, *, columns: Columns | None = None
+) -> None:
     """Check the features before `fit`, and name the input, row and value that is wrong.
 
     The model is called without training, on the first 1000 rows and the rows with the smallest and
@@ -44,15 +48,18 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
             `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch DataLoader, a Grain dataset or
             another iterable, but not an iterator or a generator.
         steps: The number of batches to read; None for 100. Arrays are read in full.
+        columns: The Columns that have encoded `x`. Their digest must be that of the model's
+            network. A model without a network of `Columns` has no digest, so nothing is compared.
 
     Raises:
         TypeError: If `x` contains strings where the model needs numbers, or is neither arrays nor
-            batches.
-        ValueError: If an input is missing or unknown, or its shape is wrong, or the model fails. If
-            an integer input gets fractions, or numbers that its dtype can't represent. If ids are
-            not in the table of an `Embedding` that reads them. If the predictions of a row are NaN
-            or infinite, or a layer returns such values for a finite row. If a standardized head
-            needs `adapt`. If `x` is an iterator or has no row.
+            batches. If `columns` is not a Columns.
+        ValueError: If the model has a network of other columns. If an input is missing or unknown,
+            or its shape is wrong, or the model fails. If an integer input gets fractions, or
+            numbers that its dtype can't represent. If ids are not in the table of an `Embedding`
+            that reads them. If the predictions of a row are NaN or infinite, or a layer returns
+            such values for a finite row. If a standardized head needs `adapt`. If `x` is an
+            iterator or has no row.
 
     Warns:
         UserWarning: If a Dense layer or a block reads a column of `x`, unchanged, with an absolute
@@ -71,6 +78,11 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
     """
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a Keras model. Received: model={short_repr(model)}")
+    if columns and not hasattr(columns, "digest"):  # services can have a copy of the class
+        raise TypeError(f"columns must be a Columns. Received: columns={short_repr(columns)}")
+    if columns and columns_digest(model) not in ("", columns.digest):
+        received = f"Received: {columns.digest=}, and {columns_digest(model)!r} in the model"
+        raise ValueError(f"columns must be the columns of the model, with its digest. {received}")
     check_adapted(find_heads(model))
     warnings: dict[str, str] = {}
     batches = first_batches(x, steps, "x") if is_dataset(x) else Batches(x, default=None)

@@ -17,6 +17,7 @@ from ple_keras.heads.regression_heads import variance_power
 from ple_keras.heads.task_losses import batch_loss
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.losses.example_losses import MIN_PROBABILITY
+from ple_keras.losses.loss_kinds import ERRORS, loss_name
 from ple_keras.metrics.array_metrics import grouped_auc
 
 MIN_COMPLEMENT = 1e-7  # of 1 - p, since float32 has few probabilities closer to 1
@@ -28,6 +29,10 @@ CONSTANT_DEVIATION = 1e-6  # of predictions, relative to the labels: float32 has
 CALIBRATION = (0.67, 1.5)  # the last steps of Adam alone caused 1.4 in a task with 4% positives
 # In standard errors: chance causes larger differences in fewer than 3 of 1000 tasks
 SIGNIFICANT = 3
+# Of the difference between the mean label and the mean prediction, in deviations of the labels. The
+# least squared error predicts means. The other errors can predict medians, which differ from means
+# by up to one deviation.
+MEAN_GAPS = dict.fromkeys(ERRORS, 1.0) | {"mean_squared_error": 0.25}
 # Of relative errors, and of the gain of training on a constant prediction, of which healthy models
 # lost up to 0.28, by less than three standard errors:
 MIN_GAP, LARGE_GAP = 0.05, 0.3
@@ -227,6 +232,11 @@ def figure_warnings(start: str, task: TaskFigures, head: Head, loss_weight: floa
             f"{task.prediction_deviation:.0e}. Check the scale of the numbers in x, the labels and "
             "the dead units, or try a lower learning rate."
         )
+    elif task.labels >= MIN_LABELS and (gap := MEAN_GAPS.get(loss_name(head.loss))):
+        gap = max(gap, SIGNIFICANT / math.sqrt(task.labels)) * task.label_deviation
+        if abs(task.label_mean - task.prediction_mean) > gap:
+            means = f"{task.label_mean:.3g}, and the mean prediction {task.prediction_mean:.3g}"
+            yield f"{start}the mean label is {means}. Check that labels and x are as in training."
     elif task.labels >= MIN_LABELS and not CALIBRATION[0] <= task.calibration <= CALIBRATION[1]:
         variance = max(task.calibration * task.label_mean, task.label_mean, task.label_deviation**2)
         error = math.sqrt(variance / task.labels)

@@ -18,7 +18,9 @@ from ple_keras._typing import Shape, WeightSlice
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.layers.cgc_block import CGCBlock
+from ple_keras.layers.column_features import columns_digest
 from ple_keras.layers.gate import Gate
+from ple_keras.layers.number_embedding import NumberEmbedding
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.layers.stream_features import StreamFeatures
 
@@ -98,8 +100,10 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     blocks in one place, are ambiguous and left out.
 
     Weights with different shapes are left out, as are gates with a different `gate_reads` and heads
-    with a different `standardize`. Stacked and copied experts are equivalent. Optimizers and gate
-    statistics are not copied.
+    with a different `standardize`. If the networks of `Columns` in the two models have different
+    digests, tables and NumberEmbedding layers are left out, and copies of such networks as a whole:
+    the codes and scales that they read differ. Stacked and copied experts are equivalent.
+    Optimizers and gate statistics are not copied.
 
     A task's predictions do not change if no new weights affect them. In levels with a shared gate,
     the experts of a new task affect the other tasks: the new columns of W assign them a weight in
@@ -186,17 +190,24 @@ def _parts(model: keras.Layer) -> dict[str, list[_Part]]:
     """
     parts: dict[str, list[_Part]] = defaultdict(list)
     known: set[int] = set()
+    columns = _columns_meaning(model)
     for path in walk(model):
         prefix, layer = "".join(f"{_short_name(*pair)}/" for pair in pairwise(path)), path[-1]
         own = [] if known.intersection(map(id, layer.weights)) else list(_layer_parts(layer))
         known |= {id(weight) for part in own for weight, _ in part.slices}
         inner = {id(weight) for child in children(layer) for weight in child.weights}
+        meaning = columns if isinstance(layer, keras.layers.Embedding | NumberEmbedding) else ""
         for weight in [] if isinstance(layer, Gate) else layer.weights:  # not statistics of gates
             if id(weight) not in known | inner:
-                own.append(_Part(weight.name, [(weight, ())]))
+                own.append(_Part(weight.name, [(weight, ())], meaning))
         for part in own:
             parts[prefix + part.name].append(part)
     return parts
+
+
+def _columns_meaning(layer: keras.Layer) -> str:
+    """Return a text with the digest of the columns that a layer reads; empty without one."""
+    return f"columns.digest={digest}" if (digest := columns_digest(layer)) else ""
 
 
 def _layer_parts(layer: keras.Layer) -> Iterator[_Part]:
@@ -205,7 +216,7 @@ def _layer_parts(layer: keras.Layer) -> Iterator[_Part]:
         yield from _level_parts(layer)
     elif isinstance(layer, StreamFeatures):
         for copy in layer.layers:
-            yield _Part(copy.name, whole_slices(copy.weights))
+            yield _Part(copy.name, whole_slices(copy.weights), _columns_meaning(copy))
     elif isinstance(layer, TaskHeads):
         states = layer._own_variables().values()
         for index, task in enumerate(layer.trained_tasks):

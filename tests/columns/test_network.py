@@ -174,10 +174,28 @@ def test_the_codes_of_other_columns_are_refused_by_the_name_of_their_column(colu
 
 
 @once
-def test_files_and_copies_have_the_digest_of_the_columns(columns, tmp_path):
-    model = model_of(columns, {"click": 1, "time": 2})
-    for copy in (columns.network(), keras.models.clone_model(model), loaded(model, tmp_path)):
-        assert f"columns_{columns.digest}" in copy.to_json()
+def test_a_model_knows_the_digest_of_its_columns_and_refuses_others(columns, frame, tmp_path):
+    network, own = columns.network(), model_of(columns, {"click": 1, "time": 2})
+    streams = pk.StreamFeatures(["click"], network, name="streams")
+    streamed = keras.Model(network.input, streams(network.input))
+    ended = keras.Model(network.input, keras.layers.Dense(2)(network.output))
+    old = keras.layers.Concatenate(name=f"columns_{columns.digest}")  # of 0.6.0
+    earlier = keras.Model(
+        network.input, old(2 * [keras.layers.Embedding(9, 2)(network.input["user"])])
+    )
+    later = pk.Columns(["user", "item"], ["age"], LISTS, TEXTS, logs=["votes"]).fit(frame[1:], 2)
+    x = columns.transform(frame)
+    for model in (own, streamed, ended, earlier):
+        for copy in (model, keras.models.clone_model(model), loaded(model, tmp_path)):
+            assert f"columns_{columns.digest}" in copy.to_json()
+            pk.check_inputs(copy, x, columns=columns)
+            with pytest.raises(ValueError, match=f"{later.digest}.*{columns.digest}.* in the"):
+                pk.check_inputs(copy, x, columns=later)
+    network.layers[-1].digest = later.digest
+    pk.check_inputs(loaded(network, tmp_path), x, columns=later)
+    pk.check_inputs(keras.Model(network.input, network.input["user"]), x, columns=later)
+    with pytest.raises(TypeError, match="columns must be a Columns"):
+        pk.check_inputs(own, x, columns="c.json")
 
 
 @once

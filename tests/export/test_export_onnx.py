@@ -66,6 +66,17 @@ def test_a_file_has_the_names_order_and_sizes_of_the_model(runtime, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 
 
+def test_a_file_has_the_digest_of_the_columns(runtime, tmp_path):
+    path = tmp_path / "model.onnx"
+    known = pk.Columns(["user"]).fit([[{"user": "a"}]], min_rows=1)
+    network = known.network(2)
+    model = keras.Model(network.input, {"a": network.output})
+    for each, digest in ((model, known.digest), (small(), "")):
+        pk.export_onnx(each, path)
+        metadata = runtime.InferenceSession(path).get_modelmeta().custom_metadata_map
+        assert metadata["columns_digest"] == digest
+
+
 def test_a_sequential_model_names_its_file_by_its_layers(runtime, tmp_path):
     dense = keras.layers.Dense(2, name="score")
     model = keras.Sequential([keras.Input((3,), name="x"), dense])
@@ -86,8 +97,8 @@ def test_a_file_whose_predictions_differ_is_refused_and_not_written(runtime, tmp
     path.write_text("older")
     real = module._name_values
 
-    def swap(file, inputs, outputs):
-        real(file, inputs, {task: outputs[task] for task in ("buy", "time", "click")})
+    def swap(file, inputs, outputs, digest):
+        real(file, inputs, {task: outputs[task] for task in ("buy", "time", "click")}, digest)
 
     monkeypatch.setattr(module, "_name_values", swap)
     with pytest.raises(RuntimeError, match=r"file and the model differ. Output 'time' differs"):

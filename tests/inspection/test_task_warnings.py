@@ -114,6 +114,10 @@ WARNINGS = {
         {"tasks": ("time", "visits"), "y": {"visits": np.random.default_rng(2).poisson(RATE / 2)}},
         ["visits: the sum of the predictions is 1.99 times", "that missing labels are NaN"],
     ),
+    "labels in another unit": (
+        {"y": {"time": Y["time"] + 0.4}},
+        ["time: the mean label is 0.399", "and the mean prediction 0.0", "Check that labels and x"],
+    ),
     "weighted positives": (
         {"y": {"click": HALF_LOST}, "click": {"pos_weight": 2.0}},
         ["click: the sum of the predictions is 1.97", "Divide the predicted odds by"],
@@ -139,6 +143,13 @@ def test_data_made_for_a_warning_have_only_this_warning(name):
     arguments, parts = WARNINGS[name]
     (warning,) = report_of(**arguments).warnings
     assert re.search(".*".join(map(re.escape, parts)), warning), warning
+
+
+@once
+def test_predicted_medians_may_differ_from_the_mean_label():
+    skewed = {"time": Y["time"] + np.random.default_rng(3).exponential(0.5, ROWS)}
+    assert "mean label" in report_of(y=skewed).warnings[0]
+    assert report_of(y=skewed, time={"loss": "mean_absolute_error"}).warnings == []
 
 
 @once

@@ -41,7 +41,7 @@ def columns_of(frame=FRAME, ids=("job", "town")):
     return pk.Columns(ids, ["age"], lists, required=ids[-1:]).fit(frame, min_rows=1)
 
 
-def onnx_model(predictions=(math.nan, 0.5, 0.25, 0.75), tasks=TASKS, batch="b"):
+def onnx_model(predictions=(math.nan, 0.5, 0.25, 0.75), tasks=TASKS, batch="b", digest=""):
     """Return the bytes of a model whose first task depends on the job, by code.
 
     The other task is minus the scaled age. The last code of the jobs is 3.
@@ -68,23 +68,28 @@ def onnx_model(predictions=(math.nan, 0.5, 0.25, 0.75), tasks=TASKS, batch="b"):
     ]
     graph = helper.make_graph(nodes, "graph", inputs, outputs, constants)
     opset = [helper.make_opsetid("", 17)]
-    return helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    model.metadata_props.add(key="columns_digest", value=digest)
+    return model.SerializeToString()
 
 
-def write(folder, name, model=None, columns=None):
+def write(folder, number, model=None, columns=None):
     """Write a version, as `publish` does."""
     part = folder.parent / "part"
     part.mkdir()
     (part / "model.onnx").write_bytes(model or onnx_model())
     (columns or columns_of()).save(part / "columns.json")
-    return part.rename(folder / name)
+    hashes = {path.name: model_folder.sha256(path) for path in part.iterdir()}
+    manifest = {"number": number, "given": {}, "sha256": hashes}
+    (part / "manifest.json").write_text(json.dumps(manifest))
+    return part.rename(folder / f"{number:08}")
 
 
 @pytest.fixture
 def folder(tmp_path):
     folder = tmp_path / "service"
     folder.mkdir()
-    write(folder, "1")
+    write(folder, 1)
     return folder
 
 
@@ -169,19 +174,20 @@ async def test_requests_are_answered_and_counted(app):
     assert answers[0] == (200, {"click": [0.5, 0.25], "minus_age": [-1.0, -3.0]})
     assert answers[1] == (200, {"click": [0.25, None], "minus_age": [-1.0, -1.0]})
     found = await metrics(app)
-    assert found["rows_total"] == 4
+    assert found['rows_total{model="00000001"}'] == 4
     assert found['requests_total{status="200"}'] == 2
-    assert found['column_rows_total{column="job",values="unknown"}'] == 1
-    assert found['column_rows_total{column="town",values="unknown"}'] == 0
-    assert found['prediction_sum_total{sign="positive",task="click"}'] == 1
-    assert found['prediction_sum_total{sign="negative",task="minus_age"}'] == 6
+    assert found['column_rows_total{column="job",model="00000001",values="unknown"}'] == 1
+    assert found['column_rows_total{column="town",model="00000001",values="unknown"}'] == 0
+    assert found['prediction_sum_total{model="00000001",sign="positive",task="click"}'] == 1
+    assert found['prediction_sum_total{model="00000001",sign="negative",task="minus_age"}'] == 6
     assert found['predictions_not_finite_total{task="click"}'] == 1
-    assert found['predictions_total{task="click"}'] == 3
+    assert found['predictions_total{model="00000001",task="click"}'] == 3
     (gate,) = [v for k, v in found.items() if re.match(r'gate_weight_sum_total.*expert="0"', k)]
     assert gate == pytest.approx(0.9 + 0.2 + 0.2 + 0.5)
     _, _, text = await send(app, "GET", "/counts")
-    counts = json.loads(text)
+    counts = json.loads(text)["00000001"]
     assert (counts["rows"], counts["job, unknown"], counts["tags, missing"]) == (4, 1, 1)
+    assert counts["click, prediction"][:2] == [3, 1.0]  # three predictions with a sum of 1
 
 
 BODIES = {
@@ -253,7 +259,12 @@ async def test_health_tells_that_no_batch_is_computed(app, monkeypatch):
 
 
 # Models and columns of versions that are refused.
+OTHER = columns_of(FRAME.assign(job=["Judge", "Nurse"]))  # as many values
 DAMAGES = {
+    "a model of other columns": ({"model": onnx_model(digest=OTHER.digest)}, "digests differ"),
+    "a model of unknown columns": (
+        {"model": onnx_model().replace(b"columns_digest", b"columns-digest")}, "None of model.onnx",
+    ),
     "an encoding without a column": ({"columns": columns_of(ids=["job"])}, "town"),
     "an encoding of another model": (
         {"columns": columns_of(pd.concat([FRAME, FRAME.assign(job=["Judge", "Nurse"])]))},
@@ -270,7 +281,26 @@ DAMAGES = {
 def test_a_model_that_does_not_fit_is_refused(folder, damage):
     parts, message = DAMAGES[damage]
     with pytest.raises(Exception, match=f"(?si){message}"):
-        model_folder.Model(write(folder, "2", **parts))
+        model_folder.Model(write(folder, 2, **parts))
+
+
+QUARTER, HALF = (np.float32(x).tobytes() for x in (0.25, 0.5))
+CHANGES = {  # of a version, after it was published
+    "flipped bits": lambda v: (v / "model.onnx").write_bytes(onnx_model().replace(QUARTER, HALF)),
+    "a model of another day": lambda v: (v / "model.onnx").write_bytes(onnx_model(digest="-")),
+    "columns of another day": lambda v: OTHER.save(v / "columns.json"),
+    "a lost file": lambda v: (v / "columns.json").unlink(),
+    "another number": lambda v: v.rename(v.with_name("00000009")),
+    "no manifest": lambda v: (v / "manifest.json").unlink(),
+}
+
+
+@once
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_version_that_was_changed_is_refused(folder, caplog, name):
+    CHANGES[name](write(folder, 2))
+    assert serve.newest_model(folder, set()).version == "00000001"
+    assert re.search("is refused. .*(files of its manifest|No such file)", caplog.text)
 
 
 @while_serving
@@ -279,30 +309,34 @@ async def test_a_new_model_replaces_the_old_one_and_a_wrong_one_does_not(app, fo
     (folder / "lost+found").mkdir()
     answers = []
 
-    async def wait_for(model, newest=1):
+    async def wait_for(number, newest=1):
         """Send requests until the service has the state."""
         while True:
             answers.append(await predict(app, ROW))
             version = (await health(app))[1]["model"]
-            if (version, (await metrics(app))["model_is_newest"]) == (model, newest):
+            if (int(version), (await metrics(app))["model_is_newest"]) == (number, newest):
                 return
 
-    await wait_for("1")
+    await wait_for(1)
     for tasks, ids in ((TASKS, ["town", "job"]), (("click", "other"), ["job", "town"])):
         frame = FRAME.assign(town=[7, 8]) if tasks == TASKS else FRAME
-        wrong = write(folder, "2", onnx_model(tasks=tasks), columns_of(frame, ids))
-        await wait_for("1", newest=0)
+        wrong = write(folder, 2, onnx_model(tasks=tasks), columns_of(frame, ids))
+        await wait_for(1, newest=0)
         shutil.rmtree(wrong)
-        await wait_for("1")
-    new = write(folder, "3", onnx_model((0.5, 0.5, 0.125, 0.5)))
-    await wait_for("3")
+        await wait_for(1)
+    write(folder, 3, onnx_model((0.5, 0.5, 0.125, 0.5)))
+    await wait_for(3)
     assert (await predict(app, ROW))[1]["click"] == [0.125]
     async with asyncio.timeout(10):  # a batch is counted after its answer
-        while any('model="1"' in key for key in await metrics(app)):
+        while any('model="00000001"' in key for key in await metrics(app)):
             await predict(app, ROW)
-    shutil.rmtree(new)
-    await wait_for("1")
+    assert {*json.loads((await send(app, "GET", "/counts"))[2])} == {"00000001", "00000003"}
+    model_folder.rollback(folder)
+    await wait_for(1)
     assert (await predict(app, ROW))[1]["click"] == [0.25]
+    shutil.copytree(folder / "00000003", folder / "20990101-000000")  # not a number
+    write(folder, 4, onnx_model((0.5, 0.5, 0.5, 0.5)))
+    await wait_for(4)
     assert {status for status, _ in answers} == {200}
 
 
@@ -330,24 +364,64 @@ def test_a_published_model_answers_as_it_predicts(tmp_path):
             np.testing.assert_allclose(answer["click"], expected["click"][:, 0], atol=1e-6)
             np.testing.assert_allclose(answer["kind"], expected["kind"], atol=1e-6)
 
-    version = model_folder.publish(tmp_path / "service", model, columns)
-    asyncio.run(run())
-    (version / "model.onnx").unlink()
+    model_folder.publish(tmp_path / "service", model, columns)
     asyncio.run(run())
 
 
 @once
 def test_a_model_and_columns_of_different_trainings_are_refused(tmp_path):
-    columns, other = (pk.Columns(["job"]).fit(FRAME[:n], min_rows=1) for n in (1, 2))
+    columns, other = (pk.Columns(["job"]).fit(FRAME.assign(job=j), 1) for j in ("ab", "cd"))
     model = hedged_model(columns, pk.TaskHeads([pk.BinaryHead("click")]))
-    with pytest.raises(ValueError, match="the columns must be of one training"):
-        model_folder.publish(tmp_path, model, other)
+    network = columns.network(width=4)
+    hour = keras.Input((), name="hour")
+    features = keras.ops.concatenate([network.output, hour[:, None]], axis=-1)
+    inputs, click = network.input | {"hour": hour}, keras.layers.Dense(1)(features)
+    for each, of_day, reason in (
+        (model, other, f"{other.digest}.*{columns.digest}"),
+        (keras.Model(inputs, {"click": click}), columns, r"TaskHeads read .*\['hour'\]"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            model_folder.publish(tmp_path, each, of_day)
     assert not [*tmp_path.iterdir()]
+
+
+@once
+def test_given_predictions_are_missing_or_those_of_a_function(tmp_path):
+    columns = pk.Columns(["job"]).fit(FRAME, min_rows=1)
+    heads = pk.TaskHeads([pk.MulticlassHead("kind", num_classes=3)], given=["trees"])
+    network, given = columns.network(width=4), keras.Input((3,), name="trees_kind")
+    branches = pk.HedgedBlock(heads, [4], features=network)(network.input)
+    outputs = heads({"kind": {**branches["kind"], "trees": given}})
+    model = pk.MultiTaskModel(network.input | {"trees_kind": given}, outputs)
     version = model_folder.publish(tmp_path, model, columns)
-    assert model_folder.Model(version).columns.digest == columns.digest
-    other.save(version / "columns.json")
-    with pytest.raises(ValueError, match=f"Received: {other.digest} of .*{columns.digest} of the"):
-        model_folder.Model(version)
+    rows, shares = [{"job": "Clerk"}, {"job": None}], np.array([[0.9, 0.1, 0], [0, 0.5, 0.5]])
+
+    def trees(rows):
+        return {"trees_kind": np.resize(shares, (len(rows), 3))}
+
+    for function, expected in ((None, np.nan * shares), (trees, shares)):
+        x, found = model_folder.Model(version, function).predict(rows)
+        x = {**x, "trees_kind": expected.astype("float32")}
+        np.testing.assert_allclose(found["kind"], model.predict_on_batch(x)["kind"], atol=1e-6)
+
+
+@once
+def test_versions_have_increasing_numbers_and_can_be_rolled_back_and_removed(tmp_path):
+    columns = pk.Columns(numbers=["age"]).fit(FRAME)
+    network = columns.network()
+    model = keras.Model(network.input, {"click": network.output})
+    for _ in range(3):
+        model_folder.publish(tmp_path, model, columns)
+    assert model_folder.rollback(tmp_path).name == "00000002"
+    assert model_folder.publish(tmp_path, model, columns).name == "00000004"
+    assert [path.name[-1] for path in model_folder.versions(tmp_path)] == [*"421"]
+    model_folder.prune(tmp_path, keep=2)
+    assert {path.name[-1] for path in tmp_path.iterdir()} == {*"234"}
+    model_folder.rollback(tmp_path)
+    with pytest.raises(ValueError, match=r"a version to go back to. Received: \['00000002'\]"):
+        model_folder.rollback(tmp_path)
+    with pytest.raises(ValueError, match="keep must be at least 1"):
+        model_folder.prune(tmp_path, keep=0)
 
 
 @while_serving
@@ -394,8 +468,8 @@ def test_a_failed_publication_leaves_no_version_and_old_parts_are_removed(folder
     for name, age in ((".part-old", 25 * 3600), (".part-new", 0)):
         (folder / name).mkdir()
         os.utime(folder / name, (time.time() - age,) * 2)
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    columns = columns_of()
     monkeypatch.setattr(pk, "export_onnx", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        model_folder.publish(folder, model, columns_of())
-    assert {path.name for path in folder.iterdir()} == {"1", ".part-new"}
+        model_folder.publish(folder, columns.network(), columns)
+    assert {path.name for path in folder.iterdir()} == {"00000001", ".part-new"}

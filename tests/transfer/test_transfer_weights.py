@@ -1,7 +1,10 @@
 """Transfer of weights between models, matched by name."""
 
+import re
+
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 import ple_keras as pk
@@ -368,3 +371,29 @@ def test_normalization_uses_the_copied_statistics():
     x = features(8, 3)
     layer.adapt(7 * x + 3)
     check_whole_transfer(source, target, x)
+
+
+@once
+@pytest.mark.parametrize("block", [pk.HedgedBlock, pk.SharedBottomBlock])
+def test_tables_and_embeddings_of_numbers_of_other_columns_are_left_out(block):
+    frames = [pd.DataFrame({"user": [n, n + 1], "age": [1.0, n]}) for n in (3, 4)]
+    models = []
+    for frame in (frames[0], *frames):
+        network = pk.Columns(["user"], ["age"]).fit(frame, 1).network(2, number_units=2)
+        heads, options = pk.TaskHeads([pk.BinaryHead("click")]), {"name": "block"}
+        features = network.output
+        if block is pk.HedgedBlock:
+            features, options = network.input, {"name": "block", "features": network}
+        models.append(
+            pk.MultiTaskModel(network.input, heads(block(heads, [3], **options)(features)))
+        )
+    source, same, other = models
+    assert not pk.transfer_weights(source, same).left_out
+    transfer = pk.transfer_weights(source, other)
+    assert transfer.copied
+    assert not [name for name in transfer.copied if "user" in name or "number" in name]
+    assert len(transfer.left_out) == (2 if block is pk.HedgedBlock else 4)  # networks, or weights
+    for reason in transfer.left_out.values():
+        assert re.search(
+            r"columns.digest=\w{16} .* source, columns.digest=\w{16} .* target", reason
+        )
