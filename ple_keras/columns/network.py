@@ -79,7 +79,8 @@ def build_network(
             if edges is not None:
                 limited = NumberEmbedding(number_units, len(edges[0]) - 1, edges=edges)(values)
             features += [limited, ops.cast(ops.isnan(values), "float32")]
-        features = ColumnFeatures(columns.digest)(features)
+        blocks = {"ids": ids, "numbers": numbers} if packed else {}
+        features = ColumnFeatures(columns.digest, blocks)(features)
         return keras.Model(inputs, features, name=f"features{suffix}")
 
     if not isinstance(width, Mapping):

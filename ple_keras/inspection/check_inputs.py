@@ -10,7 +10,7 @@ import numpy as np
 from ple_keras._checks import check_keys, short_repr, warn_user
 from ple_keras._keras.batches import Batches, first_batches, is_dataset
 from ple_keras._keras.internals import functional_outputs, run_graph
-from ple_keras._keras.layers import BaseLayer
+from ple_keras._keras.layers import BaseLayer, find_layers
 from ple_keras._keras.tensors import is_number, to_numpy
 from ple_keras._typing import Nested
 from ple_keras.columns.columns import Columns
@@ -18,7 +18,7 @@ from ple_keras.heads.regression_heads import check_adapted
 from ple_keras.heads.task_heads import find_heads
 from ple_keras.hedging.given_predictions import warn_given
 from ple_keras.labels.sample_space import check_dtype, format_shape, shapes_match
-from ple_keras.layers.column_features import columns_digest
+from ple_keras.layers.column_features import ColumnFeatures, columns_digest
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.layers.stream_features import StreamFeatures
 from ple_keras.steps.observing_model import naming_input
@@ -106,15 +106,18 @@ def _check_batch(model: keras.Layer, x: Nested) -> dict[str, str]:
     numbers: Arrays = {}
     warnings: dict[str, str] = {}
     tasks = find_heads(model).keys()
+    packed = {k: c for x in find_layers(model, ColumnFeatures) for k, c in x.packed.items()}
     for path, array in keras.tree.flatten_with_path(x):
         name = "x" + "".join(f"[{key!r}]" for key in path)
+        by_column = zip(packed.get(path[-1] if path else "", []), _flat(array).T)
+        parts = {f"{name}[{column!r}]": values for column, values in by_column}
         if path in inputs:
-            _check_array(name, array, inputs[path])
+            _check_array(name, array, inputs[path], parts or {name: array})
         if tasks & {*path, getattr(inputs.get(path), "name", None)}:
             remedy = "Remove it if it contains the labels of the task, or rename it"
             warnings[f"{name} is a label"] = f"{name} is an input with the name of a task. {remedy}"
         if is_number(str(array.dtype)):
-            numbers[name] = array
+            numbers |= parts or {name: array}
     found = [np.arange(min(CALLED_ROWS, len(keras.tree.flatten(x)[0])))]
     for array in numbers.values():
         columns = _flat(array)[:, :MAX_COLUMNS]
@@ -143,8 +146,8 @@ def _inputs_by_path(model: keras.Layer, x: Nested) -> dict[tuple[str], keras.Ker
     return {(x.name,): x for x in model.inputs} | dict(keras.tree.flatten_with_path(model.input))
 
 
-def _check_array(name: str, array: np.ndarray, tensor: keras.KerasTensor) -> None:
-    """Check an array for a symbolic input."""
+def _check_array(name: str, array: np.ndarray, tensor: keras.KerasTensor, parts: Arrays) -> None:
+    """Check an array for a symbolic input, whose columns are `parts`."""
     if tensor.dtype != "string":
         check_dtype(array, name)
     # Keras adds or removes a last axis of length 1, and can broadcast other axes.
@@ -155,11 +158,12 @@ def _check_array(name: str, array: np.ndarray, tensor: keras.KerasTensor) -> Non
             f"Received: {name}.shape={array.shape}"
         )
     if "int" in tensor.dtype:
-        for index in np.argwhere(array != array.astype(tensor.dtype))[:1]:
-            raise ValueError(
-                f"{name} must have values of {tensor.dtype}, like the input of the model. "
-                f"Received: {_place(name, *index)}={array[*index]}"
-            )
+        for part, values in parts.items():
+            for index in np.argwhere(values != values.astype(tensor.dtype))[:1]:
+                raise ValueError(
+                    f"{name} must have values of {tensor.dtype}, like the input of the model. "
+                    f"Received: {_place(part, *index)}={values[*index]}"
+                )
 
 
 def _place(name: str, *index: object) -> str:

@@ -1,6 +1,7 @@
 """The last layer of the networks of Columns, which ties a model to its columns."""
 
 import re
+from collections.abc import Mapping, Sequence
 
 import keras
 
@@ -14,15 +15,18 @@ class ColumnFeatures(keras.layers.Concatenate):
 
     Args:
         digest: The digest of the columns.
+        packed: The columns of each packed input, for messages.
         **kwargs: Arguments of `keras.layers.Concatenate`. The default name contains the digest.
     """
 
-    def __init__(self, digest: str, **kwargs: object) -> None:
+    def __init__(
+        self, digest: str, packed: Mapping[str, Sequence[str]] | None = None, **kwargs: object
+    ) -> None:
         super().__init__(**{"name": f"columns_{digest}", **kwargs})
-        self.digest = digest
+        self.digest, self.packed = digest, {k: [*names] for k, names in (packed or {}).items()}
 
     def get_config(self) -> dict[str, object]:
-        return {**super().get_config(), "digest": self.digest}
+        return {**super().get_config(), "digest": self.digest, "packed": dict(self.packed)}
 
 
 def columns_digest(layer: keras.Layer) -> str:

@@ -22,9 +22,9 @@ def columns(frame):
     return pk.Columns(["user", "item"], ["age"], LISTS, TEXTS, logs=["votes"]).fit(frame, 2)
 
 
-def model_of(columns, own=None):
+def model_of(columns, own=None, packed=False):
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
-    network = columns.network({"shared": 4, **own} if own else 4, 0.5)
+    network = columns.network({"shared": 4, **own} if own else 4, 0.5, packed=packed)
     inputs = network["shared"].input if own else network.input
     return pk.MultiTaskModel(inputs, heads(pk.HedgedBlock(heads, [8], features=network)(inputs)))
 
@@ -171,6 +171,47 @@ def test_the_codes_of_other_columns_are_refused_by_the_name_of_their_column(colu
     x = x | {"item": x["item"] + 2}
     with pytest.raises(ValueError, match=r"ids from 0 to 3 for the Embedding.*x\['item'\]"):
         pk.check_inputs(model_of(columns), x)
+
+
+@once
+def test_packed_arrays_have_the_columns_side_by_side(columns, frame):
+    plain = columns.transform(frame)
+    for rows in (frame, frame.astype("object").to_dict("records")):
+        x = columns.transform(rows, packed=True)
+        assert {name: values.dtype.name for name, values in x.items()} == {
+            **dict.fromkeys(("ids", "genres", "history", "title"), "int32"),
+            "numbers": "float32",
+        }
+        np.testing.assert_array_equal(x["ids"].T, [plain["user"], plain["item"]])
+        np.testing.assert_array_equal(x["numbers"].T, [plain["age"], plain["votes"]])
+        np.testing.assert_array_equal(x["history"], plain["history"])
+        assert all(values.flags["C_CONTIGUOUS"] for values in x.values())
+    assert columns.transform([], packed=True)["ids"].shape == (0, 2)
+    lists = {"ids": ("ids", 2), "ids_2": ("ids", 2)}
+    named = pk.Columns(["user"], lists=lists).fit(
+        frame.assign(ids=frame["genres"], ids_2=frame["genres"]), min_rows=1
+    )
+    x = named.transform(frame.assign(ids=frame["genres"], ids_2=frame["genres"]), packed=True)
+    assert {name: values.shape[1] for name, values in x.items()} == {
+        "ids": 1, "ids_2": 2, "ids_2_2": 2
+    }  # fmt: skip
+    assert {*named.network(packed=True).input} == {*x}
+    assert {*named.network().input} == {"user", "ids", "ids_2"}
+
+
+@once
+def test_a_wrong_number_in_a_packed_array_is_named_with_its_column(columns, frame):
+    model = model_of(columns, packed=True)
+    x = columns.transform(frame, packed=True)
+    pk.check_inputs(model, x)
+    wrong = x | {"ids": x["ids"] + np.array([0, 2], "int32")}
+    with pytest.raises(ValueError, match=r"ids from 0 to 3 .* x\['ids'\]\['item'\]\[0\]=4"):
+        pk.check_inputs(model, wrong)
+    with pytest.raises(ValueError, match=r"values of int32.* x\['ids'\]\['user'\]\[1\]=0.5"):
+        pk.check_inputs(model, x | {"ids": np.array([[2, 2], [0.5, 2]] * 3)})
+    for ids in (x["ids"][:, :1], x["ids"][:, 0], x["ids"][:, [0, 1, 1]]):
+        with pytest.raises(ValueError, match=r"x\['ids'\] must have a shape .*2\)"):
+            pk.check_inputs(model, x | {"ids": ids})
 
 
 @once
