@@ -20,6 +20,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import ChainMap
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -57,8 +58,9 @@ def publish(folder, model, columns):
     for part in folder.glob(f"{PART}*"):
         if part.stat().st_mtime < time.time() - DAY:
             shutil.rmtree(part)
-    given = given_inputs(model, columns)
-    pk.check_inputs(model, example_inputs(columns, given), columns=columns)
+    packed = not {x.name for x in model.inputs} >= {*columns.transform([])}
+    given = given_inputs(model, columns, packed)
+    pk.check_inputs(model, example_inputs(columns, given, packed), columns=columns)
     with tempfile.TemporaryDirectory(dir=folder, prefix=PART) as part:
         version = Path(part, "version")
         version.mkdir()
@@ -70,7 +72,7 @@ def publish(folder, model, columns):
             print(f"{folder} has no ONNX file, so the service needs Keras. {error}")
         hashes = {path.name: sha256(path) for path in version.iterdir()}
         number = 1 + max((int(path.name) for path in all_versions(folder)), default=0)
-        manifest = {"number": number, "given": given, "sha256": hashes}
+        manifest = {"number": number, "given": given, "packed": packed, "sha256": hashes}
         (version / "manifest.json").write_text(json.dumps(manifest))
         for path in (*version.iterdir(), version):
             write_to_disk(path)
@@ -79,7 +81,7 @@ def publish(folder, model, columns):
         return version
 
 
-def given_inputs(model, columns):
+def given_inputs(model, columns, packed):
     """Return the shapes of the given predictions among the inputs of a model, by name.
 
     They are the inputs that TaskHeads reads without a layer between them.
@@ -90,7 +92,8 @@ def given_inputs(model, columns):
 
     heads = [layer for layer in model.layers if isinstance(layer, pk.TaskHeads)]
     read = {id(tensor) for tensor in keras.tree.flatten([layer.input for layer in heads])}
-    others = {x.name: x for x in model.inputs if x.name not in columns.names}
+    encoded = columns.transform([], packed)
+    others = {x.name: x for x in model.inputs if x.name not in encoded}
     if wrong := [name for name, tensor in others.items() if id(tensor) not in read]:
         raise ValueError(
             "The inputs of model must be columns, or predictions of given branches that the "
@@ -99,9 +102,16 @@ def given_inputs(model, columns):
     return {name: tensor.shape[1:] for name, tensor in others.items()}
 
 
-def example_inputs(columns, given):
+def example_inputs(columns, given, packed):
     """Return the inputs of a row of known values, without given predictions."""
-    return columns.transform([columns.example()]) | with_missing({}, given, 1)
+    return columns.transform([columns.example()], packed) | with_missing({}, given, 1)
+
+
+def by_column(columns, x):
+    """Return packed inputs as a dict keyed by column."""
+    blocks = {"ids": columns.ids, "numbers": columns.numbers}
+    parts = [dict(zip(names, x.pop(block).T)) for block, names in blocks.items() if names]
+    return dict(ChainMap(x, *parts))
 
 
 def with_missing(known, given, rows):
@@ -185,9 +195,10 @@ class Model:
         self.version = version.name
         manifest = read_manifest(version)
         self.columns = Columns.load(version / "columns.json")
-        self._inputs, self._given = manifest["given"], given or (lambda rows: {})
+        self._inputs, self._packed = manifest["given"], manifest["packed"]
+        self._given = given or (lambda rows: {})
         load = load_onnx if "model.onnx" in manifest["sha256"] else load_keras
-        self._run = load(version, self.columns, self._inputs)
+        self._run = load(version, self.columns, self._inputs, self._packed)
         for rows in (1, 2, 3):  # with the last codes, to check that they fit
             _, outputs = self.predict([self.columns.example()] * rows)
             for name, values in outputs.items():
@@ -197,11 +208,12 @@ class Model:
 
     def predict(self, rows):
         """Return the encoded columns and the outputs of a list of rows."""
-        x = self.columns.transform(rows)
-        return x, self._run(x | with_missing(self._given(rows), self._inputs, len(rows)))
+        x = self.columns.transform(rows, self._packed)
+        outputs = self._run(x | with_missing(self._given(rows), self._inputs, len(rows)))
+        return by_column(self.columns, x) if self._packed else x, outputs
 
 
-def load_onnx(version, columns, given):
+def load_onnx(version, columns, given, packed):
     """Return a function that maps inputs to outputs by name, without Keras."""
     import onnxruntime
 
@@ -220,12 +232,12 @@ def load_onnx(version, columns, given):
     return lambda x: dict(zip(names, session.run(None, x)))
 
 
-def load_keras(version, columns, given):
+def load_keras(version, columns, given, packed):
     """Return a function that maps inputs to outputs by name."""
     import keras
 
     import ple_keras as pk
 
     model = keras.models.load_model(version / "model.keras", compile=False)
-    pk.check_inputs(model, example_inputs(columns, given), columns=columns)
+    pk.check_inputs(model, example_inputs(columns, given, packed), columns=columns)
     return model.predict_on_batch

@@ -80,7 +80,7 @@ def write(folder, number, model=None, columns=None):
     (part / "model.onnx").write_bytes(model or onnx_model())
     (columns or columns_of()).save(part / "columns.json")
     hashes = {path.name: model_folder.sha256(path) for path in part.iterdir()}
-    manifest = {"number": number, "given": {}, "sha256": hashes}
+    manifest = {"number": number, "given": {}, "packed": False, "sha256": hashes}
     (part / "manifest.json").write_text(json.dumps(manifest))
     return part.rename(folder / f"{number:08}")
 
@@ -340,22 +340,23 @@ async def test_a_new_model_replaces_the_old_one_and_a_wrong_one_does_not(app, fo
     assert {status for status, _ in answers} == {200}
 
 
-def hedged_model(columns, heads):
-    network = columns.network(width=4)
+def hedged_model(columns, heads, packed=False):
+    network = columns.network(width=4, packed=packed)
     features = pk.StreamFeatures(heads, network)(network.input)
     return pk.MultiTaskModel(network.input, heads(pk.HedgedBlock(heads, [8])(features)))
 
 
 @once
-def test_a_published_model_answers_as_it_predicts(tmp_path):
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_published_model_answers_as_it_predicts(tmp_path, packed):
     """A hedged model with a history, whose request has an unknown id and missing values."""
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.MulticlassHead("kind", num_classes=3)])
     lists, texts = {"tags": ("tags", 2)}, {"town": ("words", 2)}
     columns = pk.Columns(["job"], lists=lists, texts=texts, logs=["age"]).fit(FRAME, min_rows=1)
-    model = hedged_model(columns, heads)
+    model = hedged_model(columns, heads, packed)
     heads["click"].mixture.assign([0.1, 0.9])
     rows = [ROW, ROW | {"job": "Astronaut", "town": "OSLO (Rome)", "age": None, "tags": None}]
-    expected = model.predict(columns.transform(rows), verbose=0)
+    expected = model.predict(columns.transform(rows, packed), verbose=0)
 
     async def run():
         async with serving(serve.create_app(tmp_path / "service")) as app:
@@ -364,7 +365,9 @@ def test_a_published_model_answers_as_it_predicts(tmp_path):
             np.testing.assert_allclose(answer["click"], expected["click"][:, 0], atol=1e-6)
             np.testing.assert_allclose(answer["kind"], expected["kind"], atol=1e-6)
 
-    model_folder.publish(tmp_path / "service", model, columns)
+    version = model_folder.publish(tmp_path / "service", model, columns)
+    x, _ = model_folder.Model(version).predict(rows)
+    np.testing.assert_equal(x, columns.transform(rows))  # of which counts are by column
     asyncio.run(run())
 
 
