@@ -20,8 +20,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import ChainMap
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -107,11 +107,12 @@ def example_inputs(columns, given, packed):
     return columns.transform([columns.example()], packed) | with_missing({}, given, 1)
 
 
-def by_column(columns, x):
-    """Return packed inputs as a dict keyed by column."""
-    blocks = {"ids": columns.ids, "numbers": columns.numbers}
-    parts = [dict(zip(names, x.pop(block).T)) for block, names in blocks.items() if names]
-    return dict(ChainMap(x, *parts))
+def by_column(columns, x, packed):
+    """Return the inputs as a dict keyed by column."""
+    names = {input_name: name for name, input_name in columns.inputs.items()}
+    blocks = {"ids": columns.ids, "numbers": columns.numbers} if packed else {}
+    parts = [zip(blocks[k], v.T) if k in blocks else [(names.get(k, k), v)] for k, v in x.items()]
+    return dict(chain(*parts))
 
 
 def with_missing(known, given, rows):
@@ -210,7 +211,7 @@ class Model:
         """Return the encoded columns and the outputs of a list of rows."""
         x = self.columns.transform(rows, self._packed)
         outputs = self._run(x | with_missing(self._given(rows), self._inputs, len(rows)))
-        return by_column(self.columns, x) if self._packed else x, outputs
+        return by_column(self.columns, x, self._packed), outputs
 
 
 def load_onnx(version, columns, given, packed):

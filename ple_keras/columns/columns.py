@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import unicodedata
 import warnings
 from array import array
 from collections import Counter
@@ -28,6 +29,7 @@ MAX_OUTSIDE = 0.01  # of the rows of a frame, without a warning
 BLOCKS = "ids", "numbers"  # the names of packed inputs
 MAX_LENGTH = 10  # of inferred lists and texts
 SELDOM = 5  # occurrences, below which a string looks like a text
+VALID_NAME = re.compile(r"(?!\d+$)\w[\w-]*", re.ASCII)  # of an input, also in ONNX files
 WORD = re.compile(r"[^\W_]+")
 NUMBERS, LISTS = {bool, int, float, Decimal, NoneType}, {list, tuple, NoneType}
 NOTHING: Set[type] = set()
@@ -73,13 +75,15 @@ class Columns:
             at most 100,000 random rows, after `fit`. Without them, as in files of earlier versions,
             `transform` limits numbers to 5 deviations.
         missing: The share of missing values in each column, after `fit`.
+        inputs: The name of the input of each column whose own name can't be that of an input, such
+            as "user id", which becomes "user_id".
         digest: A text that changes with the known values and scales. The networks of `network`
             contain it in the name of a layer, `columns_{digest}`.
 
     Raises:
         TypeError: If an argument of names is a string.
-        ValueError: If a name is used twice or can't be the name of an input, or `required` has
-            other names, or a table or length is invalid.
+        ValueError: If a name is used twice or is not a string, or `required` has other names, or a
+            table or length is invalid.
 
     Example:
 
@@ -114,10 +118,9 @@ class Columns:
         self.lists, self.texts = _tables(lists, "lists"), _tables(texts, "texts")
         self.sequences = self.lists | self.texts
         self.names = [*self.ids, *self.numbers, *self.lists, *self.texts]
-        _check_names(self.names)
+        self.inputs = _new_names(self.names)
         self._table = {name: name for name in self.ids}
         self._table |= {name: table for name, (table, _) in self.sequences.items()}
-        _check_names({*self._table.values()})
         if unknown := {*self.required} - {*self.names}:
             raise ValueError(f"required must name columns. Received: required={sorted(unknown)}")
         self.known: dict[str, list[Value]] = {}
@@ -266,12 +269,12 @@ class Columns:
             codes[i] = [get(value, UNKNOWN) for value in self._read(rows, name)]
         numbers = self._scaled(rows)
         x: dict[str, np.ndarray] = {}
+        inputs = self._input_names(packed)
         for block, names, values in (("ids", self.ids, codes), ("numbers", self.numbers, numbers)):
             if packed and names:
                 x[block] = np.ascontiguousarray(values.T)
             elif not packed:
-                x |= dict(zip(names, values))
-        inputs = self._input_names(packed)
+                x |= {inputs[name]: row for name, row in zip(names, values)}
         for name, (table, length) in self.sequences.items():
             get, padding, found = self._codes[table].get, [MISSING] * length, array("i")
             used = slice(length) if name in self.texts else slice(None, -length - 1, -1)
@@ -312,13 +315,13 @@ class Columns:
         return scaled
 
     def _input_names(self, packed: bool) -> dict[str, str]:
-        """Return the name of the input of each list and text."""
-        names: dict[str, str] = {}
-        for name in self.sequences:
-            taken, number, free = {*names.values(), *(BLOCKS if packed else ())}, 2, name
-            while free in taken:
-                free, number = f"{name}_{number}", number + 1
-            names[name] = free
+        """Return the name of the input of each column, among which packed ones have none."""
+        names = {name: self.inputs.get(name, name) for name in self.names}
+        if packed:
+            taken = {*BLOCKS}
+            for name in self.sequences:
+                names[name] = _free_name(names[name], taken)
+                taken.add(names[name])
         return names
 
     def refusals(self, rows: Rows) -> list[str]:
@@ -469,7 +472,8 @@ class Columns:
             file: The file, such as "columns.json".
         """
         self._check_fitted()
-        parts = (*ARGUMENTS, "known", "scales", "quantiles", "missing")
+        parts = [*ARGUMENTS, "known", "scales", "quantiles", "missing"]
+        parts += ["inputs"] if self.inputs else []
         Path(file).write_text(json.dumps({name: getattr(self, name) for name in parts}))
 
     @classmethod
@@ -487,6 +491,7 @@ class Columns:
         if not isinstance(tables, dict) or not all(isinstance(x, list) for x in tables.values()):
             raise ValueError(f"{file} must have a list of known values for each table, and scales")
         columns = cls(**{name: parts[name] for name in ARGUMENTS if name in parts})
+        columns.inputs |= parts.get("inputs", {})
         others = (parts.get(name, {}) for name in ("quantiles", "missing"))
         return columns._set(tables, parts["scales"], *others)
 
@@ -681,16 +686,27 @@ def _tables(tables: Value, argument: str) -> dict[str, tuple[str, int]]:
     return checked
 
 
-def _check_names(names: Iterable[str]) -> None:
-    """Check the names of columns, which become names of inputs and tables, also in ONNX files."""
-    valid = re.compile(r"(?!\d+$)\w[\w-]*", re.ASCII)
-    if wrong := [n for n in names if not isinstance(n, str) or not valid.fullmatch(n)]:
-        raise ValueError(
-            "Names of columns must consist of letters without accents, digits, _ and -, and not of "
-            f"digits alone. Rename the columns of the frame. Received: {wrong}"
-        )
+def _new_names(names: Sequence[str]) -> dict[str, str]:
+    """Return names of inputs for the columns whose names can't be those of inputs in ONNX files."""
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise ValueError(f"Names of columns must be strings. Rename them. Received: {wrong}")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"A column must be named once. Received: {twice}")
+    new: dict[str, str] = {}
+    for name in (name for name in names if not VALID_NAME.fullmatch(name)):
+        letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+        text = re.sub(r"[^\w-]+", "_", letters).strip("_-")
+        text = text if VALID_NAME.fullmatch(text) else f"column_{text}".strip("_")
+        new[name] = _free_name(text, {*names, *new.values()})
+    return new
+
+
+def _free_name(name: str, taken: Set[str]) -> str:
+    """Return a name that is not taken, with a number at the end if needed."""
+    free, number = name, 2
+    while free in taken:
+        free, number = f"{name}_{number}", number + 1
+    return free
 
 
 def _find_known(name: str, counts: Counter[Value], min_rows: int) -> list[Value]:

@@ -41,21 +41,22 @@ def build_network(
     hidden_ids = check_number(hidden_ids, "hidden_ids", minimum=0, below=1)
     ids, sequences, numbers = columns.ids, columns.sequences, columns.numbers
     inputs: dict[str, Tensor] = {}
+    input_names = columns._input_names(packed)
 
     def scalars(names: list[str], block: str, dtype: str) -> Tensor:
         """Add the inputs of some columns, and return them side by side."""
         if packed:
             inputs[block] = keras.Input((len(names),), dtype=dtype, name=block)
             return inputs[block]
+        names = [input_names[name] for name in names]
         added = {name: keras.Input((), dtype=dtype, name=name) for name in names}
         inputs.update(added)
         return ops.stack([*added.values()], axis=-1)
 
     codes = [scalars(ids, "ids", "int32")] if ids else []
     for name, (_, length) in sequences.items():
-        name = columns._input_names(packed)[name]
-        inputs[name] = keras.Input((length,), dtype="int32", name=name)
-        codes.append(inputs[name])
+        codes.append(keras.Input((length,), dtype="int32", name=input_names[name]))
+        inputs[input_names[name]] = codes[-1]
     values = scalars(numbers, "numbers", "float32") if numbers else None
     lengths = [*([len(ids)] if ids else []), *(length for _, length in sequences.values())]
     tables = [*ids, *(table for table, length in sequences.values() for _ in range(length))]

@@ -197,9 +197,9 @@ def test_columns_that_are_not_fitted_are_refused(frame, tmp_path):
             use()
 
 
-@pytest.mark.parametrize("name", ["a/b", "a.b", "0", "größe", "📖", 7, None, ("a", "b")])
+@pytest.mark.parametrize("name", [7, None, ("a", "b")])
 def test_names_of_columns_that_no_model_can_have_are_refused(name):
-    with pytest.raises(ValueError, match=r"must consist of letters .* Received: \["):
+    with pytest.raises(ValueError, match=r"must be strings. Rename them. Received: \["):
         Columns([name])
 
 
@@ -212,7 +212,6 @@ def test_names_of_columns_that_no_model_can_have_are_refused(name):
         ({"lists": {"tags": "tags"}}, ValueError, "lists must be {name: .* lists"),
         ({"lists": {"tags": ("tags", 0)}}, ValueError, "lengths of at least 1. .*'tags', 0"),
         ({"texts": {"title": ("words", 2.5)}}, ValueError, "texts must be {name: "),
-        ({"texts": {"title": ("a/b", 2)}}, ValueError, "must consist of letters"),
     ],
 )
 def test_arguments_that_describe_no_columns_are_refused(arguments, error, reason):

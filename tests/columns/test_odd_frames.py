@@ -141,11 +141,33 @@ def test_odd_rows_and_names():
                 use(wrong)
     with pytest.raises(ValueError, match="once"):
         Columns.infer(frame.rename(columns={"y": "x"}))
-    for name in ("größe", "price, $", 3, "📖"):
-        with pytest.raises(ValueError, match=r"must consist of letters .* Rename"):
-            Columns.infer(frame.rename(columns={"y": name}))
+    with pytest.raises(ValueError, match=r"must be strings. Rename them. Received: \[3\]"):
+        Columns.infer(frame.rename(columns={"y": 3}))
     with pytest.raises(ValueError, match="must have the column 'x' once"):
         Columns(["x"]).fit([{"x": "a"}])
+
+
+def test_names_that_are_no_names_of_inputs_are_mapped(tmp_path):
+    frame = pd.DataFrame({"user id": ["a", "b"] * 5, "größe": range(10), "📖": [["x"]] * 10})
+    frame = frame.assign(user_id=frame["größe"], **{"3": 1.5, "price, $": 2, "user-id ": "a b"})
+    texts = {"user-id ": ("many words", 2)}
+    lists = {"📖": ("📖", 2)}
+    numbers = ["größe", "user_id", "3", "price, $"]
+    columns = Columns(["user id"], numbers, lists, texts).fit(frame)
+    columns.save(tmp_path / "columns.json")
+    assert list(columns.inputs.values()) == [
+        "user_id_2", "groe", "column_3", "price", "column", "user-id"
+    ]  # fmt: skip
+    for each in (columns, Columns.load(tmp_path / "columns.json")):
+        x = each.transform(frame)
+        assert x["user_id_2"].tolist() == [2, 3] * 5
+        assert {*x} == {"user_id", *columns.inputs.values()} == {*each.network().input}
+        assert {*each.transform(frame, packed=True)} == {"ids", "numbers", "column", "user-id"}
+        (reason,) = each.refusals([frame.to_dict("records")[0] | {"größe": 10**9}])
+        assert reason.startswith("rows[0].größe: it must be a number between -9 and 18")
+    valid = Columns(["user"]).fit(frame.rename(columns={"user id": "user"}))
+    valid.save(tmp_path / "columns.json")
+    assert "inputs" not in (tmp_path / "columns.json").read_text()
 
 
 def test_tasks_are_left_out_and_names_are_checked():
