@@ -227,7 +227,7 @@ def create_app(folder, given=None):
     return app
 
 
-def main():
+def main(given=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -236,7 +236,7 @@ def main():
     parser.add_argument("--port", type=int, default=8000, help="8000 by default")
     args = parser.parse_args()
     try:
-        app = create_app(args.folder)
+        app = create_app(args.folder, given)
     except Exception as error:
         sys.exit(f"{args.folder} has no model to serve. {type(error).__name__}: {error}")
     uvicorn.run(
