@@ -39,6 +39,7 @@ from ple_keras.optimizers.sparse_adagrad import SparseAdagrad
 from ple_keras.optimizers.table_optimizer import table_optimizer
 from ple_keras.plots.architecture import plot_architecture
 from ple_keras.plots.gates import plot_gate_history, plot_gate_weights
+from ple_keras.tabular.tabular_model import TabularModel
 from ple_keras.transfer.transfer_weights import Transfer, transfer_weights
 
 __version__ = "0.7.0.dev0"
@@ -80,6 +81,7 @@ __all__ = [
     "SparseAdagrad",
     "SparseEmbedding",
     "StreamFeatures",
+    "TabularModel",
     "TaskHeads",
     "TaskReport",
     "Transfer",

@@ -320,7 +320,7 @@ class Columns:
         if packed:
             taken = {*BLOCKS}
             for name in self.sequences:
-                names[name] = _free_name(names[name], taken)
+                names[name] = free_name(names[name], taken)
                 taken.add(names[name])
         return names
 
@@ -344,7 +344,7 @@ class Columns:
         return reasons or [
             f"rows[{row}].{name}: {self._requirement(name, value)}. Received: {short_repr(value)}"
             for name in self.names
-            if not self._allows(name, column := _plain_values(_raw_values(rows, name)))
+            if not self._allows(name, column := column_values(rows, name))
             for row, value in enumerate(column)
             if not self._allows(name, [value])
         ]
@@ -603,6 +603,11 @@ def _raw_values(rows: Rows, name: str) -> list[Value]:
         raise ValueError(f"{requirement}. Received: {short_repr(wrong[0])}") from None
 
 
+def column_values(rows: Rows, name: str) -> list[Value]:
+    """Return the values of a column as Python's, with None for missing ones."""
+    return _plain_values(_raw_values(rows, name))
+
+
 def _plain_values(values: list[Value]) -> list[Value]:
     """Return values as Python's, with None for missing ones."""
     if {*map(type, values)} <= PLAIN:
@@ -638,7 +643,7 @@ def _check_types(
 
 def _kind_of(frame: Rows, name: str) -> str:
     """Return the kind of a column, which follows from its type and values."""
-    values = [value for value in _plain_values(_raw_values(frame, name)) if value is not None]
+    values = [value for value in column_values(frame, name) if value is not None]
     kinds = {*map(_type, values)}
     is_category = str(frame[name].dtype).lower().startswith(("categor", "enum"))
     if kinds == {str} and not is_category:
@@ -652,15 +657,18 @@ def _kind_of(frame: Rows, name: str) -> str:
         return "list"
     found = ", ".join(sorted(kind.__name__ for kind in kinds)) or "no value"
     found = f"categories of {found}" if is_category and kinds else found
+    remedy = "Remove it from the frame, or convert it"
+    if re.search("date|time", found.lower()):
+        remedy += f", such as by (frame[{name!r}] - frame[{name!r}].min()).dt.days for pandas"
     raise TypeError(
-        f"{name} must contain numbers, booleans, strings or lists. Remove it from the frame, or "
-        f"convert it. Received: {name} with {found}"
+        f"{name} must contain numbers, booleans, strings or lists. {remedy}. "
+        f"Received: {name} with {found}"
     )
 
 
 def _is_like_ids(frame: Rows, name: str) -> bool:
     """Return whether numbers are integers whose name or frequencies are like those of ids."""
-    values = [value for value in _plain_values(_raw_values(frame, name)) if value is not None]
+    values = [value for value in column_values(frame, name) if value is not None]
     if {*map(type, values)} != {int}:
         return False
     count = len({*values})
@@ -694,14 +702,18 @@ def _new_names(names: Sequence[str]) -> dict[str, str]:
         raise ValueError(f"A column must be named once. Received: {twice}")
     new: dict[str, str] = {}
     for name in (name for name in names if not VALID_NAME.fullmatch(name)):
-        letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-        text = re.sub(r"[^\w-]+", "_", letters).strip("_-")
-        text = text if VALID_NAME.fullmatch(text) else f"column_{text}".strip("_")
-        new[name] = _free_name(text, {*names, *new.values()})
+        new[name] = free_name(safe_name(name, "column"), {*names, *new.values()})
     return new
 
 
-def _free_name(name: str, taken: Set[str]) -> str:
+def safe_name(name: str, kind: str) -> str:
+    """Return a name of letters without accents, digits, _ and -, which can begin with its kind."""
+    letters = unicodedata.normalize("NFKD", str(name)).encode("ascii", "ignore").decode()
+    text = re.sub(r"[^\w-]+", "_", letters).strip("_-")[:100]
+    return text if VALID_NAME.fullmatch(text) else f"{kind}_{text}".strip("_")
+
+
+def free_name(name: str, taken: Set[str]) -> str:
     """Return a name that is not taken, with a number at the end if needed."""
     free, number = name, 2
     while free in taken:

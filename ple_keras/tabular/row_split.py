@@ -1,0 +1,50 @@
+"""A split of the rows of a frame for training and validation."""
+
+import numpy as np
+
+from ple_keras.columns.columns import Rows, column_values
+
+
+def split_rows(
+    frame: Rows, share: float, time: str | None, group: str | None, seed: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of the training rows, and of the validation rows.
+
+    Args:
+        frame: The frame.
+        share: The share of the validation rows.
+        time: A column whose last values are those of the validation rows; None for random rows.
+        group: A column whose values have all their rows in one part. With `time`, the groups with
+            the last times are the validation rows.
+        seed: The seed of the random order.
+    """
+    random, count = np.random.default_rng(seed), len(frame)
+    keys = _ranks(frame, time) if time else random.permutation(count)
+    if group:
+        groups = _ranks(frame, group)
+        last = np.zeros(groups.max() + 1, int)
+        np.maximum.at(last, groups, keys)
+        keys = last[groups]
+    first = np.sort(keys)[int(count * (1 - share))]
+    is_valid = keys >= first
+    if is_valid.all():  # many rows have this time, or are in this group
+        is_valid = keys > first
+    if not is_valid.any():
+        names = {name: value for name, value in (("time", time), ("group", group)) if value}
+        raise ValueError(
+            f"frame must have rows for training and for validation, with different values of "
+            f"{names}. Received: {count} rows"
+        )
+    return np.flatnonzero(~is_valid), np.flatnonzero(is_valid)
+
+
+def _ranks(frame: Rows, name: str) -> np.ndarray:
+    """Return the place of each value among the different values of a column."""
+    values = column_values(frame, name)
+    if missing := values.count(None):
+        raise ValueError(
+            f"{name} must have a value in each row, since it splits them. "
+            f"Received: {missing} missing values"
+        )
+    ranks = {value: rank for rank, value in enumerate(sorted({*values}))}
+    return np.array([ranks[value] for value in values])

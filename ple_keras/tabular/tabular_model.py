@@ -1,0 +1,510 @@
+"""A model of the columns of a frame."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self, TypeAlias
+
+import keras
+import numpy as np
+
+from ple_keras._checks import check_by_task, check_keys, check_number, short_repr, warn_user
+from ple_keras._typing import LayerLike, Nested
+from ple_keras.columns.columns import ARGUMENTS, BLOCKS, Columns, Rows, column_values, free_name
+from ple_keras.heads.head import Head
+from ple_keras.heads.task_heads import TaskHeads
+from ple_keras.layers.expert_block import ExpertBlock
+from ple_keras.layers.hedged_block import HedgedBlock
+from ple_keras.models.multi_task_model import MultiTaskModel
+from ple_keras.optimizers.table_optimizer import table_optimizer
+from ple_keras.tabular.frames import check_frame, column_numbers, like_rows, take_rows
+from ple_keras.tabular.row_split import split_rows
+from ple_keras.tabular.stopping import BATCH_SIZE, relative_errors, stop_callbacks
+from ple_keras.tabular.task_columns import TaskColumns
+
+# `{branch: function of rows that returns {task: predictions}}`, or `{branch: {task: function}}`.
+Given: TypeAlias = Mapping[str, Callable[[Rows], Any] | Mapping[str, Callable[[Rows], Any]]]
+MODEL, COLUMNS, TASKS = "model.keras", "columns.json", "tasks.json"
+FIRST_ROWS = 100  # in which most columns have a value
+
+
+class TabularModel:
+    """A model of several tasks, from a frame to predictions.
+
+    It encodes the columns of the frame (`Columns`), trains hedged branches (`HedgedBlock`) of all
+    tasks until no branch has improved on validation rows for some epochs, and fits their mixtures
+    on these rows. Labels can be missing. For everything else, `keras_model`, `columns` and `heads`
+    are those of this library.
+
+    Args:
+        tasks: `{column: kind}` of the columns with labels. Kinds are "binary", "regression",
+            "count", "amount" (at least 0, with many zeros or a long tail) and "multiclass", or an
+            unbuilt head. Strings and booleans of binary tasks and classes become classes. For a
+            binary task, predictions are the probability of 1, True, or the second class in order.
+        ids: Names of columns of integers that are ids. Strings and booleans are ids anyway (see
+            `Columns.infer`).
+        columns: A Columns instead of `ids`. `fit` fits a copy of it, unless it is fitted.
+        given: Predictions of other models as branches, such as LightGBM: `{branch: function}`, with
+            a function of rows that returns `{task: predictions}`, or `{branch: {task: function}}`,
+            with functions that return predictions, `(B,)`, or `(B, classes)`. Probabilities are
+            those of 1 or of each class. Training rows never see them.
+        block: A function `(heads, network) -> features` that replaces hedged branches: it returns
+            what the heads read, such as `PLEBlock(2, heads, [64])(network.output)`.
+        width: The width of tables.
+        units: The units of the experts of branches.
+        tower: The units of the tower of each task, or None.
+        dropout: The dropout rate of the experts.
+        learning_rate: The learning rate of Adam. Tables have that of `SparseAdagrad`.
+        number_units: As for `Columns.network`.
+        hidden_ids: As for `Columns.network`; None for its default.
+        seed: The seed of the split, the initial weights and the order of rows; None for other ones
+            in each `fit`.
+
+    Attributes:
+        keras_model: The MultiTaskModel, after `fit`.
+        columns: The fitted Columns, after `fit`.
+        heads: The TaskHeads, after `fit`.
+
+    Raises:
+        TypeError: If `tasks` is not a dict.
+        ValueError: If a kind is unknown, a head is built, or both `ids` and `columns` are given.
+
+    Example:
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"city": ["Rome", "Oslo"] * 20, "age": range(40)})
+    >>> frame = frame.assign(like=frame["age"] > 20, spent=frame["age"] * 2.0)
+    >>> model = TabularModel({"like": "binary", "spent": "regression"}, seed=0)
+    >>> model = model.fit(frame, epochs=1, verbose=0)
+    >>> list(model.predict(frame)), list(model.predict([{"city": "Rome", "age": 7}])[0])
+    (['like', 'spent'], ['like', 'spent'])
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[str, str | Head],
+        ids: Iterable[str] = (),
+        columns: Columns | None = None,
+        given: Given | None = None,
+        block: Callable[[TaskHeads, keras.Model], Nested] | None = None,
+        width: int = 8,
+        units: Sequence[int] = (64, 32),
+        tower: LayerLike | None = (16,),
+        dropout: float = 0.02,
+        learning_rate: float = 2e-3,
+        number_units: int | None = None,
+        hidden_ids: float | None = None,
+        seed: int | None = None,
+    ) -> None:
+        arguments = locals().copy()
+        del arguments["self"]
+        self._arguments: dict[str, Any] = {}
+        self._columns: Any = None  # a Columns and a TaskColumns, after `fit`
+        self._tasks: Any = None
+        self._given_inputs: dict[str, tuple[str, str]] = {}  # the branch and the column of each
+        self._lost: list[str] = []  # arguments that a file can't have
+        self.keras_model: Any = None
+        self._set(arguments)
+
+    def _set(self, arguments: Mapping[str, Any]) -> None:
+        arguments = {**self._arguments, **arguments}
+        TaskColumns(arguments["tasks"])  # checks them
+        if isinstance(arguments["ids"], str):
+            raise TypeError(f"ids must be a list of names. Received: ids={arguments['ids']!r}")
+        if arguments["columns"] is not None and arguments["ids"]:
+            raise ValueError(
+                "ids must be empty if columns are given, which name them. "
+                f"Received: ids={arguments['ids']!r}"
+            )
+        self._arguments = arguments
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the arguments of the constructor, as scikit-learn needs them.
+
+        Args:
+            deep: Not used.
+        """
+        return dict(self._arguments)
+
+    def set_params(self, **params: Any) -> Self:
+        """Set arguments of the constructor, for the next `fit`.
+
+        Args:
+            **params: The arguments.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            TypeError: As for the constructor.
+            ValueError: As for the constructor, and if an argument is unknown.
+        """
+        if unknown := params.keys() - self._arguments.keys():
+            raise ValueError(
+                f"params must be among {[*self._arguments]}. Received: {sorted(unknown)}"
+            )
+        self._set(params)
+        self._lost = [name for name in self._lost if name not in params]
+        return self
+
+    @property
+    def columns(self) -> Any:
+        return self._columns or self._arguments["columns"]
+
+    @property
+    def heads(self) -> Any:
+        layers = self.keras_model.layers if self.keras_model else []
+        return next((layer for layer in layers if isinstance(layer, TaskHeads)), None)
+
+    def fit(
+        self,
+        frame: Rows,
+        y: None = None,
+        *,
+        validation: float | Rows = 0.15,
+        time: str | None = None,
+        group: str | None = None,
+        sample_weight: str | Mapping[str, str] | None = None,
+        epochs: int = 100,
+        batch_size: int = 500,
+        patience: int = 5,
+        callbacks: Iterable[keras.callbacks.Callback] | None = None,
+        verbose: str | int = "auto",
+    ) -> Self:
+        """Train a new model on a frame, until nothing improves on its validation rows.
+
+        The validation rows stop the training, choose the best epoch of each branch, and fit the
+        mixtures. They must be as unlike the training rows as later rows will be: use `time` if the
+        model predicts later rows, and `group` if it predicts new users.
+
+        Args:
+            frame: A frame of pandas or polars with all columns. Columns that are neither tasks nor
+                named below are inputs. It is not changed.
+            y: Must be None, since labels are columns of the frame. scikit-learn passes it.
+            validation: The share of the validation rows, or a frame. With `given`, it must be a
+                frame of rows that the other models were not trained on.
+            time: The column whose last values are those of the validation rows. By default, they
+                are random rows.
+            group: A column, such as a user, whose rows with one value are all in one part. With
+                `time`, the groups with the last times are the validation rows. Neither of them is
+                an input, even if it is in `ids`.
+            sample_weight: The column with the weights of rows, or `{task: column}`.
+            epochs: The largest number of epochs.
+            batch_size: The number of rows of a batch.
+            patience: The number of epochs without an improvement after which the training ends.
+            callbacks: Callbacks for Keras.
+            verbose: As for `keras.Model.fit`.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            TypeError: If `y` is not None, `frame` is not a frame, or a column has values of a wrong
+                type.
+            ValueError: If a column is missing or doubled, a task is an input, a task has fewer than
+                two labels that differ in the training or validation rows, `time` or `group` lacks a
+                value, there are too few rows, or a function of `given` fails.
+        """
+        if y is not None:
+            raise TypeError(f"y must be None: labels are columns. Received: y={short_repr(y)}")
+        if self._lost:
+            raise ValueError(
+                "A file can't contain functions: pass them to set_params before fit. "
+                f"Received: no {self._lost}"
+            )
+        check_frame(frame, "frame")
+        given, seed = self._arguments["given"] or {}, self._arguments["seed"]
+        if hasattr(validation, "columns"):
+            train, valid = frame, validation
+        elif given:
+            raise ValueError(
+                "validation must be a frame with given, of rows that the other models were not "
+                f"trained on. Received: validation={short_repr(validation)}"
+            )
+        else:
+            share = check_number(validation, "validation", above=0, below=1)
+            parts = split_rows(frame, share, time, group, seed)
+            train, valid = (take_rows(frame, rows) for rows in parts)
+        if seed is not None:
+            keras.utils.set_random_seed(seed)
+        tasks = TaskColumns(self._arguments["tasks"])
+        weights = sample_weight or {}
+        weights = weights if isinstance(weights, Mapping) else dict.fromkeys(tasks.tasks, weights)
+        check_keys(weights, [*tasks.tasks], "sample_weight", has_all=False)
+        columns = self._fit_columns(train, [*tasks.tasks, time, group, *weights.values()])
+        taken = {*columns.names, *columns.inputs.values(), *BLOCKS}
+        tasks.fit(frame, taken)
+        self._columns, self._tasks = columns, tasks
+        heads = TaskHeads(tasks.heads(self._arguments["tower"]), given=[*given])
+        found = self._given_predictions(valid, heads)
+        self._given_inputs = {}
+        for branch, column in found:
+            name = free_name(f"{branch}_{tasks.names[column]}", {*taken, *self._given_inputs})
+            self._given_inputs[name] = branch, column
+        self.keras_model = self._build(heads)
+        data = []
+        for part, rows, predictions in (("training", train, {}), ("validation", valid, found)):
+            labels, inputs = self._labels(rows, part), self._inputs(rows, predictions)
+            data.append((inputs, labels, self._weights(rows, weights)))
+        stop = stop_callbacks(self.keras_model, data[1], patience)
+        x, labels, sample_weights = data[0]
+        options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
+        callbacks = [*(callbacks or ()), *stop]
+        self.keras_model.fit(
+            x, labels, sample_weight=sample_weights, callbacks=callbacks, **options
+        )
+        return self
+
+    def _fit_columns(self, frame: Rows, others: Sequence[str | None]) -> Columns:
+        """Return the columns of the inputs, fitted to a frame."""
+        columns: Columns | None = self._arguments["columns"]
+        if columns is None:
+            left_out = [name for name in others if name]
+            names = [name for name in frame.columns if name not in left_out]
+            empty = [name for name in names if _is_empty(frame, name)]
+            if empty:
+                warn_user(f"Columns without a value are left out: {empty}")
+            used = [name for name in frame.columns if name not in empty]
+            ids = [name for name in self._arguments["ids"] if name not in left_out]
+            columns = Columns.infer(frame[used], left_out, ids)
+        elif tasks := [name for name in columns.names if name in self._arguments["tasks"]]:
+            raise ValueError(f"columns must not be tasks. Received: columns with {tasks}")
+        elif columns.known or columns.scales:
+            return columns
+        else:
+            columns = Columns(**{name: getattr(columns, name) for name in ARGUMENTS})
+        return columns.fit(frame)
+
+    def _build(self, heads: TaskHeads) -> MultiTaskModel:
+        """Return a compiled model."""
+        arguments = self._arguments
+        names = ("width", "number_units", "hidden_ids")
+        options = {name: arguments[name] for name in names if arguments[name] is not None}
+        network = self._columns.network(**options, packed=True)
+        block = arguments["block"] or self._hedged
+        features: Any = block(heads, network)
+        inputs = dict(network.input)
+        for name, (branch, column) in self._given_inputs.items():
+            task = self._tasks.names[column]
+            inputs[name] = keras.Input((heads[task].units,), name=name)
+            features = {**features, task: {**features[task], branch: inputs[name]}}
+        model = MultiTaskModel(inputs, heads(features))
+        model.compile(table_optimizer(keras.optimizers.Adam(arguments["learning_rate"])))
+        return model
+
+    def _hedged(self, heads: TaskHeads, network: keras.Model) -> Nested:
+        expert = ExpertBlock(self._arguments["units"], dropout=self._arguments["dropout"])
+        return HedgedBlock(heads, expert, features=network)(network.input)
+
+    def _inputs(self, rows: Rows, given: Mapping[tuple[str, str], np.ndarray]) -> dict[str, Any]:
+        """Return the inputs of the model, with NaN for predictions that are not given."""
+        x: dict[str, Any] = self._columns.transform(rows, packed=True)
+        for name, key in self._given_inputs.items():
+            units = self.heads[self._tasks.names[key[1]]].units
+            x[name] = given.get(key, np.full((len(rows), units), np.nan, "float32"))
+        return x
+
+    def _given_predictions(self, rows: Rows, heads: TaskHeads) -> dict[tuple[str, str], np.ndarray]:
+        """Return the predictions of given branches, keyed by branch and column."""
+        found = {}
+        for branch, functions in (self._arguments["given"] or {}).items():
+            name = f"given[{branch!r}]"
+            try:
+                if isinstance(functions, Mapping):
+                    predictions = {column: each(rows) for column, each in functions.items()}
+                else:
+                    predictions = functions(rows)
+            except Exception as error:
+                raise ValueError(f"{name} must predict the rows, but failed: {error}") from error
+            check_by_task(predictions, [*self._tasks.names], name)
+            check_keys(predictions, [*self._tasks.names], name, has_all=False)
+            for column, values in predictions.items():
+                units = heads[self._tasks.names[column]].units
+                array = np.asarray(values, "float32")
+                if array.shape not in ((len(rows), units), (len(rows),) * (units == 1)):
+                    raise ValueError(
+                        f"{name} must return predictions of {column!r} of the shape "
+                        f"{(len(rows), units)}. Received: shape={array.shape}"
+                    )
+                found[branch, column] = array.reshape(-1, units)
+        return found
+
+    def _labels(self, rows: Rows, part: str) -> dict[str, np.ndarray]:
+        """Return the labels of a part of the rows, which have at least two values."""
+        labels: dict[str, np.ndarray] = self._tasks.labels(rows)
+        for column, name in self._tasks.names.items():
+            values = np.unique(labels[name][~np.isnan(labels[name])])
+            if len(values) < 2:
+                raise ValueError(
+                    f"{column} must have labels with two different values in the {part} rows. "
+                    f"Received: {values.tolist()}"
+                )
+        return labels
+
+    def _weights(self, rows: Rows, columns: Mapping[str, str]) -> dict[str, np.ndarray] | None:
+        """Return the weights of rows by task."""
+        if not columns:
+            return None
+        names = self._tasks.names
+        found = {names[task]: column_numbers(rows, name) for task, name in columns.items()}
+        return {name: np.ones(len(rows)) for name in names.values()} | found
+
+    def predict(self, rows: Rows) -> Any:
+        """Return predictions as a frame of the same kind, with its index, or as a list of dicts.
+
+        Args:
+            rows: A frame, or a list of dicts with a value or None for each column.
+
+        Returns:
+            A column for each task: values, counts, amounts, or the probability of 1, True, or the
+            second class; and for each class of a multiclass task, "{task}: {class}".
+
+        Raises:
+            TypeError, ValueError: As for `Columns.transform`, and if the model is not fitted or a
+                function of `given` fails.
+        """
+        rows = rows if isinstance(rows, list) or hasattr(rows, "columns") else [*rows]
+        return like_rows(rows, self._fitted().predictions(self._predict(rows)))
+
+    def _predict(self, rows: Rows) -> dict[str, np.ndarray]:
+        self._fitted()
+        if not len(rows):
+            return {task: np.empty((0, head.units)) for task, head in self.heads.items()}
+        x = self._inputs(rows, self._given_predictions(rows, self.heads))
+        return dict(self.keras_model.predict(x, batch_size=BATCH_SIZE, verbose=0))
+
+    def _fitted(self) -> TaskColumns:
+        if self.keras_model is None:
+            raise ValueError("Call fit first, or load a model. Received: a model without fit")
+        tasks: TaskColumns = self._tasks
+        return tasks
+
+    def score(self, rows: Rows, y: None = None) -> float:
+        """Return minus the mean relative loss of the tasks, for scikit-learn: more is better.
+
+        A relative loss is 1 for the best constant prediction, and 0 at best (see `TaskReport`).
+
+        Args:
+            rows: A frame with labels.
+            y: Must be None, as in `fit`.
+
+        Raises:
+            TypeError, ValueError: As for `predict`, and if no task has a label.
+        """
+        if y is not None:
+            raise TypeError(f"y must be None: labels are columns. Received: y={short_repr(y)}")
+        labels = self._fitted().labels(rows)
+        errors = relative_errors(self.heads, self._predict(rows), labels)
+        known = [error for error in errors.values() if not np.isnan(error)]
+        if not known:
+            raise ValueError("rows must have labels of a task. Received: no label")
+        return -float(np.mean(known))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model to a folder, which is complete or, after an error, as it was before.
+
+        It contains model.keras, with the optimizer, columns.json and tasks.json. The functions of
+        `given` and `block` are in none of them.
+
+        Args:
+            folder: The folder. One of an earlier `save` is replaced.
+
+        Raises:
+            ValueError: If the model is not fitted, or the folder contains something else.
+        """
+        tasks, folder = self._fitted(), Path(folder)
+        if folder.exists() and not (folder / TASKS).exists():
+            raise ValueError(f"folder must be new, or of a model. Received: folder={folder}")
+        arguments = {name: _to_json(value) for name, value in self._arguments.items()}
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as part:
+            new = Path(part, "new")
+            new.mkdir()
+            self.keras_model.save(new / MODEL)
+            self._columns.save(new / COLUMNS)
+            text = {
+                "arguments": arguments,
+                "names": tasks.names,
+                "classes": tasks.classes,
+                "given": self._given_inputs,
+                "sha256": {name: _sha256(new / name) for name in (MODEL, COLUMNS)},
+            }
+            (new / TASKS).write_text(json.dumps(text))
+            if folder.exists():
+                folder.rename(Path(part, "old"))
+            new.rename(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, given: Given | None = None) -> Self:
+        """Return a model from a folder. No code of the folder runs.
+
+        Args:
+            folder: A folder that `save` has written.
+            given: The functions of given branches, as for the constructor. Without them, their
+                predictions are missing.
+
+        Raises:
+            ValueError: If a file is missing, or files are of different models, or `given` has other
+                branches than the model.
+        """
+        folder = Path(folder)
+        if missing := [name for name in (MODEL, COLUMNS, TASKS) if not (folder / name).exists()]:
+            raise ValueError(f"{folder} must have the files of a model; missing: {missing}")
+        text = json.loads((folder / TASKS).read_text())
+        if wrong := [
+            name for name, each in text["sha256"].items() if _sha256(folder / name) != each
+        ]:
+            raise ValueError(
+                f"{folder} must have files of one model, but {TASKS} is of another one. "
+                f"Received: other contents of {wrong}"
+            )
+        arguments = {name: _from_json(value) for name, value in text["arguments"].items()}
+        columns, branches = Columns.load(folder / COLUMNS), arguments["given"] or []
+        check_keys(given or {}, branches, "given", has_all=False)
+        if arguments["columns"]:
+            arguments["columns"] = Columns(**{name: getattr(columns, name) for name in ARGUMENTS})
+        lost = [name for name in ("block", "given") if arguments[name]]
+        model = cls(**{**arguments, "block": None, "given": given})
+        model._lost = [name for name in lost if name != "given" or not given]
+        model._columns, model._tasks = columns, TaskColumns(arguments["tasks"])
+        model._tasks.names, model._tasks.classes = text["names"], text["classes"]
+        model._given_inputs = {name: tuple(pair) for name, pair in text["given"].items()}
+        model.keras_model = keras.models.load_model(folder / MODEL)
+        return model
+
+    def __sklearn_tags__(self) -> Any:
+        utils: Any = import_module("sklearn.utils")
+        return utils.Tags(estimator_type=None, target_tags=utils.TargetTags(required=False))
+
+
+def _is_empty(frame: Rows, name: str) -> bool:
+    """Return whether a column has no value."""
+    first = column_values(frame[:FIRST_ROWS], name)  # most columns have one there
+    return not any(map(_is_value, first)) and not any(map(_is_value, column_values(frame, name)))
+
+
+def _to_json(value: Any) -> Any:
+    """Return an argument for JSON: layers as configs, and only names of functions and columns."""
+    if isinstance(value, keras.layers.Layer):
+        return {"layer": keras.saving.serialize_keras_object(value)}
+    if isinstance(value, Mapping):
+        return {name: _to_json(each) for name, each in value.items()}
+    return bool(value) if callable(value) or isinstance(value, Columns) else value
+
+
+def _from_json(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    if [*value] == ["layer"]:
+        return keras.saving.deserialize_keras_object(value["layer"])
+    return {name: _from_json(each) for name, each in value.items()}
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _is_value(value: object) -> bool:
+    return value is not None

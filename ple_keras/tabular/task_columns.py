@@ -1,0 +1,124 @@
+"""The columns of a frame with the labels of tasks."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+import numpy as np
+
+from ple_keras._checks import short_repr, warn_user
+from ple_keras._typing import LayerLike
+from ple_keras.columns.columns import Rows, Value, column_values, free_name, safe_name
+from ple_keras.heads.binary_heads import BinaryHead, ProductHead
+from ple_keras.heads.head import Head
+from ple_keras.heads.multiclass_head import MulticlassHead
+from ple_keras.heads.ranking_head import RankingHead
+from ple_keras.heads.regression_heads import CountHead, RegressionHead, TweedieHead
+from ple_keras.labels.task_names import SHARED, is_valid_name
+from ple_keras.tabular.frames import column_numbers
+
+HEADS: dict[str, Callable[..., Head]] = {
+    "binary": BinaryHead,
+    "regression": partial(RegressionHead, standardize=True),
+    "count": partial(CountHead, standardize=True),
+    "amount": partial(TweedieHead, standardize=True),
+    "multiclass": MulticlassHead,
+}
+
+
+class TaskColumns:
+    """The columns of labels, as tasks of a model.
+
+    Args:
+        tasks: `{column: kind or head}`.
+
+    Attributes:
+        tasks: As above.
+        names: The name of the task of each column, after `fit`.
+        classes: The classes of columns whose labels are not numbers, in the order of predictions.
+    """
+
+    def __init__(self, tasks: Mapping[str, str | Head]) -> None:
+        if not isinstance(tasks, Mapping) or not tasks:
+            raise TypeError(
+                "tasks must be a dict with the kind or the head of at least one column of labels. "
+                f"Received: tasks={short_repr(tasks)}"
+            )
+        for column, kind in tasks.items():
+            is_head = isinstance(kind, Head) and not isinstance(kind, ProductHead | RankingHead)
+            if kind not in [*HEADS] and (not is_head or getattr(kind, "built", False)):
+                raise ValueError(
+                    f"tasks[{column!r}] must be one of {[*HEADS]}, or an unbuilt head that is not "
+                    f"a ProductHead or a RankingHead. Received: tasks[{column!r}]={kind!r}"
+                )
+        self.tasks = dict(tasks)
+        self.names: dict[str, str] = {}
+        self.classes: dict[str, list[Value]] = {}
+
+    def fit(self, frame: Rows, taken: Iterable[str]) -> None:
+        """Find the names of the tasks, which are not `taken`, and the classes of labels."""
+        self.names, self.classes = {}, {}
+        for column, kind in self.tasks.items():
+            name = safe_name(column, "task")
+            name = name if is_valid_name(name) and name != SHARED else f"task_{name}"
+            used = {*taken, *self.names.values()}
+            self.names[column] = kind.task if isinstance(kind, Head) else free_name(name, used)
+            if kind in ("binary", "multiclass") or isinstance(kind, BinaryHead | MulticlassHead):
+                self._find_classes(frame, column)
+        if len({*self.names.values()}) < len(self.names):
+            raise ValueError(f"tasks must have heads of different tasks. Received: {self.names}")
+
+    def _find_classes(self, frame: Rows, column: str) -> None:
+        kind = self.tasks[column]
+        found = {value for value in column_values(frame, column) if value is not None}
+        types, is_binary = {*map(type, found)}, kind == "binary" or isinstance(kind, BinaryHead)
+        if is_binary and types <= {int, float}:
+            return  # labels are 0 and 1, or probabilities
+        if len(types - {float}) > 1 or not types <= {str, bool, int, float}:
+            raise TypeError(
+                f"{column} must have strings, integers or booleans as classes, of one type. "
+                f"Received: {sorted(each.__name__ for each in types)}"
+            )
+        classes = [False, True] if is_binary and types == {bool} else sorted(found)
+        size = 2 if is_binary else getattr(kind, "units", len(classes))  # of a head
+        if not is_binary and found <= {*range(size)}:
+            classes = [*range(size)]
+        if len(classes) != size:
+            raise ValueError(f"{column} must have {size} classes. Received: {short_repr(classes)}")
+        self.classes[column] = classes
+
+    def heads(self, tower: LayerLike | None) -> list[Head]:
+        """Return new heads."""
+        heads = []
+        for column, kind in self.tasks.items():
+            if isinstance(kind, Head):
+                heads.append(type(kind).from_config(kind.get_config()))
+                continue
+            classes = {"num_classes": len(self.classes[column])} if kind == "multiclass" else {}
+            heads.append(HEADS[kind](self.names[column], tower=tower, **classes))
+        return heads
+
+    def labels(self, frame: Rows) -> dict[str, np.ndarray]:
+        """Return the labels of each task as numbers, with NaN for missing ones."""
+        return {name: self._labels(frame, column) for column, name in self.names.items()}
+
+    def _labels(self, frame: Rows, column: str) -> np.ndarray:
+        if column not in self.classes:
+            return column_numbers(frame, column)
+        places = {value: place for place, value in enumerate(self.classes[column])}
+        values = column_values(frame, column)
+        if new := {*values} - {*places, None}:
+            warn_user(
+                f"{column} has labels that are none of the classes {self.classes[column]}, and "
+                f"count as missing: {short_repr(new)}"
+            )
+        return np.array([places.get(value, np.nan) for value in values])
+
+    def predictions(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return predictions `{task: (B, units)}` by column, or by column and class."""
+        found: dict[str, np.ndarray] = {}
+        for column, name in self.names.items():
+            classes = self.classes.get(column, range(outputs[name].shape[1]))
+            is_one = outputs[name].shape[1] == 1
+            names = [column] if is_one else [f"{column}: {each}" for each in classes]
+            found |= dict(zip(names, outputs[name].T))
+        return found

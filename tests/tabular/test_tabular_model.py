@@ -1,0 +1,349 @@
+"""A model of a frame: labels, splits, branches of other models, files, and errors."""
+
+import json
+import pickle
+import shutil
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+import ple_keras as pk
+from ple_keras.tabular.row_split import split_rows
+from tests.helpers import once
+
+ROWS = 120
+RNG = np.random.default_rng(0)
+USER, DAY = np.repeat(np.arange(20), 6), np.tile(np.arange(6), 20)
+SCORE = RNG.normal(size=20)[USER] + 0.3 * RNG.normal(size=ROWS)
+FRAME = pd.DataFrame(
+    {
+        "user id": USER,
+        "city": np.array(["Rome", "Oslo"])[USER % 2],
+        "age": 20.0 + USER,
+        "empty": pd.Series([None] * ROWS, dtype="object"),
+        "liked it": pd.Series(np.where(SCORE > 0, "yes", "no")).where(np.arange(ROWS) % 7 > 0),
+        "stars": np.where(np.arange(ROWS) % 5, SCORE, np.nan),
+        "visits": pd.array(np.maximum(0, SCORE * 3).astype(int), "Int64"),
+        "spent": np.maximum(0, SCORE),
+        "kind": USER % 3 + 5,
+        "day": DAY,
+    }
+).set_axis(np.arange(ROWS) + 1000)
+TASKS = {
+    "liked it": "binary",
+    "stars": "regression",
+    "visits": "count",
+    "spent": "amount",
+    "kind": "multiclass",
+}
+QUICK = {"epochs": 2, "verbose": 0, "batch_size": 40}
+NAMES = ["liked it", "stars", "visits", "spent", "kind: 5", "kind: 6", "kind: 7"]
+
+
+def new_model(tasks=("liked it", "stars"), **arguments):
+    tasks = tasks if isinstance(tasks, dict) else {task: TASKS[task] for task in tasks}
+    options = {"units": (4,), "tower": None, "width": 2, "seed": 0, "ids": ["user id"]}
+    return pk.TabularModel(tasks, **{**options, **arguments})
+
+
+def without(frame, *names):
+    return frame.drop(columns=["empty", *names])
+
+
+LABELS = [name for name in TASKS if name not in ("liked it", "stars")]
+
+
+def test_from_a_frame_to_a_saved_model(tmp_path):
+    model = new_model(TASKS)
+    copy = FRAME.copy()
+    with pytest.warns(UserWarning, match=r"without a value are left out: \['empty'\]"):
+        assert model.fit(FRAME, time="day", **QUICK) is model
+    pd.testing.assert_frame_equal(FRAME, copy)
+    assert (model.columns.ids, model.columns.numbers) == (["user id", "city"], ["age"])
+    assert [*model.heads] == ["liked_it", "stars", "visits", "spent", "kind"]
+    found = model.predict(FRAME)
+    assert list(found) == NAMES
+    assert (found.index == FRAME.index).all()
+    np.testing.assert_allclose(found[NAMES[4:]].sum(axis=1), 1, rtol=1e-5)
+    assert found["liked it"].between(0, 1).all()
+    assert (found[["visits", "spent"]] > 0).all(axis=None)
+    rows = FRAME[["user id", "city", "age"]].to_dict("records")
+    of_rows = model.predict(rows[:3])
+    np.testing.assert_allclose(pd.DataFrame(of_rows), found[:3], rtol=1e-5, atol=1e-6)
+    assert model.predict([]) == []
+    assert -2 < model.score(FRAME) < 0
+    for _ in range(2):  # replaces the first
+        model.save(tmp_path / "model")
+    assert {path.name for path in tmp_path.iterdir()} == {"model"}
+    same = pk.TabularModel.load(tmp_path / "model")
+    np.testing.assert_allclose(same.predict(FRAME), found, rtol=1e-5, atol=1e-6)
+    assert same.columns.digest == model.columns.digest
+    assert same.keras_model.optimizer.iterations > 0
+
+
+@once
+def test_a_binary_task_predicts_the_second_class():
+    frame = without(FRAME).assign(old=FRAME["age"] > 25, cold=(FRAME["age"] > 25).astype(float))
+    model = new_model({"liked it": "binary", "old": "binary", "cold": "binary"})
+    model.fit(frame, epochs=30, verbose=0)
+    found = model.predict(frame)
+    for task, one in {"liked it": "yes", "old": True, "cold": 1}.items():
+        is_one = frame[task] == one
+        assert found[task][is_one].mean() > found[task][~is_one].mean()
+    assert model.heads["old"].units == 1
+    with pytest.warns(UserWarning, match=r"liked it has labels that are none of .*{'maybe'}"):
+        model.score(frame.assign(**{"liked it": "maybe"}))
+
+
+@once
+@pytest.mark.parametrize("block", ["ple", "single"])
+def test_another_block_stops_and_keeps_its_best_epoch(block):
+    def make(heads, network):
+        features = network(network.input)
+        if block == "ple":
+            return pk.PLEBlock(1, heads, [4])(features)
+        return {task: keras.layers.Dense(4)(features) for task in heads}
+
+    model = new_model(block=make, learning_rate=0.1)
+    model.fit(without(FRAME, *LABELS), patience=2, verbose=0)
+    losses = model.keras_model.history.history["relative_loss"]
+    assert len(losses) < 100
+    assert np.argmin(losses) < len(losses) - 2
+
+
+@once
+def test_given_predictions_are_branches_of_validation_rows_and_predictions(tmp_path):
+    def trees(rows):
+        seen.append(len(rows))
+        return {"liked it": np.full(len(rows), 0.25), "stars": rows["age"] / 10}
+
+    seen, frame = [], without(FRAME, *LABELS)
+    given = {"trees": trees, "mean": {"stars": lambda rows: np.zeros((len(rows), 1))}}
+    model = new_model(given=given).fit(frame[:90], validation=frame[90:], **QUICK)
+    assert seen == [30]
+    x = model.columns.transform(frame, packed=True)
+    x |= {"trees_liked_it": np.full((ROWS, 1), 0.25), "trees_stars": frame["age"].to_numpy() / 10}
+    x |= {"mean_stars": np.zeros((ROWS, 1))}
+    by_hand = model.keras_model.predict(x, verbose=0)
+    np.testing.assert_allclose(model.predict(frame)["stars"], by_hand["stars"][:, 0], rtol=1e-5)
+    assert model.heads["stars"].branches.names == ("mean", "own", "shared", "trees")
+    model.save(tmp_path / "model")
+    same = pk.TabularModel.load(tmp_path / "model", given=given)
+    np.testing.assert_allclose(same.predict(frame), model.predict(frame), rtol=1e-5)
+    without_given = pk.TabularModel.load(tmp_path / "model")
+    assert np.isfinite(without_given.predict(frame)).all(axis=None)
+    with pytest.raises(ValueError, match=r"pass them to set_params .* no \['given'\]"):
+        without_given.fit(frame)
+    without_given.set_params(given=None).fit(frame, **QUICK)
+    with pytest.raises(ValueError, match=r"given must have keys among \['trees', 'mean'\]"):
+        pk.TabularModel.load(tmp_path / "model", given={"other": trees})
+
+
+GIVEN = {
+    "raises": (lambda rows: rows["x"], ValueError, r"given\['b'\] must predict .* failed: 'x'"),
+    "no dict": (lambda rows: rows["age"], TypeError, r"given\['b'\] must be a dict keyed by task"),
+    "unknown": ({"usr": len}, ValueError, r"unknown: \['usr'\]"),
+    "length": (
+        {"stars": lambda rows: np.zeros(3)}, ValueError, r"shape \(30, 1\). Received: shape=\(3,\)"
+    ),
+}  # fmt: skip
+
+
+@once
+@pytest.mark.parametrize("name", GIVEN)
+def test_functions_that_return_no_predictions_are_refused(name):
+    function, error, reason = GIVEN[name]
+    frame = without(FRAME, *LABELS)
+    with pytest.raises(error, match=reason):
+        new_model(given={"b": function}).fit(frame[:90], validation=frame[90:])
+
+
+@once
+def test_weights_of_rows_are_those_of_their_columns(monkeypatch):
+    calls = []
+    monkeypatch.setattr(pk.MultiTaskModel, "fit", lambda *_, **options: calls.append(options))
+    frame = without(FRAME, *LABELS).assign(w=np.arange(ROWS) / 10)
+    frame = frame.assign(v=1)
+    for weights in ("w", {"stars": "w"}, None):
+        left = frame if weights else frame.drop(columns="w")
+        model = new_model().fit(left, sample_weight=weights, validation=left[:20])
+        assert "w" not in model.columns.names
+    (whole, of_stars, none) = (options["sample_weight"] for options in calls)
+    np.testing.assert_array_equal(whole["liked_it"], frame["w"])
+    np.testing.assert_array_equal(of_stars["stars"], frame["w"])
+    assert (of_stars["liked_it"] == 1).all()
+    assert none is None
+
+
+@once
+def test_rows_are_split_at_random_by_time_and_by_group():
+    def parts(**names):
+        train, valid = split_rows(FRAME, 0.25, names.get("time"), names.get("group"), 0)
+        assert sorted([*train, *valid]) == [*range(ROWS)]
+        return FRAME.iloc[train], FRAME.iloc[valid]
+
+    train, valid = parts()
+    assert len(valid) == 30
+    assert {*valid["day"]} == {*range(6)}
+    train, valid = parts(time="day")
+    assert ({*train["day"]}, {*valid["day"]}) == ({*range(4)}, {4, 5})  # ties together
+    train, valid = parts(group="user id")
+    assert len(valid) == 30
+    assert not {*train["user id"]} & {*valid["user id"]}
+    frame = FRAME.assign(day=FRAME["day"] + FRAME["user id"])
+    train, valid = (frame.iloc[rows] for rows in split_rows(frame, 0.25, "day", "user id", 0))
+    assert {*valid["user id"]} == {*range(15, 20)}
+    for names in ({"group": "constant"}, {"time": "constant"}):
+        with pytest.raises(ValueError, match=r"different values of {'.*': 'constant'}"):
+            split_rows(FRAME.assign(constant=1), 0.2, names.get("time"), names.get("group"), 0)
+    with pytest.raises(ValueError, match=r"day must have a value in each row.*: 1 missing values"):
+        split_rows(FRAME.assign(day=[np.nan, *DAY[1:]]), 0.2, "day", None, 0)
+
+
+CLICK = {"liked it": "binary"}
+ARGUMENTS = {
+    "no dict": ({"tasks": ["a"]}, TypeError, "tasks must be a dict with the kind"),
+    "kind": ({"tasks": {"a": "class"}}, ValueError, r"tasks\['a'\] must be one of \['binary'"),
+    "ranking": (
+        {"tasks": {"a": pk.ProductHead("a", of=("b", "c"))}},
+        ValueError,
+        "not a ProductHead or a Rank",
+    ),
+    "both": ({"columns": pk.Columns(["city"])}, ValueError, "ids must be empty if columns are"),
+    "text": ({"ids": "city"}, TypeError, "ids must be a list of names"),
+}
+SMALL = without(FRAME, "kind", "visits", "spent", "stars")
+FITS = {
+    "y": ({}, {"y": [1]}, TypeError, "y must be None: labels are columns"),
+    "list": ({"frame": [{"a": 1}]}, {}, TypeError, "frame must be a frame of pandas or polars"),
+    "no task": ({"frame": SMALL.drop(columns="liked it")}, {}, ValueError, "'liked it' once"),
+    "time": ({}, {"time": "hour"}, ValueError, "the column 'hour' once"),
+    "doubled": (
+        {"frame": pd.concat([SMALL, SMALL[["age"]]], axis=1)}, {}, ValueError, "'age' once"
+    ),
+    "one value": (
+        {"frame": SMALL.assign(**{"liked it": 1})},
+        {},
+        *(ValueError, r"liked it must have labels with two different .* in the training rows.*\[1"),
+    ),
+    "three classes": (
+        {"frame": SMALL.assign(**{"liked it": ["a", "b", "c"] * 40})},
+        {},
+        *(ValueError, r"liked it must have 2 classes. Received: \['a', 'b', 'c'\]"),
+    ),
+    "mixed": (
+        {"frame": SMALL.assign(**{"liked it": ["a", 1, 2] * 40})},
+        {},
+        *(TypeError, r"as classes, of one type. Received: \['int', 'str'\]"),
+    ),
+    "dates": (
+        {"frame": SMALL.assign(when=pd.Timestamp("2026"))},
+        *({}, TypeError, r"frame\['when'\].min\(\)\).dt.days"),
+    ),
+    "a task as a column": (
+        {"columns": pk.Columns(["liked it"]), "ids": ()}, {}, ValueError, "must not be tasks"
+    ),
+    "share": ({}, {"validation": 1.0}, ValueError, "validation must be finite and above 0 and bel"),
+    "weights": ({}, {"sample_weight": {"a": "age"}}, ValueError, "sample_weight must have keys am"),
+    "text of a value": (
+        {"tasks": {"city": "regression"}}, {}, TypeError, "city must have numbers.*city='Rome'"
+    ),
+}  # fmt: skip
+
+
+@once
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_arguments_that_make_no_model_are_refused(name):
+    arguments, error, reason = ARGUMENTS[name]
+    with pytest.raises(error, match=reason):
+        pk.TabularModel(**{"tasks": CLICK, "ids": ["user id"], **arguments})
+
+
+@once
+@pytest.mark.parametrize("name", FITS)
+def test_frames_that_can_not_be_fitted_are_refused(name):
+    arguments, options, error, reason = FITS[name]
+    arguments = {"tasks": CLICK, **arguments}
+    frame = arguments.pop("frame", SMALL)
+    with pytest.raises(error, match=reason):
+        new_model(**arguments).fit(frame, **options)
+
+
+@once
+def test_a_model_without_fit_and_folders_that_are_not_whole_are_refused(tmp_path):
+    model = new_model(CLICK)
+    for use in (model.predict, model.score, lambda rows: model.save(tmp_path / "model")):
+        with pytest.raises(ValueError, match="Call fit first"):
+            use(FRAME)
+    model.fit(SMALL, **QUICK)
+    for y in (model.fit, model.score):
+        with pytest.raises(TypeError, match="y must be None"):
+            y(SMALL, SMALL["age"])
+    with pytest.raises(ValueError, match="folder must be new, or of a model"):
+        model.save(tmp_path)
+    model.save(tmp_path / "model")
+    model.fit(SMALL, **QUICK).save(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "model.keras", tmp_path / "model" / "model.keras")
+    with pytest.raises(ValueError, match=r"files of one model.*contents of \['model.keras'\]"):
+        pk.TabularModel.load(tmp_path / "model")
+    (tmp_path / "other" / "columns.json").unlink()
+    with pytest.raises(ValueError, match=r"files of a model; missing: \['columns.json'\]"):
+        pk.TabularModel.load(tmp_path / "other")
+
+
+@once
+def test_scikit_learn_clones_scores_and_searches(tmp_path):
+    model_selection = pytest.importorskip("sklearn.model_selection")
+    clone = pytest.importorskip("sklearn.base").clone
+    head = pk.RegressionHead("stars", tower=[2])
+    model = new_model({"liked it": "binary", "stars": head}, given={"b": {"stars": len}})
+    copied = clone(model)
+    assert copied is not model
+    assert copied.get_params()["width"] == 2
+    frame, model = without(FRAME, *LABELS), new_model()
+    scores = model_selection.cross_val_score(model, frame, cv=2, params=QUICK)
+    assert (scores < 0).all()
+    search = model_selection.GridSearchCV(model, {"width": [2, 3]}, cv=2).fit(frame, **QUICK)
+    assert search.best_params_["width"] in (2, 3)
+    found = search.best_estimator_.predict(frame)
+    loaded = pickle.loads(pickle.dumps(search.best_estimator_))
+    np.testing.assert_allclose(loaded.predict(frame), found, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"params must be among .* Received: \['widths'\]"):
+        model.set_params(widths=3)
+
+
+@once
+def test_heads_towers_and_columns_of_ones_own_are_copied_and_saved(tmp_path):
+    columns = pk.Columns(["city"], ["age"])
+    tower = pk.ExpertBlock([3])
+    tasks = {"stars": pk.RegressionHead("rating", tower=[2]), "liked it": "binary"}
+    model = new_model(tasks, ids=(), columns=columns, tower=tower)
+    assert model.columns is columns
+    for _ in range(2):  # anew
+        model.fit(without(FRAME), **QUICK)
+    assert not columns.known
+    assert not tasks["stars"].built
+    assert [*model.heads] == ["rating", "liked_it"]
+    model.save(tmp_path / "model")
+    assert "rating" in json.loads((tmp_path / "model" / "tasks.json").read_text())["names"].values()
+    same = pk.TabularModel.load(tmp_path / "model")
+    expected = model.predict(FRAME)
+    np.testing.assert_allclose(same.predict(FRAME), expected, rtol=1e-5)
+    same.fit(without(FRAME), **QUICK)
+    assert same.columns.names == ["city", "age"]
+    fitted = pk.Columns(["city"]).fit(FRAME, min_rows=1)
+    assert new_model(CLICK, ids=(), columns=fitted).fit(SMALL, **QUICK).columns is fitted
+
+
+@once
+def test_frames_of_polars_give_frames_of_polars():
+    polars = pytest.importorskip("polars")
+    pandas = without(FRAME, *LABELS)
+    frame = polars.DataFrame({name: pandas[name].tolist() for name in pandas})
+    frame = frame.with_columns(polars.col("stars").fill_nan(None))
+    found = new_model().fit(frame, time="day", **QUICK).predict(frame)
+    assert isinstance(found, polars.DataFrame)
+    expected = new_model().fit(pandas, time="day", **QUICK).predict(pandas)
+    np.testing.assert_allclose(found.to_numpy(), expected, rtol=1e-5)
