@@ -67,6 +67,8 @@ class TabularModel:
         keras_model: The MultiTaskModel, after `fit`.
         columns: The fitted Columns, after `fit`.
         heads: The TaskHeads, after `fit`.
+        task_names: The task of each column with labels in `keras_model`, after `fit`: the name of
+            the column if it can be that of a task.
 
     Raises:
         TypeError: If `tasks` is not a dict.
@@ -158,6 +160,10 @@ class TabularModel:
     def heads(self) -> Any:
         layers = self.keras_model.layers if self.keras_model else []
         return next((layer for layer in layers if isinstance(layer, TaskHeads)), None)
+
+    @property
+    def task_names(self) -> dict[str, str]:
+        return dict(self._fitted().names)
 
     def fit(
         self,
