@@ -15,6 +15,7 @@ from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.ranking_head import RankingHead
 from ple_keras.heads.regression_heads import variance_power
 from ple_keras.heads.task_losses import batch_loss
+from ple_keras.inspection._report_text import cells
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.losses.example_losses import MIN_PROBABILITY
 from ple_keras.losses.loss_kinds import ERRORS, loss_name
@@ -175,6 +176,13 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray) -> Tas
     figures["relative_error"] = float(errors.mean())
     figures["relative_error_deviation"] = float(errors.std() / math.sqrt(count))
     return TaskFigures(labels=count, label_share=count / examples, **figures)
+
+
+def metric_text(task: TaskFigures) -> str:
+    """Return the metrics that apply to a task."""
+    names = ("AUC", "accuracy", "RMSE", "deviance")
+    values = zip(names, cells(task, auc=".4f", accuracy=".4f", rmse=".4g", deviance=".4g"))
+    return ", ".join(f"{name} {value}" for name, value in values if value != "-")
 
 
 def _is_rate(head: Head) -> bool:

@@ -25,6 +25,7 @@ from ple_keras.inspection.task_figures import (
     figure_warnings,
     gap_warnings,
     labels_by_position,
+    metric_text,
     task_figures,
 )
 from ple_keras.inspection.task_gradients import Conflict, TaskGradients, parts_before_heads
@@ -191,7 +192,7 @@ def task_report(
     heads, trained = find_heads(model), trained_heads(model)
     parts = parts_before_heads(model) if len(trained) > 1 else []
     gradients = TaskGradients(model, trained, parts)
-    observed = ObservingModel(model, partial(_predictions, heads))
+    observed = ObservingModel(model, partial(branch_predictions, heads))
     if batch_size is None and not is_dataset(x):
         rows = max((len(leaf) for leaf in keras.tree.flatten(x) if np.ndim(leaf)), default=0)
         batch_size = min(max(rows // MIN_BATCHES, MIN_SIZE), DEFAULT_SIZE)
@@ -214,7 +215,7 @@ def task_report(
     return report
 
 
-def _predictions(
+def branch_predictions(
     heads: Mapping[str, Head], outputs: Mapping[str, Tensor], observer: Observer
 ) -> dict[str, list[Tensor]]:
     """Return the predictions of each task and its branches, as `(N, units)`.
@@ -368,14 +369,8 @@ def _figure_rows(report: TaskReport) -> tuple[Iterable[Row], Iterable[Row]]:
             counts = cells(data, labels=",", label_share=".0%")
             figures.append([*start, *counts, " ± ".join(label), " ± ".join(prediction)])
             numbers = cells(data, loss=".4g", relative_error=".3f", calibration=".2f")
-            errors.append([*start, *numbers, _metric(data)])
+            errors.append([*start, *numbers, metric_text(data)])
     return figures, errors
-
-
-def _metric(task: TaskFigures) -> str:
-    names = ("AUC", "accuracy", "RMSE", "deviance")
-    values = zip(names, cells(task, auc=".4f", accuracy=".4f", rmse=".4g", deviance=".4g"))
-    return ", ".join(f"{name} {value}" for name, value in values if value != "-")
 
 
 def _training_rows(report: TaskReport) -> Iterator[Row]:
@@ -400,4 +395,4 @@ def _branch_rows(report: TaskReport) -> Iterator[Row]:
         mixture = BranchUse(math.nan, (report.validation or report.tasks)[task])
         for index, (branch, each) in enumerate([*branches.items(), ("mixed", mixture)]):
             row = ["" if index else task, branch, *cells(each, weight=".2f", epoch=".0f")]
-            yield *row, *cells(each.figures, relative_error=".3f"), _metric(each.figures)
+            yield *row, *cells(each.figures, relative_error=".3f"), metric_text(each.figures)

@@ -19,9 +19,9 @@ def split_rows(
         seed: The seed of the random order.
     """
     random, count = np.random.default_rng(seed), len(frame)
-    keys = _ranks(frame, time) if time else random.permutation(count)
+    keys = value_ranks(frame, time) if time else random.permutation(count)
     if group:
-        groups = _ranks(frame, group)
+        groups = value_ranks(frame, group)
         last = np.zeros(groups.max() + 1, int)
         np.maximum.at(last, groups, keys)
         keys = last[groups]
@@ -38,7 +38,7 @@ def split_rows(
     return np.flatnonzero(~is_valid), np.flatnonzero(is_valid)
 
 
-def _ranks(frame: Rows, name: str) -> np.ndarray:
+def value_ranks(frame: Rows, name: str) -> np.ndarray:
     """Return the place of each value among the different values of a column."""
     values = column_values(frame, name)
     if missing := values.count(None):

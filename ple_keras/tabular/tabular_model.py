@@ -21,8 +21,9 @@ from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.models.multi_task_model import MultiTaskModel
 from ple_keras.optimizers.table_optimizer import table_optimizer
 from ple_keras.tabular.frames import check_frame, column_numbers, like_rows, take_rows
-from ple_keras.tabular.row_split import split_rows
+from ple_keras.tabular.row_split import split_rows, value_ranks
 from ple_keras.tabular.stopping import BATCH_SIZE, relative_errors, stop_callbacks
+from ple_keras.tabular.tabular_report import TabularReport, report_predictions
 from ple_keras.tabular.task_columns import TaskColumns
 
 # `{branch: function of rows that returns {task: predictions}}`, or `{branch: {task: function}}`.
@@ -408,6 +409,33 @@ class TabularModel:
         if not known:
             raise ValueError("rows must have labels of a task. Received: no label")
         return -float(np.mean(known))
+
+    def report(self, rows: Rows, group: str | None = None) -> TabularReport:
+        """Report the metrics of each task, and the gains of the mixture over each branch.
+
+        The rows must be new to the model, neither trained nor validated, and like the rows that it
+        will predict. Gains have paired 95% intervals (see `compare_predictions`).
+
+        Args:
+            rows: A frame with labels.
+            group: The name of a column, such as a user, if rows with the same value are not
+                independent.
+
+        Returns:
+            A TabularReport: print it, or use `tasks`, `weights`, `gains` and `to_dict()`.
+
+        Raises:
+            TypeError, ValueError: As for `predict`, and if `rows` is not a frame, or has no row, or
+                `group` lacks a value.
+        """
+        tasks = self._fitted()
+        check_frame(rows, "rows")
+        if not len(rows):
+            raise ValueError("rows must have at least one row. Received: no row")
+        groups = None if group is None else value_ranks(rows, group)
+        x = self._inputs(rows, self._given_predictions(rows, self.heads))
+        columns = {name: column for column, name in tasks.names.items()}
+        return report_predictions(self.keras_model, x, tasks.labels(rows), columns, groups)
 
     def save(self, folder: str | Path) -> None:
         """Write the model to a folder, which is complete or, after an error, as it was before.
