@@ -14,6 +14,7 @@ from ple_keras.heads.regression_heads import CountHead, RegressionHead, TweedieH
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.hedging.fit_hedge import FitHedge, fit_hedge
 from ple_keras.inspection.check_inputs import check_inputs
+from ple_keras.inspection.compare_predictions import compare_predictions
 from ple_keras.inspection.gates import GateReport, gate_report, gate_weights
 from ple_keras.inspection.gradient_conflict import gradient_conflict
 from ple_keras.inspection.task_report import TaskReport, task_report
@@ -87,6 +88,7 @@ __all__ = [
     "Transfer",
     "TweedieHead",
     "check_inputs",
+    "compare_predictions",
     "expected_calibration_error",
     "export_onnx",
     "fit_hedge",

@@ -164,8 +164,8 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray) -> Tas
     elif y.shape == p.shape and not is_list:
         numbers = np.ma.masked_invalid(y)
         if (power := variance_power(head)) is not None:
-            losses = _deviances(numbers, p, power)
-            baseline = _deviances(numbers, numbers.mean(axis=0), power).mean(axis=0)
+            losses = deviances(numbers, p, power)
+            baseline = deviances(numbers, numbers.mean(axis=0), power).mean(axis=0)
             figures["deviance"] = float(losses.mean())
         else:
             losses, baseline = (numbers - p) ** 2, numbers.var(axis=0)
@@ -190,7 +190,7 @@ def _is_rate(head: Head) -> bool:
     return isinstance(head, ProbabilityHead) or variance_power(head) is not None
 
 
-def _deviances(labels: np.ndarray, means: np.ndarray, power: float) -> Any:
+def deviances(labels: np.ndarray, means: np.ndarray, power: float) -> Any:
     """Return the deviance of each label (see `TweedieHead`), and of counts with a power of 1."""
     means = np.maximum(means, MIN_PROBABILITY)
     logs = np.log(np.maximum(labels, MIN_PROBABILITY) / means)

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.tensors import to_numpy
@@ -26,6 +27,7 @@ from ple_keras.inspection.task_figures import (
     task_figures,
 )
 from ple_keras.inspection.task_report import branch_predictions
+from ple_keras.losses.loss_kinds import loss_name
 from ple_keras.steps.observing_model import ObservingModel
 from ple_keras.tabular.stopping import BATCH_SIZE
 
@@ -61,9 +63,9 @@ class TabularReport:
         gains = [["task", "branch", "weight", "gain, %", "95% interval", "than the branch"]]
         for task, by_branch in self.gains.items():
             for branch, each in by_branch.items():
-                low, high = cells(each, low="+.1f", high="+.1f")
+                ends = " to ".join(cells(each, low="+.1f", high="+.1f")).replace("- to -", "-")
                 numbers = [f"{self.weights[task][branch]:.2f}", *cells(each, gain="+.1f")]
-                gains.append([task, branch, *numbers, f"{low} to {high}", each.statement])
+                gains.append([task, branch, *numbers, ends, each.statement])
         tables = [table(tasks), *([table(gains)] if self.gains else [])]
         return report_text([f"Predictions of {self.rows:,} rows", *tables], [])
 
@@ -98,8 +100,8 @@ def report_predictions(
         if report.tasks[column].labels < 2 or not branches:
             continue
         weights = head.branch_weights()
-        by_name = {"": predicted} | dict(zip(weights, branches))
-        by_name = {name: {column: p} for name, p in by_name.items() if not np.isnan(p).all()}
+        pairs = [("", predicted), *zip(weights, branches)]
+        by_name = {name: {column: p} for name, p in pairs if not np.isnan(p).all()}
         loss = {column: _row_loss(head)}
         found = compare_predictions({column: known}, by_name, loss, groups)
         report.weights[column], report.gains[column] = weights, found.gains[column]
@@ -110,6 +112,13 @@ def _row_loss(head: Head) -> str | Callable[[np.ndarray, np.ndarray], np.ndarray
     """Return the loss of each row, for `compare_predictions`."""
     if isinstance(head, BinaryHead | MulticlassHead):
         return "binary" if isinstance(head, BinaryHead) else "multiclass"
+    if loss_name(head.loss) == "mean_squared_error":
+        return "regression"
     if (power := variance_power(head)) is not None:
         return lambda y, p: np.maximum(deviances(y, np.maximum(p, LEAST), power) / 2, 0)
-    return lambda y, p: to_numpy(head.example_losses(y[:, None], p[:, None]))
+
+    def losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
+        pair = (ops.convert_to_tensor(each[:, None].astype("float32")) for each in (y, p))
+        return to_numpy(head.example_losses(*pair))
+
+    return losses

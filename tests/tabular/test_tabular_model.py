@@ -338,6 +338,36 @@ def test_heads_towers_and_columns_of_ones_own_are_copied_and_saved(tmp_path):
 
 
 @once
+def test_a_report_has_the_gains_over_each_branch():
+    rows = pd.concat([without(FRAME)] * 5)
+    given = {"zero": {"stars": lambda rows: np.zeros(len(rows)), "kind": lambda rows: [[1, 0, 0]]}}
+    given["zero"]["kind"] = lambda rows: np.tile([1.0, 0, 0], (len(rows), 1))
+    model = new_model(TASKS, given=given).fit(rows[:400], validation=rows[400:], **QUICK)
+    for group in (None, "user id"):
+        report = model.report(rows, group=group)
+        assert report.rows == 600
+        assert list(report.gains) == list(TASKS)
+        zero = report.gains["stars"]["zero"]
+        known = rows["stars"].notna()
+        errors = (model.predict(rows)["stars"] - rows["stars"])[known] ** 2
+        assert zero.other_loss == pytest.approx((rows["stars"][known] ** 2).mean())
+        assert zero.loss == pytest.approx(errors.mean(), rel=1e-4)
+        assert report.gains["kind"]["zero"].statement == "better"
+    assert report.tasks["stars"].rmse == pytest.approx(zero.loss**0.5, rel=1e-4)
+    assert sum(report.weights["kind"].values()) == pytest.approx(1)
+    assert "than the branch" in str(report)
+    json.dumps(report.to_dict())
+    unlabeled = model.report(rows.assign(stars=np.nan))
+    assert unlabeled.tasks["stars"].labels == 0
+    assert "stars" not in unlabeled.gains
+    head = pk.RegressionHead("stars", loss="mae")
+    single = new_model({"stars": head}, given=None).fit(without(FRAME), **QUICK)
+    assert [*single.report(FRAME).gains["stars"]] == ["own", "shared"]
+    with pytest.raises(ValueError, match="rows must have at least one row"):
+        model.report(rows[:0])
+
+
+@once
 def test_frames_of_polars_give_frames_of_polars():
     polars = pytest.importorskip("polars")
     pandas = without(FRAME, *LABELS)
