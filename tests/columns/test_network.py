@@ -77,7 +77,7 @@ def by_column(columns, width):
 @pytest.mark.parametrize("packed", [False, True])
 def test_one_table_has_the_predictions_and_steps_of_a_table_for_each_column(columns, frame, packed):
     before, tables = by_column(columns, 3)
-    after = columns.network(3, packed=packed)
+    after = columns.network(3, hidden_ids=0, packed=packed)
     rows = np.concatenate([to_numpy(tables[name].embeddings) for name in columns.known])
     models = []
     for network in (before, after):
