@@ -30,6 +30,7 @@ RESULTS = {
     "benchmarks/against_boosting.py": "results/against_boosting.md",
     "benchmarks/export_latency.py": "performance.md",
     "benchmarks/never_worse.py": "results/never_worse.md",
+    "benchmarks/new_rows.py": "results/new_rows.md",
     "benchmarks/operations.py": "performance.md",
     "benchmarks/policies.py": "recipes/exposure.md",
     "benchmarks/recommender_seeds.py": "results.md",

@@ -365,7 +365,8 @@ def features(columns, setting):
     columns.quantiles = {
         name: np.take(found, edges.astype(int)) for name, found in columns.quantiles.items()
     }
-    return columns.network(setting["width"], setting["table_dropout"], units)
+    options = {name: setting[name] for name in ("hidden_ids", "extrapolate") if name in setting}
+    return columns.network(setting["width"], setting["table_dropout"], units, **options)
 
 
 def build(model, network, heads, setting, width):
