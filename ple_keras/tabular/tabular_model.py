@@ -251,10 +251,10 @@ class TabularModel:
         for branch, column in found:
             name = free_name(f"{branch}_{tasks.names[column]}", {*taken, *self._given_inputs})
             self._given_inputs[name] = branch, column
-        self.keras_model = self._build(heads)
+        self.keras_model = self._new_model(heads)
         data = []
         for part, rows, predictions in (("training", train, {}), ("validation", valid, found)):
-            labels, inputs = self._labels(rows, part), self._inputs(rows, predictions)
+            labels, inputs = self._labels(rows, part), self._model_inputs(rows, predictions)
             data.append((inputs, labels, self._weights(rows, weights)))
         stop = stop_callbacks(self.keras_model, data[1], patience)
         x, labels, sample_weights = data[0]
@@ -285,7 +285,7 @@ class TabularModel:
             columns = Columns(**{name: getattr(columns, name) for name in ARGUMENTS})
         return columns.fit(frame)
 
-    def _build(self, heads: TaskHeads) -> MultiTaskModel:
+    def _new_model(self, heads: TaskHeads) -> MultiTaskModel:
         """Return a compiled model."""
         arguments = self._arguments
         names = ("width", "number_units", "hidden_ids")
@@ -306,7 +306,7 @@ class TabularModel:
         expert = ExpertBlock(self._arguments["units"], dropout=self._arguments["dropout"])
         return HedgedBlock(heads, expert, features=network)(network.input)
 
-    def _inputs(self, rows: Rows, given: Mapping[tuple[str, str], np.ndarray]) -> dict[str, Any]:
+    def _model_inputs(self, rows: Rows, given: Mapping[tuple[str, str], np.ndarray]) -> dict[str, Any]:
         """Return the inputs of the model, with NaN for predictions that are not given."""
         x: dict[str, Any] = self._columns.transform(rows, packed=True)
         for name, key in self._given_inputs.items():
@@ -380,7 +380,7 @@ class TabularModel:
         self._fitted()
         if not len(rows):
             return {task: np.empty((0, head.units)) for task, head in self.heads.items()}
-        x = self._inputs(rows, self._given_predictions(rows, self.heads))
+        x = self._model_inputs(rows, self._given_predictions(rows, self.heads))
         return dict(self.keras_model.predict(x, batch_size=BATCH_SIZE, verbose=0))
 
     def _fitted(self) -> TaskColumns:
@@ -433,7 +433,7 @@ class TabularModel:
         if not len(rows):
             raise ValueError("rows must have at least one row. Received: no row")
         groups = None if group is None else value_ranks(rows, group)
-        x = self._inputs(rows, self._given_predictions(rows, self.heads))
+        x = self._model_inputs(rows, self._given_predictions(rows, self.heads))
         columns = {name: column for column, name in tasks.names.items()}
         return report_predictions(self.keras_model, x, tasks.labels(rows), columns, groups)
 
