@@ -41,6 +41,7 @@ from ple_keras.optimizers.table_optimizer import table_optimizer
 from ple_keras.plots.architecture import plot_architecture
 from ple_keras.plots.gates import plot_gate_history, plot_gate_weights
 from ple_keras.tabular.tabular_model import TabularModel
+from ple_keras.transfer.fill_new_rows import fill_new_rows
 from ple_keras.transfer.transfer_weights import Transfer, transfer_weights
 
 __version__ = "0.7.0.dev0"
@@ -91,6 +92,7 @@ __all__ = [
     "compare_predictions",
     "expected_calibration_error",
     "export_onnx",
+    "fill_new_rows",
     "fit_hedge",
     "gate_report",
     "gate_weights",

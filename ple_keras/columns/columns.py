@@ -8,8 +8,11 @@ import warnings
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
+from copy import copy
 from decimal import Decimal
 from itertools import chain
+from math import ceil
+from numbers import Real
 from pathlib import Path
 from reprlib import repr as short_repr
 from types import NoneType
@@ -19,12 +22,16 @@ import numpy as np
 
 Value: TypeAlias = Any  # of a column, such as a string, a list or None
 Rows: TypeAlias = Any  # a frame of pandas or polars, or an iterable of dicts
+Counts: TypeAlias = dict[str, Counter[Value]]  # by table
+Rare: TypeAlias = dict[str, list[tuple[Value, int]]]  # values and their counts, by table
 
 ARGUMENTS = ("ids", "numbers", "lists", "texts", "logs", "required")
+KEPT = ("inputs", "rows", "rare", "previous")  # in files of columns that have them
 MISSING, UNKNOWN, FIRST = 0, 1, 2  # codes; FIRST is the first known value
 LARGEST = 5.0  # limit of a scaled number
 LARGEST_FLOAT = float(np.finfo("float32").max)
 BINS, MAX_ROWS = 16, 100_000  # of the quantiles of numbers, and of the sample that has them
+MAX_RARE = 100_000  # values of a table that are counted for `update`
 MAX_OUTSIDE = 0.01  # of the rows of a frame, without a warning
 BLOCKS = "ids", "numbers"  # the names of packed inputs
 MAX_LENGTH = 10  # of inferred lists and texts
@@ -75,10 +82,15 @@ class Columns:
             at most 100,000 random rows, after `fit`. Without them, as in files of earlier versions,
             `transform` limits numbers to 5 deviations.
         missing: The share of missing values in each column, after `fit`.
+        rows: The number of rows of each table, after `fit`.
+        rare: `[(value, count), ...]` for each table, after `fit`: the at most 100,000 most frequent
+            values that are not known yet. They are in the file of `save`, and `update` adds to
+            their counts. `columns.rare.clear()` removes them.
+        previous: The digest of the columns whose `update` returned these; "" after `fit`.
         inputs: The name of the input of each column whose own name can't be that of an input, such
             as "user id", which becomes "user_id".
         digest: A text that changes with the known values and scales. The networks of `network`
-            contain it in the name of a layer, `columns_{digest}`.
+            contain it in their last layer.
 
     Raises:
         TypeError: If an argument of names is a string.
@@ -127,6 +139,9 @@ class Columns:
         self.scales: dict[str, list[float]] = {}
         self.quantiles: dict[str, list[float]] = {}
         self.missing: dict[str, float] = {}
+        self.rows: dict[str, int] = {}
+        self.rare: Rare = {}
+        self.previous = ""
         self._codes: dict[str, dict[Value, int]] = {}
         self._kinds: dict[str | None, type] = {}
         self._scale_arrays = np.empty((3, 0, 1))  # the mean, the deviation and the largest value
@@ -177,42 +192,47 @@ class Columns:
         lists, texts = ({name: (name, MAX_LENGTH) for name in kinds[k]} for k in ("list", "text"))
         return cls(kinds["id"], kinds["number"], lists, texts)
 
-    def fit(self, frames: Rows, min_rows: int = 5) -> Self:
+    def fit(self, frames: Rows, min_rows: int = 5, spare: float = 0.0) -> Self:
         """Find the known values, which occur at least `min_rows` times, and the scales of numbers.
 
         Args:
             frames: A frame of training rows, or an iterable of frames, which are read one at a
                 time.
             min_rows: The number of occurrences from which a value is known.
+            spare: The number of free rows of each table, relative to its known values, which
+                `update` gives to new values.
 
         Returns:
             The columns themselves.
 
         Raises:
             TypeError: If a column contains values of a wrong type, or ids of several types.
-            ValueError: If a column is missing, or has no known value, or no finite number.
+            ValueError: If a column is missing, or has no known value, or no finite number, or
+                `spare` is negative.
         """
-        counts: dict[str, Counter[Value]] = {table: Counter() for table in self._table.values()}
+        if not isinstance(spare, Real) or not 0 <= spare < np.inf:
+            raise ValueError(f"spare must be a number of at least 0. Received: {spare=}")
+        counts: Counts = {table: Counter() for table in self._table.values()}
         moments = dict.fromkeys(self.numbers, (0, 0.0, 0.0, np.inf, -np.inf))
         samples, random = dict.fromkeys(self.numbers, np.empty((2, 0))), np.random.default_rng(0)
         self.known, self.scales, self._kinds, self._types = {}, {}, {}, {}
         missing, rows = Counter[str](), 0
-        for frame in [frames] if hasattr(frames, "columns") else frames:
+        for frame in _frames(frames):
             rows += len(frame)
-            for name in self.ids:
-                values = self._read(frame, name)
-                counts[name].update(values)
-                missing[name] += values.count(None)
-            for name in self.sequences:
-                for entries in self._entries(frame, name):
-                    counts[self._table[name]].update(entries)
-                    missing[name] += not entries
+            self._count(frame, counts, missing)
             for name in self.numbers:
                 x = self._numbers(frame, name)
                 missing[name] += int(np.isnan(x).sum())
                 moments[name] = _add_moments(*moments[name], x)
                 samples[name] = _add_rows(samples[name], x[~np.isnan(x)], random)
-        known = {name: _find_known(name, count, min_rows) for name, count in counts.items()}
+        known, self.rare = _split_rare(counts, min_rows)
+        for name in (name for name, values in known.items() if not values):
+            most = max((count for _, count in self.rare[name]), default=0)
+            raise ValueError(
+                f"{name} must have a value in {min_rows=} rows. Received: at most {most}"
+            )
+        self.rows = {name: FIRST + len(v) + ceil(len(v) * spare) for name, v in known.items()}
+        self.previous = ""
         scales = {name: _scale(name, name in self.logs, *each) for name, each in moments.items()}
         shares = np.linspace(0, 1, BINS + 1)
         quantiles = {
@@ -221,6 +241,72 @@ class Columns:
         }
         missing_shares = {name: missing[name] / rows for name in self.names}
         return self._set(known, scales, quantiles, missing_shares)
+
+    def update(self, frames: Rows, min_rows: int = 5) -> Self:
+        """Return columns in which new values are known, too, and everything else is equal.
+
+        Known values keep their codes, and numbers their scales, quantiles and limits. New values
+        get the next codes, and with them the free rows of tables, whose number `spare` of `fit`
+        sets. Occurrences in `fit` and in earlier updates count, up to the limit of `rare`.
+        `fill_new_rows` adapts a trained model.
+
+        Args:
+            frames: As for `fit`: new rows, such as those of a day. Pass each row once.
+            min_rows: The number of occurrences from which a value is known.
+
+        Returns:
+            New columns. `transform` of these columns still reads new values as unknown.
+
+        Raises:
+            TypeError: If a column contains values of another type than in `fit`.
+            ValueError: If the columns are not fitted, a column is missing, there is no row, or a
+                table has fewer free rows than new values.
+
+        Example:
+
+        >>> import pandas as pd
+        >>> columns = Columns(ids=["user"]).fit(pd.DataFrame({"user": [*"aabb"]}), 2, spare=0.5)
+        >>> updated = columns.update(pd.DataFrame({"user": [*"bccd"]}), min_rows=2)
+        >>> updated.known, updated.rare, updated.rows
+        ({'user': ['a', 'b', 'c']}, {'user': [('d', 1)]}, {'user': 5})
+        """
+        self._check_fitted()
+        counts: Counts = {table: Counter() for table in self.known}
+        rows = 0
+        for frame in _frames(frames):
+            rows += len(frame)
+            self._count(frame, counts, Counter())
+            for name in self.numbers:
+                self._numbers(frame, name)  # checks them
+        if not rows:
+            raise ValueError("frames must have a row. Received: no row")
+        for name, count in counts.items():  # of equal counts, `rare` has those of new rows first
+            count.update(dict(self.rare.get(name, ())))
+            for value in count.keys() & self._codes[name].keys():
+                del count[value]
+        new, rare = _split_rare(counts, min_rows)
+        known = {name: [*values, *new[name]] for name, values in self.known.items()}
+        excess = {name: FIRST + len(v) - self._rows(name) for name, v in known.items()}
+        if full := {name: n for name, n in excess.items() if n > 0}:
+            raise ValueError(
+                "frames must not have more new values than tables have free rows. Train a new model"
+                " with columns from `fit(frames, spare=...)`, or increase min_rows. Received: "
+                f"{min_rows=}, which leaves this number of new values without a row: {full}"
+            )
+        updated = copy(self)
+        updated.rare, updated.previous = rare, self.digest
+        return updated._set(known, self.scales, self.quantiles, self.missing)
+
+    def _count(self, frame: Rows, counts: Counts, missing: Counter[str]) -> None:
+        """Add the values of a frame to the counts of tables, and the missing ones of columns."""
+        for name in self.ids:
+            values = self._read(frame, name)
+            counts[name].update(values)
+            missing[name] += values.count(None)
+        for name in self.sequences:
+            for entries in self._entries(frame, name):
+                counts[self._table[name]].update(entries)
+                missing[name] += not entries
 
     def _set(self, known: Any, scales: Any, quantiles: Any, missing: Any) -> Self:
         self.known, self.quantiles, self.missing = known, quantiles, missing
@@ -440,7 +526,7 @@ class Columns:
 
     def _rows(self, table: str) -> int:
         """Return the number of codes of a table."""
-        return FIRST + len(self.known[table])
+        return self.rows.get(table, FIRST + len(self.known[table]))
 
     def _edges(self, number_units: int) -> list[list[float]]:
         """Return the scaled quantiles of each column of numbers."""
@@ -474,7 +560,7 @@ class Columns:
         """
         self._check_fitted()
         parts = [*ARGUMENTS, "known", "scales", "quantiles", "missing"]
-        parts += ["inputs"] if self.inputs else []
+        parts += [name for name in KEPT if getattr(self, name)]
         Path(file).write_text(json.dumps({name: getattr(self, name) for name in parts}))
 
     @classmethod
@@ -492,7 +578,7 @@ class Columns:
         if not isinstance(tables, dict) or not all(isinstance(x, list) for x in tables.values()):
             raise ValueError(f"{file} must have a list of known values for each table, and scales")
         columns = cls(**{name: parts[name] for name in ARGUMENTS if name in parts})
-        columns.inputs |= parts.get("inputs", {})
+        vars(columns).update({name: parts[name] for name in KEPT if name in parts})
         others = (parts.get(name, {}) for name in ("quantiles", "missing"))
         return columns._set(tables, parts["scales"], *others)
 
@@ -722,14 +808,21 @@ def free_name(name: str, taken: Set[str]) -> str:
     return free
 
 
-def _find_known(name: str, counts: Counter[Value], min_rows: int) -> list[Value]:
-    """Return the frequent values of a column."""
-    counts.pop(None, None)
-    known = sorted(value for value, count in counts.items() if count >= min_rows)
-    if not known:
-        most = max(counts.values(), default=0)
-        raise ValueError(f"{name} must have a value in {min_rows=} rows. Received: at most {most}")
-    return known
+def _frames(frames: Rows) -> Iterable[Rows]:
+    """Return the frames of an argument that can be one frame."""
+    return [frames] if hasattr(frames, "columns") else frames
+
+
+def _split_rare(counts: Counts, min_rows: int) -> tuple[dict[str, list[Value]], Rare]:
+    """Return the sorted frequent values of each table, and the other ones with their counts."""
+    frequent, rare = {}, {}
+    for name, count in counts.items():
+        del count[None]
+        frequent[name] = sorted(value for value, n in count.items() if n >= min_rows)
+        for value in frequent[name]:
+            del count[value]
+        rare[name] = count.most_common(MAX_RARE)
+    return frequent, rare
 
 
 def _add_moments(

@@ -1,0 +1,96 @@
+"""Start of the table rows of new values in a trained model."""
+
+from collections.abc import Iterator
+
+import keras
+
+from ple_keras._keras.copying import Template
+from ple_keras._keras.layers import find_layers, walk
+from ple_keras._keras.slices import read_slice
+from ple_keras.columns.columns import FIRST, UNKNOWN, Columns
+from ple_keras.layers.column_features import ColumnFeatures, columns_digest
+from ple_keras.layers.column_table import ColumnTable
+from ple_keras.layers.template import StreamTemplates
+
+
+def fill_new_rows(model: keras.Model, columns: Columns, updated: Columns) -> None:
+    """Give the new values of updated columns the rows of unknown values in a trained model.
+
+    All tables of the model are changed, also those of the branches of a HedgedBlock and of streams.
+    No prediction changes, for known and for new values, until the model is trained on rows that
+    `updated` has encoded. The state of the optimizer is kept. The model then has the digest of
+    `updated`, as have its files and clones.
+
+    Args:
+        model: The model, compiled or not, changed in place.
+        columns: The columns of the model.
+        updated: The result of `columns.update`.
+
+    Raises:
+        TypeError: If `model` is not a Keras model or layer, or another argument is not a Columns.
+        ValueError: If the model does not have a network of `columns`, or one of version 0.6.0 or
+            earlier, or its tables have too few rows. If `updated` is not from `columns.update`.
+
+    Example:
+
+    >>> import pandas as pd
+    >>> columns = Columns(ids=["user"]).fit(pd.DataFrame({"user": [*"aabb"]}), 2, spare=0.5)
+    >>> network = columns.network(width=4)
+    >>> heads = TaskHeads([BinaryHead("click")])
+    >>> features = SharedBottomBlock(heads, [8])(network.output)
+    >>> model = MultiTaskModel(network.input, heads(features))
+    >>> day = pd.DataFrame({"user": [*"bccd"]})
+    >>> updated = columns.update(day, min_rows=2)  # with the user "c"
+    >>> before = model.predict_on_batch(columns.transform(day))
+    >>> fill_new_rows(model, columns, updated)
+    >>> after = model.predict_on_batch(updated.transform(day))
+    >>> bool((before["click"] == after["click"]).all())
+    True
+    """
+    arguments = {"model": model, "columns": columns, "updated": updated}
+    for argument, value in arguments.items():
+        kind = keras.Layer if argument == "model" else Columns
+        if not isinstance(value, kind):
+            raise TypeError(f"{argument} must be a {kind.__name__}. Received: {argument}={value!r}")
+    if updated.previous != columns.digest:
+        raise ValueError(
+            "updated must be the result of `columns.update`. "
+            f"Received: {updated.previous=}, {columns.digest=}"
+        )
+    networks = [each for each in _layers(model) if isinstance(each, ColumnFeatures)]
+    if {each.digest for each in networks} != {columns.digest}:
+        raise ValueError(
+            "model must have a network of `columns`, and of version 0.7.0 or later, whose tables "
+            "can have free rows. Build a new model with `columns.network`. Received: "
+            f"{columns.digest=}, {columns_digest(model)!r} in the model"
+        )
+    tables = find_layers(model, ColumnTable)
+    starts = {name: FIRST + len(known) for name, known in columns.known.items()}
+    ends = {name: FIRST + len(known) for name, known in updated.known.items()}
+    sizes = [pair for table in tables for pair in table.rows.items()]
+    if lacking := {name: rows for name, rows in sizes if rows < ends[name]}:
+        raise ValueError(
+            "model must have a row for each code of `updated`. Build a new model with "
+            f"`updated.network`. Received: {ends} codes by table, and a model with {lacking} rows"
+        )
+    for table in tables:
+        for weight in table.weights:
+            rows, first = read_slice((weight, ())), 0
+            if len(rows) != table.input_dim:  # one of the matrices of LoRA
+                continue
+            for name, size in table.rows.items():
+                rows[first + starts[name] : first + ends[name]] = rows[first + UNKNOWN]
+                first += size
+            weight.assign(rows)
+    for network in networks:
+        network.digest = updated.digest
+
+
+def _layers(layer: keras.Layer) -> Iterator[keras.Layer]:
+    """Yield a layer, those inside it, and those of the templates that configs contain."""
+    for *_, inside in walk(layer):
+        yield inside
+        for value in vars(inside).values():
+            if isinstance(value, Template | StreamTemplates):
+                for template in keras.tree.flatten(value.layer):
+                    yield from _layers(template)
