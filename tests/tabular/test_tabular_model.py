@@ -338,6 +338,35 @@ def test_heads_towers_and_columns_of_ones_own_are_copied_and_saved(tmp_path):
 
 
 @once
+def test_the_next_day_has_new_users_and_trains_the_same_model(tmp_path):
+    frame = without(FRAME, *LABELS)
+    new_model().fit(frame, **QUICK).save(tmp_path / "model")
+    model = pk.TabularModel.load(tmp_path / "model")
+    keras_model, known = model.keras_model, [*model.columns.known["user id"]]
+    steps = int(keras_model.optimizer.iterations)
+    day = pd.concat([frame.assign(**{"user id": frame["user id"] + 9})] * 2)
+    before = model.predict(frame)
+    for optimizer in keras_model.optimizer.optimizers:
+        optimizer.learning_rate = 0.0
+    with pytest.warns(UserWarning, match="No epoch improved a branch"):
+        model.continue_fit(day, validation=day, **QUICK)
+    assert model.keras_model is keras_model
+    assert keras_model.optimizer.iterations > steps
+    assert model.columns.known["user id"] == [*known, *range(known[-1] + 1, 29)]
+    assert np.abs(model.predict(frame) - before).max(axis=None) < 0.2  # of other mixtures
+    model.save(tmp_path / "model")
+    same = pk.TabularModel.load(tmp_path / "model").continue_fit(day, group="user id", **QUICK)
+    assert same.score(day) < 0
+    other = day.assign(**{"user id": day["user id"] + 100})
+    with pytest.raises(ValueError, match=r"this number of new values .* {'user id': 20}"):
+        same.continue_fit(other, **QUICK)
+    with pytest.raises(ValueError, match="the column 'age' once"):
+        same.continue_fit(day.drop(columns="age"), **QUICK)
+    with pytest.raises(ValueError, match="Call fit first"):
+        new_model().continue_fit(day)
+
+
+@once
 def test_a_report_has_the_gains_over_each_branch():
     rows = pd.concat([without(FRAME)] * 5)
     given = {"zero": {"stars": lambda rows: np.zeros(len(rows)), "kind": lambda rows: [[1, 0, 0]]}}
