@@ -29,6 +29,7 @@ BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 RESULTS = {
     "benchmarks/against_boosting.py": "results/against_boosting.md",
     "benchmarks/export_latency.py": "performance.md",
+    "benchmarks/false_statements.py": "recipes/replacing_boosting.md",
     "benchmarks/never_worse.py": "results/never_worse.md",
     "benchmarks/new_rows.py": "results/new_rows.md",
     "benchmarks/operations.py": "performance.md",
