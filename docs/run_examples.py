@@ -40,6 +40,7 @@ RESULTS = {
     "benchmarks/step_time.py": "performance.md",
     "benchmarks/stop_rules.py": "results.md",
     "benchmarks/whole_job.py": "large_tables.md",
+    "benchmarks/wide_tables.py": "performance.md",
     "serving/drift.py": "columns.md",
     "serving/load_test.py": "serving.md",
     "serving/model_folder.py": "serving.md",
