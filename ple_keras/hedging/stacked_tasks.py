@@ -55,9 +55,9 @@ class StackedTasks(BaseLayer):
 
         a_k = argmin sum_i loss(g_k, y_ik) / phi_k - 5 log a_kk - sum_j log a_kj / 2
 
-    phi is the dispersion, 1 for probabilities, else the mean of `(y - f)^2` or `(y - f)^2 / f^p`,
-    with the power p of the variance of counts and amounts. So the result does not depend on units.
-    A task whose predictions say nothing about another one hardly changes it.
+    phi is the dispersion, 1 for probabilities, else the mean of `(y - p)^2`, divided by `p^power`
+    for counts and amounts, where p is the prediction, or the mean label if that is better. So the
+    result does not depend on units. Predictions that say nothing about a task hardly change it.
 
     Tasks read each other if they have a BinaryHead, a RegressionHead without an activation, a
     CountHead or a TweedieHead, one unit, and the default loss. All others pass unchanged: classes,
