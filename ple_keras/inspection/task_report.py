@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from operator import length_hint
 from typing import Any
@@ -18,6 +18,7 @@ from ple_keras._keras.layers import find_layers
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads, find_heads, trained_heads
+from ple_keras.hedging.stacked_tasks import StackedTasks
 from ple_keras.inspection._report_text import Row, cells, report_text, table, to_json
 from ple_keras.inspection.task_figures import (
     TaskFigures,
@@ -102,6 +103,7 @@ class TaskReport:
             `figures`. A mixture that is better than both branches shows that they differ. A shared
             branch that is better than the own one shows that other tasks help.
         warnings: Warnings about labels, predictions and gradients, each with remedies.
+        reads: `{task: {task: effect}}`: the `coefficients` of a `StackedTasks` in the model.
 
     Example:
 
@@ -122,6 +124,7 @@ class TaskReport:
     validation: dict[str, TaskFigures]
     branches: dict[str, dict[str, BranchUse]]
     warnings: list[str]
+    reads: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as dicts, lists, strings and numbers, ready for JSON."""
@@ -131,6 +134,7 @@ class TaskReport:
         tables = [*_figure_rows(self), _training_rows(self)]
         tables += [_conflict_rows(self)] if self.conflicts else []
         tables += [_branch_rows(self)] if self.branches else []
+        tables += [_read_rows(self)] if self.reads else []
         title = f"Tasks over {self.examples:,} examples"
         return report_text([title, *map(table, tables)], self.warnings)
 
@@ -210,7 +214,11 @@ def task_report(
     shares = gradients.shares(factors)
     training = {t: TaskTraining(weights.get(t, 0.0), shares.get(t, math.nan)) for t in tasks}
     conflicts, trend = gradients.conflicts(), gradients.trend(factors)
-    report = TaskReport(examples, tasks, training, conflicts, trend, validated, branches, [])
+    reads = {
+        t: x for each in find_layers(model, StackedTasks) for t, x in each.coefficients.items()
+    }
+    found = tasks, training, conflicts, trend, validated, branches
+    report = TaskReport(examples, *found, [], reads)
     report.warnings.extend(_warnings(report, model, heads))
     return report
 
@@ -393,6 +401,14 @@ def _branch_rows(report: TaskReport) -> Iterator[Row]:
     yield "task", "branch", "weight", "epoch", "relative error", "metric"
     for task, branches in report.branches.items():
         mixture = BranchUse(math.nan, (report.validation or report.tasks)[task])
-        for index, (branch, each) in enumerate([*branches.items(), ("mixed", mixture)]):
+        last = "stacked" if task in report.reads else "mixed"
+        for index, (branch, each) in enumerate([*branches.items(), (last, mixture)]):
             row = ["" if index else task, branch, *cells(each, weight=".2f", epoch=".0f")]
             yield *row, *cells(each.figures, relative_error=".3f"), metric_text(each.figures)
+
+
+def _read_rows(report: TaskReport) -> Iterator[Row]:
+    yield "task", "own weight", "effects of the predictions of other tasks"
+    for task, effects in report.reads.items():
+        others = sorted(effects.keys() - {task}, key=lambda other: -abs(effects[other]))
+        yield task, f"{effects[task]:.2f}", ", ".join(f"{t} {effects[t]:+.2g}" for t in others)
