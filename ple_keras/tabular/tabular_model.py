@@ -254,7 +254,7 @@ class TabularModel:
         self.keras_model = self._build(heads)
         data = []
         for part, rows, predictions in (("training", train, {}), ("validation", valid, found)):
-            labels, inputs = self._labels(rows, part), self._inputs(rows, predictions)
+            labels, inputs = tasks.labels(rows, part), self._inputs(rows, predictions)
             data.append((inputs, labels, self._weights(rows, weights)))
         stop = stop_callbacks(self.keras_model, data[1], patience)
         x, labels, sample_weights = data[0]
@@ -338,18 +338,6 @@ class TabularModel:
                     )
                 found[branch, column] = array.reshape(-1, units)
         return found
-
-    def _labels(self, rows: Rows, part: str) -> dict[str, np.ndarray]:
-        """Return the labels of a part of the rows, which have at least two values."""
-        labels: dict[str, np.ndarray] = self._tasks.labels(rows)
-        for column, name in self._tasks.names.items():
-            values = np.unique(labels[name][~np.isnan(labels[name])])
-            if len(values) < 2:
-                raise ValueError(
-                    f"{column} must have labels with two different values in the {part} rows. "
-                    f"Received: {values.tolist()}"
-                )
-        return labels
 
     def _weights(self, rows: Rows, columns: Mapping[str, str]) -> dict[str, np.ndarray] | None:
         """Return the weights of rows by task."""
