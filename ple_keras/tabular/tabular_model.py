@@ -237,7 +237,7 @@ class TabularModel:
             name = free_name(f"{branch}_{tasks.names[column]}", {*taken, *self._given_inputs})
             self._given_inputs[name] = branch, column
         self.keras_model = self._new_model(heads)
-        labels = [self._labels(*pair) for pair in zip(parts, ("training", "validation"))]
+        labels = [tasks.labels(*pair) for pair in zip(parts, ("training", "validation"))]
         options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
         return self._train(parts, labels, found, weights, patience, callbacks, options)
 
@@ -431,18 +431,6 @@ class TabularModel:
                     )
                 found[branch, column] = array.reshape(-1, units)
         return found
-
-    def _labels(self, rows: Rows, part: str) -> dict[str, np.ndarray]:
-        """Return the labels of a part of the rows, which have at least two values."""
-        labels: dict[str, np.ndarray] = self._tasks.labels(rows)
-        for column, name in self._tasks.names.items():
-            values = np.unique(labels[name][~np.isnan(labels[name])])
-            if len(values) < 2:
-                raise ValueError(
-                    f"{column} must have labels with two different values in the {part} rows. "
-                    f"Received: {values.tolist()}"
-                )
-        return labels
 
     def _weights(self, rows: Rows, columns: Mapping[str, str]) -> dict[str, np.ndarray] | None:
         """Return the weights of rows by task."""

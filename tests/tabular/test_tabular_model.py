@@ -192,6 +192,9 @@ def test_rows_are_split_at_random_by_time_and_by_group():
     train, valid = parts(group="user id")
     assert len(valid) == 30
     assert not {*train["user id"]} & {*valid["user id"]}
+    large = FRAME.assign(user=np.maximum(np.arange(ROWS) - ROWS // 2, 0))  # half are of one user
+    valid = [split_rows(large, 0.25, None, "user", seed)[1] for seed in range(9)]
+    assert sum(0 in rows for rows in valid) < 6  # at random, and not by size
     frame = FRAME.assign(day=FRAME["day"] + FRAME["user id"])
     train, valid = (frame.iloc[rows] for rows in split_rows(frame, 0.25, "day", "user id", 0))
     assert {*valid["user id"]} == {*range(15, 20)}
