@@ -211,7 +211,8 @@ def pairs_of(table: str, by_month: bool, folder: Path) -> Iterator[tuple[str, Pa
 
         for gain in () if by_month else GAINS:
             pairs += tuned(make, gain)
-        yield from ((f"{table}: {task}", pair, found["month"][known]) for pair in pairs)
+        name = f"{table}: {task.removeprefix('log_')}"
+        yield from ((name, pair, found["month"][known]) for pair in pairs)
 
 
 # The statements
