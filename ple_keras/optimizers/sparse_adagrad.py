@@ -193,16 +193,15 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         gradient does not change their ratio. Rows without a gradient do not count.
         """
         recent, ends = self._recent[index], self._ends[index]
-        if ends is None:
-            squares = SQUARES[keras.backend.backend()](gradient)
-        else:
+        part = None
+        if ends is not None:
             rows = ops.arange(ends[-1]) if rows is None else rows
             part = ops.searchsorted(np.array(ends[:-1], "int32"), ops.cast(rows, "int32"), "right")
-            squares = ops.segment_sum(_squares(gradient, axis=-1), part, len(ends))
+        squares = SQUARES[keras.backend.backend()](gradient, part, len(ends or ()))
         value = MEMORY * recent.value + squares
         self.assign(recent, value)
         start = START_READS * value[..., 0] / (value[..., 1] + TINY) + TINY
-        return start if ends is None else ops.take(start, part)[:, None]
+        return start if part is None else ops.take(start, part)[:, None]
 
     def get_config(self) -> Config:
         config: Config = super().get_config()
@@ -321,17 +320,27 @@ def _finite_rows(gradient: Tensor) -> Tensor:
     return ops.where(squares < MAX_SQUARES, gradient, 0.0)
 
 
-def _squares(gradient: Tensor, axis: int | None = None) -> Tensor:
-    """Return the sum of the squares of a gradient, and the number of those above 0."""
-    signs = ops.sign(gradient)
-    return ops.stack([ops.sum(gradient * gradient, axis), ops.sum(signs * signs, axis)], axis=-1)
+def _squares(gradient: Tensor, part: Tensor | None, parts: int) -> Tensor:
+    """Return the sum of the squares of a gradient, and the number of those above 0.
+
+    With the part of each row, return them for each part, `(parts, 2)`.
+    """
+    pair = gradient * gradient, ops.square(ops.sign(gradient))
+    if part is None:
+        return ops.stack([*map(ops.sum, pair)])
+    return ops.segment_sum(ops.stack([ops.sum(x, axis=-1) for x in pair], axis=-1), part, parts)
 
 
-def _squares_torch(gradient: Tensor) -> Tensor:
+def _squares_torch(gradient: Tensor, part: Tensor | None, parts: int) -> Tensor:
     """Return the same, without Keras's operations, which take longer than those of PyTorch."""
     import torch
 
-    return torch.stack([(gradient * gradient).sum(), gradient.count_nonzero().to(gradient.dtype)])
+    squares = gradient * gradient
+    if part is None:
+        return torch.stack([squares.sum(), gradient.count_nonzero().to(gradient.dtype)])
+    pair = torch.stack([squares, (gradient != 0).to(gradient.dtype)])
+    sums = pair @ gradient.new_ones(gradient.shape[-1])  # `sum` takes longer
+    return sums.new_zeros(2, parts).index_add_(1, part, sums).T
 
 
 SPLIT = {"tensorflow": _split_tensorflow, "jax": _split_jax, "torch": _split_torch}
