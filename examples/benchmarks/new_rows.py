@@ -39,7 +39,7 @@ from scipy import stats
 import ple_keras as pk
 
 from ._tables import align_columns, make_parser
-from .against_boosting import LENGTH, OPTIONS, ROOT, compare, load_movielens, read_r
+from .against_boosting import CUTS, LENGTH, OPTIONS, ROOT, compare, load_movielens, read_r
 
 KEPT = ROOT / "docs" / "results" / "new_rows.json"
 RIVAL, ROWS = "LightGBM", 20_000
@@ -132,7 +132,7 @@ def split(table: Table, seed: int, is_new: bool) -> list[np.ndarray]:
         codes, known = pd.factorize(values)
         part = np.searchsorted(PARTS, rng.permutation(len(known))[codes] / len(known), "right")
     old, between, new = (rng.permutation(np.flatnonzero(part == each)) for each in range(3))
-    train, valid, ordinary = np.split(old, [int(cut * len(old)) for cut in compare.CUTS])
+    train, valid, ordinary = np.split(old, [int(cut * len(old)) for cut in CUTS])
     return [train, between if is_new else valid, ordinary, new]
 
 
@@ -182,8 +182,8 @@ def measure(name: str, seed: int, model: str, is_new: bool, **options: Any) -> A
     for task, kind in kinds.items():
         y, p = data[0][2][1][task], predictions[task][1]
         for test, rows in (("ordinary", slice(count)), ("new", slice(count, None))):
-            loss = compare.LOSSES[kind](*compare.labeled(kind, y[rows], p[rows]))
-            losses[test][task] = round(float(loss ** (0.5 if kind == "regression" else 1)), 5)
+            found = compare.figures(kind, y[rows], p[rows])
+            losses[test][task] = round(found.rmse if kind == "regression" else found.loss, 5)
     return losses
 
 
