@@ -598,7 +598,7 @@ def _raw_values(rows: Rows, name: str) -> list[Value]:
         return cast(list[Value], values)
     try:
         return [row[name] for row in rows]
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, IndexError):
         wrong = [row for row in rows if not isinstance(row, Mapping) or name not in row]
         requirement = f"Each row must be a dict with a value, or None, for {name!r}"
         raise ValueError(f"{requirement}. Received: {short_repr(wrong[0])}") from None
@@ -728,7 +728,10 @@ def _find_known(name: str, counts: Counter[Value], min_rows: int) -> list[Value]
     known = sorted(value for value, count in counts.items() if count >= min_rows)
     if not known:
         most = max(counts.values(), default=0)
-        raise ValueError(f"{name} must have a value in {min_rows=} rows. Received: at most {most}")
+        raise ValueError(
+            f"{name} must have a value in {min_rows=} rows. Remove the column, or fit Columns with "
+            f"a smaller min_rows. Received: at most {most}"
+        )
     return known
 
 
