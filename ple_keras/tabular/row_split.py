@@ -19,11 +19,11 @@ def split_rows(
         seed: The seed of the random order.
     """
     random, count = np.random.default_rng(seed), len(frame)
-    keys = value_ranks(frame, time) if time else random.permutation(count)
-    if group:
-        groups = value_ranks(frame, group)
+    groups = value_ranks(frame, group) if group else np.arange(count)
+    keys = random.permutation(groups.max() + 1)[groups]  # not of rows: large groups were the last
+    if time:
         last = np.zeros(groups.max() + 1, int)
-        np.maximum.at(last, groups, keys)
+        np.maximum.at(last, groups, value_ranks(frame, time))
         keys = last[groups]
     first = np.sort(keys)[int(count * (1 - share))]
     is_valid = keys >= first
@@ -46,5 +46,10 @@ def value_ranks(frame: Rows, name: str) -> np.ndarray:
             f"{name} must have a value in each row, since it splits them. "
             f"Received: {missing} missing values"
         )
-    ranks = {value: rank for rank, value in enumerate(sorted({*values}))}
+    dtype = frame[name].dtype
+    try:
+        order = dtype.categories if getattr(dtype, "ordered", False) else sorted({*values})
+        ranks = {value: rank for rank, value in enumerate(order)}
+    except TypeError as error:
+        raise TypeError(f"{name} must have values with one order. Received: {error}") from None
     return np.array([ranks[value] for value in values])
