@@ -229,7 +229,8 @@ class Columns:
         for name in (name for name, values in known.items() if not values):
             most = max((count for _, count in self.rare[name]), default=0)
             raise ValueError(
-                f"{name} must have a value in {min_rows=} rows. Received: at most {most}"
+                f"{name} must have a value in {min_rows=} rows. Remove the column, or fit Columns "
+                f"with a smaller min_rows. Received: at most {most}"
             )
         self.rows = {name: FIRST + len(v) + ceil(len(v) * spare) for name, v in known.items()}
         self.previous = ""
@@ -684,7 +685,7 @@ def _raw_values(rows: Rows, name: str) -> list[Value]:
         return cast(list[Value], values)
     try:
         return [row[name] for row in rows]
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, IndexError):
         wrong = [row for row in rows if not isinstance(row, Mapping) or name not in row]
         requirement = f"Each row must be a dict with a value, or None, for {name!r}"
         raise ValueError(f"{requirement}. Received: {short_repr(wrong[0])}") from None

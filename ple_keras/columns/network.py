@@ -9,6 +9,7 @@ from keras import ops
 
 from ple_keras._checks import check_int, check_number
 from ple_keras._typing import Tensor
+from ple_keras.columns.columns import free_name
 from ple_keras.layers.column_features import ColumnFeatures
 from ple_keras.layers.column_table import ColumnTable
 from ple_keras.layers.hidden_ids import HiddenIds
@@ -67,7 +68,8 @@ def build_network(
             each = ops.concatenate(codes, axis=-1)
             each = HiddenIds(hidden_ids)(each) if hidden_ids else each
             sizes = {name: columns._rows(name) for name in columns.known}
-            rows = ColumnTable(sizes, tables, width, name=f"table{suffix}")(each)
+            name = free_name(f"table{suffix}", {*inputs})  # of another column
+            rows = ColumnTable(sizes, tables, width, name=name)(each)
             parts = [(each, rows)]
             if ends := np.cumsum(lengths)[:-1].tolist():
                 parts = [*zip(ops.split(each, ends, axis=1), ops.split(rows, ends, axis=1))]

@@ -193,7 +193,9 @@ def _known_losses(kind: str, y: np.ndarray, p: np.ndarray) -> np.ndarray:
     if kind in POWERS:  # at least 0, and not -1e-17
         found = np.maximum(deviances(y, np.maximum(p, LEAST), POWERS[kind]) / 2, 0)
         return np.where(np.minimum(y, p) >= 0, found, np.nan)
-    p = np.stack([1 - p, p], axis=1) if kind == "binary" else p
+    if kind == "binary":  # labels can be probabilities
+        found = -y * np.log(np.maximum(p, LEAST)) - (1 - y) * np.log(np.maximum(1 - p, LEAST))
+        return np.where((np.minimum(y, p) >= 0) & (np.maximum(y, p) <= 1), found, np.nan)
     is_class = y[:, None] == np.arange(p.shape[1])
     found = -np.log(np.maximum((is_class * p).sum(axis=1), LEAST))
     return np.where(is_class.any(axis=1) & (p >= 0).all(axis=1), found, np.nan)

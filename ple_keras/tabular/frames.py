@@ -11,12 +11,14 @@ from ple_keras.columns.columns import Rows, column_values
 
 
 def check_frame(frame: Rows, argument: str) -> None:
-    """Check that rows are a frame."""
+    """Check that rows are a frame with rows."""
     if not hasattr(frame, "columns"):
         raise TypeError(
             f"{argument} must be a frame of pandas or polars. "
             f"Received: {argument}={short_repr(frame)}"
         )
+    if not len(frame):
+        raise ValueError(f"{argument} must have at least one row. Received: no row")
 
 
 def take_rows(frame: Rows, rows: np.ndarray) -> Rows:

@@ -50,5 +50,10 @@ def value_ranks(frame: Rows, name: str) -> np.ndarray:
             f"{name} must have a value in each row, since it splits them. "
             f"Received: {missing} missing values"
         )
-    ranks = {value: rank for rank, value in enumerate(sorted({*values}))}
+    dtype = frame[name].dtype
+    try:
+        order = dtype.categories if getattr(dtype, "ordered", False) else sorted({*values})
+        ranks = {value: rank for rank, value in enumerate(order)}
+    except TypeError as error:
+        raise TypeError(f"{name} must have values with one order. Received: {error}") from None
     return np.array([ranks[value] for value in values])

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -16,6 +16,7 @@ from ple_keras._typing import LayerLike, Nested
 from ple_keras.columns.columns import ARGUMENTS, BLOCKS, Columns, Rows, column_values, free_name
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
+from ple_keras.labels.sample_space import to_number_array
 from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.models.multi_task_model import MultiTaskModel
@@ -119,8 +120,13 @@ class TabularModel:
     def _set(self, arguments: Mapping[str, Any]) -> None:
         arguments = {**self._arguments, **arguments}
         TaskColumns(arguments["tasks"])  # checks them
-        if isinstance(arguments["ids"], str):
+        if isinstance(arguments["ids"], str | Iterator):
             raise TypeError(f"ids must be a list of names. Received: ids={arguments['ids']!r}")
+        if not isinstance(arguments["given"] or {}, Mapping):
+            raise TypeError(
+                "given must be a dict, {branch: function}. "
+                f"Received: given={arguments['given']!r}"
+            )
         if arguments["columns"] is not None and arguments["ids"]:
             raise ValueError(
                 "ids must be empty if columns are given, which name them. "
@@ -229,6 +235,7 @@ class TabularModel:
         columns = self._fit_columns(parts[0], [*tasks.tasks, time, group, *weights.values()])
         taken = {*columns.names, *columns.inputs.values(), *BLOCKS}
         tasks.fit(frame, taken)
+        self.keras_model = None  # of other columns
         self._columns, self._tasks = columns, tasks
         heads = TaskHeads(tasks.heads(self._arguments["tower"]), given=[*given])
         found = self._given_predictions(parts[1], heads)
@@ -236,10 +243,14 @@ class TabularModel:
         for branch, column in found:
             name = free_name(f"{branch}_{tasks.names[column]}", {*taken, *self._given_inputs})
             self._given_inputs[name] = branch, column
-        self.keras_model = self._new_model(heads)
         labels = [tasks.labels(*pair) for pair in zip(parts, ("training", "validation"))]
         options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
-        return self._train(parts, labels, found, weights, patience, callbacks, options)
+        self.keras_model = self._new_model(heads)
+        try:
+            return self._train(parts, labels, found, weights, patience, callbacks, options)
+        except Exception:
+            self.keras_model = None  # it is not trained
+            raise
 
     def continue_fit(
         self,
@@ -368,7 +379,10 @@ class TabularModel:
             if empty:
                 warn_user(f"Columns without a value are left out: {empty}")
             used = [name for name in frame.columns if name not in empty]
-            ids = [name for name in self._arguments["ids"] if name not in left_out]
+            no_ids = {*others, *empty} - {*self._arguments["tasks"]}
+            ids = [name for name in self._arguments["ids"] if name not in no_ids]
+            if not {*used} - {*left_out}:
+                raise ValueError("frame must have columns of inputs. Received: no other column")
             columns = Columns.infer(frame[used], left_out, ids)
         elif tasks := [name for name in columns.names if name in self._arguments["tasks"]]:
             raise ValueError(f"columns must not be tasks. Received: columns with {tasks}")
@@ -423,11 +437,12 @@ class TabularModel:
             check_keys(predictions, [*self._tasks.names], name, has_all=False)
             for column, values in predictions.items():
                 units = heads[self._tasks.names[column]].units
-                array = np.asarray(values, "float32")
+                array: Any = to_number_array(values, f"{name}[{column!r}]").astype("float32")
                 if array.shape not in ((len(rows), units), (len(rows),) * (units == 1)):
                     raise ValueError(
                         f"{name} must return predictions of {column!r} of the shape "
-                        f"{(len(rows), units)}. Received: shape={array.shape}"
+                        f"{(len(rows), units)}, for a binary task the probabilities of 1. "
+                        f"Received: shape={array.shape}"
                     )
                 found[branch, column] = array.reshape(-1, units)
         return found
@@ -484,6 +499,7 @@ class TabularModel:
         """
         if y is not None:
             raise TypeError(f"y must be None: labels are columns. Received: y={short_repr(y)}")
+        check_frame(rows, "rows")
         labels = self._fitted().labels(rows)
         errors = relative_errors(self.heads, self._predict(rows), labels)
         known = [error for error in errors.values() if not np.isnan(error)]
@@ -511,8 +527,6 @@ class TabularModel:
         """
         tasks = self._fitted()
         check_frame(rows, "rows")
-        if not len(rows):
-            raise ValueError("rows must have at least one row. Received: no row")
         groups = None if group is None else value_ranks(rows, group)
         x = self._encoded(rows, self._given_predictions(rows, self.heads))
         columns = {name: column for column, name in tasks.names.items()}
@@ -531,8 +545,9 @@ class TabularModel:
             ValueError: If the model is not fitted, or the folder contains something else.
         """
         tasks, folder = self._fitted(), Path(folder)
-        if folder.exists() and not (folder / TASKS).exists():
-            raise ValueError(f"folder must be new, or of a model. Received: folder={folder}")
+        files = {path.name for path in folder.glob("*")}
+        if folder.exists() and (TASKS not in files or files - {MODEL, COLUMNS, TASKS}):
+            raise ValueError(f"folder must be new, or of a model. Received: {folder} with {files}")
         arguments = {name: _to_json(value) for name, value in self._arguments.items()}
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as part:
             new = Path(part, "new")
@@ -546,7 +561,7 @@ class TabularModel:
                 "given": self._given_inputs,
                 "sha256": {name: _sha256(new / name) for name in (MODEL, COLUMNS)},
             }
-            (new / TASKS).write_text(json.dumps(text))
+            (new / TASKS).write_text(json.dumps(text, default=_to_plain))
             if folder.exists():
                 folder.rename(Path(part, "old"))
             new.rename(folder)
@@ -609,10 +624,15 @@ def _to_json(value: Any) -> Any:
     return bool(value) if callable(value) or isinstance(value, Columns) else value
 
 
+def _to_plain(value: Any) -> Any:
+    """Return a number of NumPy as Python's, and names as a list."""
+    return value.tolist() if hasattr(value, "tolist") else [*value]
+
+
 def _from_json(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
-    if [*value] == ["layer"]:
+    if [*value] == ["layer"] and "class_name" in value["layer"]:  # not a task of this name
         return keras.saving.deserialize_keras_object(value["layer"])
     return {name: _from_json(each) for name, each in value.items()}
 

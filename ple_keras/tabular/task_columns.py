@@ -69,17 +69,23 @@ class TaskColumns:
 
     def _find_classes(self, frame: Rows, column: str) -> None:
         kind = self.tasks[column]
-        found = {value for value in column_values(frame, column) if value is not None}
-        types, is_binary = {*map(type, found)}, kind == "binary" or isinstance(kind, BinaryHead)
-        if is_binary and types <= {int, float}:
-            return  # labels are 0 and 1, or probabilities
+        values = [value for value in column_values(frame, column) if value is not None]
+        types, is_binary = {*map(type, values)}, kind == "binary" or isinstance(kind, BinaryHead)
+        if is_binary and types <= {int, float}:  # labels are 0 and 1, or probabilities
+            if kind == "binary" and (wrong := [x for x in values if not 0 <= x <= 1]):
+                raise ValueError(
+                    f"{column} must have labels from 0 to 1, or two strings. "
+                    f"Received: {column}={short_repr(wrong[0])}"
+                )
+            return
         if len(types - {float}) > 1 or not types <= {str, bool, int, float}:
             raise TypeError(
                 f"{column} must have strings, integers or booleans as classes, of one type. "
                 f"Received: {sorted(each.__name__ for each in types)}"
             )
+        found = {*values}
         classes = [False, True] if is_binary and types == {bool} else sorted(found)
-        size = 2 if is_binary else getattr(kind, "units", len(classes))  # of a head
+        size = 2 if is_binary else getattr(kind, "units", max(2, len(classes)))  # of a head
         if not is_binary and found <= {*range(size)}:
             classes = [*range(size)]
         if len(classes) != size:

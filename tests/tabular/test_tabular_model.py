@@ -146,8 +146,9 @@ GIVEN = {
     "no dict": (lambda rows: rows["age"], TypeError, r"given\['b'\] must be a dict keyed by task"),
     "unknown": ({"usr": len}, ValueError, r"unknown: \['usr'\]"),
     "length": (
-        {"stars": lambda rows: np.zeros(3)}, ValueError, r"shape \(30, 1\). Received: shape=\(3,\)"
+        {"stars": lambda rows: np.zeros(3)}, ValueError, r"shape \(30, 1\), .*: shape=\(3,\)"
     ),
+    "text": ({"stars": lambda rows: ["a"] * 30}, TypeError, r"\['stars'\] must contain numbers"),
 }  # fmt: skip
 
 
@@ -198,6 +199,16 @@ def test_rows_are_split_at_random_by_time_and_by_group():
     frame = FRAME.assign(day=FRAME["day"] + FRAME["user id"])
     train, valid = (frame.iloc[rows] for rows in split_rows(frame, 0.25, "day", "user id", 0))
     assert {*valid["user id"]} == {*range(15, 20)}
+    large = FRAME.assign(large=np.minimum(DAY * 20 + USER, 80))  # a third of the rows
+    last = [80 in {*large["large"].iloc[split_rows(large, 0.1, None, "large", seed)[1]]}
+            for seed in range(20)]  # fmt: skip
+    assert sum(last) < 10
+    months = pd.Categorical(["May", "June"] * 60, ["May", "June"], ordered=True)
+    train, valid = split_rows(FRAME.assign(month=months), 0.2, "month", None, 0)
+    assert {*months[valid]} == {"June"}
+    for values in (["a", 1] * 60, [[1]] * ROWS):
+        with pytest.raises(TypeError, match=r"^day must have values with one order. Received: "):
+            split_rows(FRAME.assign(day=values), 0.2, "day", None, 0)
     for names in ({"group": "constant"}, {"time": "constant"}):
         with pytest.raises(ValueError, match=r"different values of {'.*': 'constant'}"):
             split_rows(FRAME.assign(constant=1), 0.2, names.get("time"), names.get("group"), 0)
@@ -216,6 +227,8 @@ ARGUMENTS = {
     ),
     "both": ({"columns": pk.Columns(["city"])}, ValueError, "ids must be empty if columns are"),
     "text": ({"ids": "city"}, TypeError, "ids must be a list of names"),
+    "read once": ({"ids": iter(["city"])}, TypeError, "ids must be a list of names"),
+    "given": ({"given": len}, TypeError, r"given must be a dict, {branch: function}"),
 }
 SMALL = without(FRAME, "kind", "visits", "spent", "stars")
 FITS = {
@@ -250,6 +263,24 @@ FITS = {
     ),
     "share": ({}, {"validation": 1.0}, ValueError, "validation must be finite and above 0 and bel"),
     "weights": ({}, {"sample_weight": {"a": "age"}}, ValueError, "sample_weight must have keys am"),
+    "no rows": ({"frame": SMALL[:0]}, {}, ValueError, "frame must have at least one row"),
+    "no inputs": (
+        {"frame": SMALL[["liked it"]], "ids": ()},
+        *({}, ValueError, "frame must have columns of inputs"),
+    ),
+    "a task as an id": ({"ids": ["liked it"]}, {}, ValueError, r"ids must not be tasks"),
+    "classes 1 and 2": (
+        {"frame": SMALL.assign(**{"liked it": USER % 2 + 1})},
+        *({}, ValueError, r"liked it must have labels from 0 to 1, .*: liked it=2"),
+    ),
+    "lists": (
+        {"frame": SMALL.assign(**{"liked it": [[1], [2]] * 60})},
+        *({}, TypeError, r"as classes, of one type. Received: \['list'\]"),
+    ),
+    "one class": (
+        {"tasks": {"liked it": "multiclass"}, "frame": SMALL.assign(**{"liked it": "a"})},
+        *({}, ValueError, r"liked it must have 2 classes. Received: \['a'\]"),
+    ),
     "text of a value": (
         {"tasks": {"city": "regression"}}, {}, TypeError, "city must have numbers.*city='Rome'"
     ),
@@ -287,6 +318,13 @@ def test_a_model_without_fit_and_folders_that_are_not_whole_are_refused(tmp_path
     with pytest.raises(ValueError, match="folder must be new, or of a model"):
         model.save(tmp_path)
     model.save(tmp_path / "model")
+    (tmp_path / "model" / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"of a model. Received: .*notes.txt"):
+        model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"two different values"):
+        model.fit(SMALL, validation=SMALL[:1])
+    with pytest.raises(ValueError, match="Call fit first"):  # columns are those of the last fit
+        model.predict(SMALL)
     model.fit(SMALL, **QUICK).save(tmp_path / "other")
     shutil.copy(tmp_path / "other" / "model.keras", tmp_path / "model" / "model.keras")
     with pytest.raises(ValueError, match=r"files of one model.*contents of \['model.keras'\]"):
@@ -367,6 +405,26 @@ def test_the_next_day_has_new_users_and_trains_the_same_model(tmp_path):
         same.continue_fit(day.drop(columns="age"), **QUICK)
     with pytest.raises(ValueError, match="Call fit first"):
         new_model().continue_fit(day)
+
+
+@once
+def test_arguments_of_numpy_and_pandas_and_a_task_called_layer_are_saved(tmp_path):
+    frame = without(FRAME, *LABELS).rename(columns={"stars": "layer", "liked it": "table"})
+    frame["table"] = [["a", "b"][: n % 3] for n in USER]  # a column with the name of a layer
+    options = {"ids": pd.Index(["user id"]), "width": np.int64(2)}
+    model = new_model({"layer": "regression"}, **options).fit(frame, **QUICK)
+    model.save(tmp_path / "model")
+    same = pk.TabularModel.load(tmp_path / "model")
+    np.testing.assert_allclose(same.predict(frame), model.predict(frame), rtol=1e-5)
+    assert same.get_params()["ids"] == ["user id"]
+
+
+@once
+def test_labels_can_be_probabilities():
+    frame = without(FRAME, *LABELS)
+    frame["liked it"] = 1 / (1 + np.exp(-SCORE))
+    report = new_model(CLICK).fit(frame, **QUICK).report(frame)
+    assert report.gains["liked it"]["shared"].loss > 0.1
 
 
 @once
