@@ -29,7 +29,9 @@ BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 RESULTS = {
     "benchmarks/against_boosting.py": "results/against_boosting.md",
     "benchmarks/export_latency.py": "performance.md",
+    "benchmarks/false_statements.py": "recipes/replacing_boosting.md",
     "benchmarks/never_worse.py": "results/never_worse.md",
+    "benchmarks/new_rows.py": "results/new_rows.md",
     "benchmarks/operations.py": "performance.md",
     "benchmarks/policies.py": "recipes/exposure.md",
     "benchmarks/recommender_seeds.py": "results.md",
@@ -38,6 +40,7 @@ RESULTS = {
     "benchmarks/step_time.py": "performance.md",
     "benchmarks/stop_rules.py": "results.md",
     "benchmarks/whole_job.py": "large_tables.md",
+    "benchmarks/wide_tables.py": "performance.md",
     "serving/drift.py": "columns.md",
     "serving/load_test.py": "serving.md",
     "serving/model_folder.py": "serving.md",

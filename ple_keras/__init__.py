@@ -4,6 +4,7 @@ from ple_keras import _keras  # noqa: F401, first, since it explains a missing b
 from ple_keras.callbacks.gate_weights_logger import GateWeightsLogger
 from ple_keras.callbacks.loss_weights import LossWeightDecay, LossWeightLogger, LossWeightSchedule
 from ple_keras.callbacks.scores import GroupedAUC, MultiTaskScore
+from ple_keras.columns import network as _network  # noqa: F401, registers layers of files
 from ple_keras.columns.columns import Columns
 from ple_keras.export.export_onnx import export_onnx
 from ple_keras.heads.binary_heads import BinaryHead, ProductHead
@@ -13,7 +14,9 @@ from ple_keras.heads.ranking_head import RankingHead
 from ple_keras.heads.regression_heads import CountHead, RegressionHead, TweedieHead
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.hedging.fit_hedge import FitHedge, fit_hedge
+from ple_keras.hedging.stacked_tasks import StackedTasks
 from ple_keras.inspection.check_inputs import check_inputs
+from ple_keras.inspection.compare_predictions import compare_predictions
 from ple_keras.inspection.gates import GateReport, gate_report, gate_weights
 from ple_keras.inspection.gradient_conflict import gradient_conflict
 from ple_keras.inspection.task_report import TaskReport, task_report
@@ -81,6 +84,7 @@ __all__ = [
     "SharedBottomBlock",
     "SparseAdagrad",
     "SparseEmbedding",
+    "StackedTasks",
     "StreamFeatures",
     "TabularModel",
     "TaskHeads",
@@ -88,6 +92,7 @@ __all__ = [
     "Transfer",
     "TweedieHead",
     "check_inputs",
+    "compare_predictions",
     "expected_calibration_error",
     "export_onnx",
     "fill_new_rows",

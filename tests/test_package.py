@@ -1,12 +1,15 @@
 """Public names and import cost of the package, and Keras's plots of its models."""
 
+import re
+from pathlib import Path
+
 import keras
 import pytest
 
 import ple_keras as pk
 from tests.helpers import once
 from tests.models import chain
-from tests.processes import run_group, run_to_end
+from tests.processes import ROOT, run_group, run_to_end
 
 IMPORT = """
 import sys, threading
@@ -48,6 +51,21 @@ def test_a_deprecated_function_names_its_replacement(name, replacement):
     with pytest.warns(DeprecationWarning, match=message) as caught, pytest.raises(TypeError):
         getattr(pk, name)(None, None)
     assert caught[0].filename == __file__
+
+
+REGISTERED = """
+import ple_keras, sys
+print(*(name for name in sys.modules if name.startswith("ple_keras.")))
+"""
+
+
+@once
+def test_importing_the_package_registers_all_classes_of_files():
+    imported = run_to_end("-c", REGISTERED).split()
+    files = Path(pk.__file__).parent.rglob("*.py")
+    registering = [file for file in files if re.search(r"^@register$", file.read_text(), re.M)]
+    names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in registering]
+    assert [name for name in names if name not in imported] == []
 
 
 @once

@@ -53,6 +53,7 @@ KEPT = ROOT / "docs" / "results" / "against_boosting.json"
 compare = importlib.import_module("compare")  # `_stop_cases` has added its folder to the path
 
 ROWS, TRAINING_ROWS, BLOCK, LENGTH = 10_000, 7_000, 100, 16
+CUTS = [0.7, 0.85]  # of the rows: for training, validation and the test
 OPTIONS = {"batch_size": 500, "epochs": 100, "patience": 5}
 RIVAL = "LightGBM"
 MODELS = [RIVAL, "hedged", "hedged, search", "mixture", "single", "linear"]
@@ -88,7 +89,11 @@ def draw(frame: pd.DataFrame, groups: Any, ids: Sequence[str], seed: int) -> Tab
     frame = frame.assign(group=groups)
     frame = frame.sample(min(ROWS, len(frame)), random_state=0, ignore_index=True)
     places, _ = pd.factorize(frame.pop("group"))
-    return frame, ids, compare.split(places, np.random.default_rng(seed))
+    places = np.random.default_rng(seed).permutation(places.max() + 1)[places]
+    order = np.argsort(places, kind="stable")
+    places = places[order]
+    cuts = [int(share * len(order)) for share in CUTS]
+    return frame, ids, np.split(order, np.searchsorted(places, places[cuts]))
 
 
 def load_flights(seed: int) -> Table:
@@ -286,7 +291,7 @@ def format_gains(kept: dict[str, Any], models: Sequence[str], rival: str) -> str
             verdicts.append(np.sign(mean) if abs(mean) > half else 0)
             cells.append(f"{mean:+.2f} ± {half:.2f}{'*' if verdicts[-1] else ' '}")
         score = np.mean([each["scores"][task] for each in fits[rival].values()])
-        name = f"{table}: {task}, {compare.METRICS[KINDS[task]][0]}"
+        name = f"{table}: {task}, {compare.METRICS[KINDS[task]]}"
         found[verdicts[0]].append((name, f"{score:.4f}", *cells))
     titles = [f"{rival} is ahead of {models[0]}", "neither", f"{models[0]} is ahead"]
     rows = [("", rival, *models)]

@@ -37,7 +37,7 @@ MARK = "rolled-back"  # file in a version that services do not use
 DAY = 24 * 3600
 
 
-def publish(folder, model, columns):
+def publish(folder, model, columns=None):
     """Write a new version of a model and its columns, which running services soon load.
 
     Without a package of the exporter, or if it fails, there is no ONNX file, and services run
@@ -45,14 +45,19 @@ def publish(folder, model, columns):
 
     Args:
         folder: The folder. Write to it from one process at a time.
-        model: The model. Its inputs are the columns, and predictions of given branches.
-        columns: The columns that encoded the training data.
+        model: A TabularModel; or a model whose inputs are the columns, and predictions of given
+            branches.
+        columns: The columns that encoded the training data; None for a TabularModel.
 
     Returns:
         The path of the version.
     """
     import ple_keras as pk
 
+    names = {}
+    if columns is None:
+        names = {task: column for column, task in model.task_names.items()}
+        model, columns = model.keras_model, model.columns
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for part in folder.glob(f"{PART}*"):
@@ -72,7 +77,8 @@ def publish(folder, model, columns):
             print(f"{folder} has no ONNX file, so the service needs Keras. {error}")
         hashes = {path.name: sha256(path) for path in version.iterdir()}
         number = 1 + max((int(path.name) for path in all_versions(folder)), default=0)
-        manifest = {"number": number, "given": given, "packed": packed, "sha256": hashes}
+        manifest = {"number": number, "given": given, "packed": packed}
+        manifest |= {"names": names, "sha256": hashes}
         (version / "manifest.json").write_text(json.dumps(manifest))
         for path in (*version.iterdir(), version):
             write_to_disk(path)
@@ -197,6 +203,7 @@ class Model:
         manifest = read_manifest(version)
         self.columns = Columns.load(version / "columns.json")
         self._inputs, self._packed = manifest["given"], manifest["packed"]
+        self._names = manifest["names"]  # of the columns of labels, by task
         self._given = given or (lambda rows: {})
         load = load_onnx if "model.onnx" in manifest["sha256"] else load_keras
         self._run = load(version, self.columns, self._inputs, self._packed)
@@ -211,6 +218,7 @@ class Model:
         """Return the encoded columns and the outputs of a list of rows."""
         x = self.columns.transform(rows, self._packed)
         outputs = self._run(x | with_missing(self._given(rows), self._inputs, len(rows)))
+        outputs = {self._names.get(name, name): values for name, values in outputs.items()}
         return by_column(self.columns, x, self._packed), outputs
 
 

@@ -13,8 +13,8 @@ from ple_keras._keras.copying import checked_copy
 from ple_keras._keras.internals import get_mask, set_mask
 from ple_keras._keras.slices import whole_slices
 from ple_keras._keras.tensors import clip, fill, to_numpy
-from ple_keras._typing import ByName, Shape, Tensor, WeightSlice
-from ple_keras.heads.head import Head
+from ple_keras._typing import Activation, ByName, Shape, Tensor, WeightSlice
+from ple_keras.heads.head import LOGIT_ACTIVATIONS, Head
 from ple_keras.heads.ranking_head import RankingHead
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.labels.task_names import NAME_RULE, SHARED, is_valid_name
@@ -218,16 +218,8 @@ class Branches:
         """
         value = ops.stop_gradient(ops.cast(prediction, like.dtype))
         value = value if len(value.shape) == len(like.shape) else ops.expand_dims(value, -1)
-        is_nan, activation = ops.isnan(value), self._head.activation
-        is_missing = ops.logical_or(is_nan, ops.abs(value) > LARGEST_PREDICTION)
-        # `where` of a comparison is a product in ONNX files of tf2onnx, which is NaN for infinity.
-        value = fill(value, is_nan, SAFE_PREDICTION)
-        value = clip(value, -LARGEST_PREDICTION, LARGEST_PREDICTION)
-        if self._head._mixes_logits():
-            is_count = activation is keras.activations.exponential
-            value = clip(value, MIN_PREDICTION, None if is_count else 1 - MIN_PREDICTION)
-            odds = -ops.log1p(-value) if activation is keras.activations.sigmoid else 0.0
-            value = ops.log(value) + odds
+        activation = self._head.activation if self._head._mixes_logits() else None
+        value, is_missing = mixed_value(value, activation)
         return value, ops.any(is_missing, axis=-1, keepdims=True)
 
     def output_spec(self, features: ByName) -> keras.KerasTensor:
@@ -254,6 +246,28 @@ class Branches:
             return stack
         kept = [i for i, name in enumerate(("", *self.names)) if name not in self.given]
         return ops.stack([stack[i] for i in kept])
+
+
+def mixed_value(prediction: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
+    """Return the finite value that is mixed for a prediction, and where the latter is missing.
+
+    Args:
+        prediction: `(..., units)`, with NaN or infinity where it is missing.
+        activation: The activation of the logits that are mixed. For any but the sigmoid, the
+            softmax and the exponential, predictions are mixed.
+    """
+    is_nan = ops.isnan(prediction)
+    is_missing = ops.logical_or(is_nan, ops.abs(prediction) > LARGEST_PREDICTION)
+    # `where` of a comparison is a product in ONNX files of tf2onnx, which is NaN for infinity.
+    value = fill(prediction, is_nan, SAFE_PREDICTION)
+    value = clip(value, -LARGEST_PREDICTION, LARGEST_PREDICTION)
+    if activation in LOGIT_ACTIVATIONS:
+        is_count = activation is keras.activations.exponential
+        value = clip(value, MIN_PREDICTION, None if is_count else 1 - MIN_PREDICTION)
+        # tf2onnx has no log1p. Of small probabilities, the logarithm of 1 - p is hardly used.
+        odds = -ops.log(1 - value) if activation is keras.activations.sigmoid else 0.0
+        value = ops.log(value) + odds
+    return value, is_missing
 
 
 def check_given(given: Sequence[str]) -> tuple[str, ...]:

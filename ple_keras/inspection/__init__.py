@@ -1,1 +1,1 @@
-"""Reports on a model's gates and tasks, gradient conflicts, and checks of inputs."""
+"""Reports on a model's gates and tasks, comparisons of predictions, and checks of inputs."""

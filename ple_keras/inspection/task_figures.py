@@ -15,6 +15,7 @@ from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.ranking_head import RankingHead
 from ple_keras.heads.regression_heads import variance_power
 from ple_keras.heads.task_losses import batch_loss
+from ple_keras.inspection._report_text import cells
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.losses.example_losses import MIN_PROBABILITY
 from ple_keras.losses.loss_kinds import ERRORS, loss_name
@@ -163,8 +164,8 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray) -> Tas
     elif y.shape == p.shape and not is_list:
         numbers = np.ma.masked_invalid(y)
         if (power := variance_power(head)) is not None:
-            losses = _deviances(numbers, p, power)
-            baseline = _deviances(numbers, numbers.mean(axis=0), power).mean(axis=0)
+            losses = deviances(numbers, p, power)
+            baseline = deviances(numbers, numbers.mean(axis=0), power).mean(axis=0)
             figures["deviance"] = float(losses.mean())
         else:
             losses, baseline = (numbers - p) ** 2, numbers.var(axis=0)
@@ -177,12 +178,19 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray) -> Tas
     return TaskFigures(labels=count, label_share=count / examples, **figures)
 
 
+def metric_text(task: TaskFigures) -> str:
+    """Return the metrics that apply to a task."""
+    names = ("AUC", "accuracy", "RMSE", "deviance")
+    values = zip(names, cells(task, auc=".4f", accuracy=".4f", rmse=".4g", deviance=".4g"))
+    return ", ".join(f"{name} {value}" for name, value in values if value != "-")
+
+
 def _is_rate(head: Head) -> bool:
     """Return whether predictions are to have the sum of the labels."""
     return isinstance(head, ProbabilityHead) or variance_power(head) is not None
 
 
-def _deviances(labels: np.ndarray, means: np.ndarray, power: float) -> Any:
+def deviances(labels: np.ndarray, means: np.ndarray, power: float) -> Any:
     """Return the deviance of each label (see `TweedieHead`), and of counts with a power of 1."""
     means = np.maximum(means, MIN_PROBABILITY)
     logs = np.log(np.maximum(labels, MIN_PROBABILITY) / means)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from operator import length_hint
 from typing import Any
@@ -18,6 +18,7 @@ from ple_keras._keras.layers import find_layers
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads, find_heads, trained_heads
+from ple_keras.hedging.stacked_tasks import StackedTasks
 from ple_keras.inspection._report_text import Row, cells, report_text, table, to_json
 from ple_keras.inspection.task_figures import (
     TaskFigures,
@@ -25,6 +26,7 @@ from ple_keras.inspection.task_figures import (
     figure_warnings,
     gap_warnings,
     labels_by_position,
+    metric_text,
     task_figures,
 )
 from ple_keras.inspection.task_gradients import Conflict, TaskGradients, parts_before_heads
@@ -101,6 +103,7 @@ class TaskReport:
             `figures`. A mixture that is better than both branches shows that they differ. A shared
             branch that is better than the own one shows that other tasks help.
         warnings: Warnings about labels, predictions and gradients, each with remedies.
+        reads: `{task: {task: effect}}`: the `coefficients` of a `StackedTasks` in the model.
 
     Example:
 
@@ -121,6 +124,7 @@ class TaskReport:
     validation: dict[str, TaskFigures]
     branches: dict[str, dict[str, BranchUse]]
     warnings: list[str]
+    reads: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as dicts, lists, strings and numbers, ready for JSON."""
@@ -130,6 +134,7 @@ class TaskReport:
         tables = [*_figure_rows(self), _training_rows(self)]
         tables += [_conflict_rows(self)] if self.conflicts else []
         tables += [_branch_rows(self)] if self.branches else []
+        tables += [_read_rows(self)] if self.reads else []
         title = f"Tasks over {self.examples:,} examples"
         return report_text([title, *map(table, tables)], self.warnings)
 
@@ -191,7 +196,7 @@ def task_report(
     heads, trained = find_heads(model), trained_heads(model)
     parts = parts_before_heads(model) if len(trained) > 1 else []
     gradients = TaskGradients(model, trained, parts)
-    observed = ObservingModel(model, partial(_predictions, heads))
+    observed = ObservingModel(model, partial(branch_predictions, heads))
     if batch_size is None and not is_dataset(x):
         rows = max((len(leaf) for leaf in keras.tree.flatten(x) if np.ndim(leaf)), default=0)
         batch_size = min(max(rows // MIN_BATCHES, MIN_SIZE), DEFAULT_SIZE)
@@ -209,12 +214,16 @@ def task_report(
     shares = gradients.shares(factors)
     training = {t: TaskTraining(weights.get(t, 0.0), shares.get(t, math.nan)) for t in tasks}
     conflicts, trend = gradients.conflicts(), gradients.trend(factors)
-    report = TaskReport(examples, tasks, training, conflicts, trend, validated, branches, [])
+    reads = {
+        t: x for each in find_layers(model, StackedTasks) for t, x in each.coefficients.items()
+    }
+    found = tasks, training, conflicts, trend, validated, branches
+    report = TaskReport(examples, *found, [], reads)
     report.warnings.extend(_warnings(report, model, heads))
     return report
 
 
-def _predictions(
+def branch_predictions(
     heads: Mapping[str, Head], outputs: Mapping[str, Tensor], observer: Observer
 ) -> dict[str, list[Tensor]]:
     """Return the predictions of each task and its branches, as `(N, units)`.
@@ -368,14 +377,8 @@ def _figure_rows(report: TaskReport) -> tuple[Iterable[Row], Iterable[Row]]:
             counts = cells(data, labels=",", label_share=".0%")
             figures.append([*start, *counts, " ± ".join(label), " ± ".join(prediction)])
             numbers = cells(data, loss=".4g", relative_error=".3f", calibration=".2f")
-            errors.append([*start, *numbers, _metric(data)])
+            errors.append([*start, *numbers, metric_text(data)])
     return figures, errors
-
-
-def _metric(task: TaskFigures) -> str:
-    names = ("AUC", "accuracy", "RMSE", "deviance")
-    values = zip(names, cells(task, auc=".4f", accuracy=".4f", rmse=".4g", deviance=".4g"))
-    return ", ".join(f"{name} {value}" for name, value in values if value != "-")
 
 
 def _training_rows(report: TaskReport) -> Iterator[Row]:
@@ -398,6 +401,14 @@ def _branch_rows(report: TaskReport) -> Iterator[Row]:
     yield "task", "branch", "weight", "epoch", "relative error", "metric"
     for task, branches in report.branches.items():
         mixture = BranchUse(math.nan, (report.validation or report.tasks)[task])
-        for index, (branch, each) in enumerate([*branches.items(), ("mixed", mixture)]):
+        last = "stacked" if task in report.reads else "mixed"
+        for index, (branch, each) in enumerate([*branches.items(), (last, mixture)]):
             row = ["" if index else task, branch, *cells(each, weight=".2f", epoch=".0f")]
-            yield *row, *cells(each.figures, relative_error=".3f"), _metric(each.figures)
+            yield *row, *cells(each.figures, relative_error=".3f"), metric_text(each.figures)
+
+
+def _read_rows(report: TaskReport) -> Iterator[Row]:
+    yield "task", "own weight", "effects of the predictions of other tasks"
+    for task, effects in report.reads.items():
+        others = sorted(effects.keys() - {task}, key=lambda other: -abs(effects[other]))
+        yield task, f"{effects[task]:.2f}", ", ".join(f"{t} {effects[t]:+.2g}" for t in others)

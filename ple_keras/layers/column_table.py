@@ -15,8 +15,9 @@ from ple_keras.layers.sparse_embedding import SparseEmbedding
 class ColumnTable(SparseEmbedding):
     """One table for the codes of several columns, each with an offset, `(B, n) -> (B, n, width)`.
 
-    One lookup and one update take less time than one of each for every column. A code that is too
-    large for its column is read as unknown, and not as a row of the next column.
+    One lookup and one update take less time than one of each for every column. `SparseAdagrad` has
+    a start for the rows of each column, since words of a text have smaller gradients. A code that
+    is too large for its column is read as unknown, and not as a row of the next column.
 
     Args:
         rows: `{table: rows}`: the number of codes of each table of `Columns`, in the order in which
@@ -36,6 +37,7 @@ class ColumnTable(SparseEmbedding):
     ) -> None:
         super().__init__(sum(rows.values()), output_dim, **kwargs)
         self.rows, self.tables = dict(rows), list(tables)
+        self._ends = np.cumsum([*rows.values()]).tolist() if len(rows) > 1 else None
         starts = dict(zip(rows, np.cumsum([0, *rows.values()])))
         self._offsets = np.array([starts[table] for table in tables], "int32")
         self.sizes = np.array([rows[table] for table in tables], "int32")

@@ -1,6 +1,7 @@
 """What layers and optimizers know of each other to update tables by rows."""
 
 import weakref
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, cast
 
@@ -38,10 +39,11 @@ class RowUpdates:
     Args:
         rows: The number of rows of the table.
         may_be_sparse: Whether the layer can compute a gradient of only the rows of a batch.
+        ends: The end of the rows of each part of the table, such as a column; None for one part.
     """
 
-    def __init__(self, rows: int, may_be_sparse: bool) -> None:
-        self.rows, self.may_be_sparse = rows, may_be_sparse
+    def __init__(self, rows: int, may_be_sparse: bool, ends: Sequence[int] | None = None) -> None:
+        self.rows, self.may_be_sparse, self.ends = rows, may_be_sparse, ends
         self.optimizers: weakref.WeakSet[keras.Optimizer] = weakref.WeakSet()
         self.has_warned = False
         # The optimizers that exchange rows between processes; None before `share_tables`.

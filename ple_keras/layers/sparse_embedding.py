@@ -86,6 +86,8 @@ class SparseEmbedding(keras.layers.Embedding):
     >>> model.compile(table_optimizer("adam"))
     """
 
+    _ends: list[int] | None = None  # as for RowUpdates
+
     def __init__(self, input_dim: int, output_dim: int, **kwargs: object) -> None:
         if "embeddings_initializer" not in kwargs:  # a new one would draw a global seed
             kwargs["embeddings_initializer"] = TableInitializer(stddev=0.01)
@@ -106,7 +108,9 @@ class SparseEmbedding(keras.layers.Embedding):
         # Keras's LossScaleOptimizer for float16 does not support sparse gradients.
         half = {self.compute_dtype, keras.config.dtype_policy().compute_dtype} & {"float16"}
         may_be_sparse = not half and self.embeddings_regularizer is None
-        self.embeddings.ple_keras_table = RowUpdates(self.input_dim, may_be_sparse)  # in no file
+        self.embeddings.ple_keras_table = RowUpdates(  # in no file
+            self.input_dim, may_be_sparse, self._ends
+        )
 
     def add_weight(self, *args: object, **kwargs: object) -> keras.Variable:
         """Add a weight. A lookup casts rows to the compute dtype, not the whole table."""

@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from ple_keras._checks import check_number, warn_user
@@ -40,6 +41,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
 
     So a row starts as if batches had read it 100 times. With few examples, it takes small steps and
     does not memorize labels. This depends neither on the batch size nor on the unit of the loss.
+    The table of a network of `Columns` has a mean for the rows of each column.
 
     A row without a gradient does not change, and neither does a row whose gradient is NaN, infinite
     or above 1e15: m and later steps do not depend on this gradient. With `clipnorm` or
@@ -116,9 +118,13 @@ class SparseAdagrad(keras.optimizers.Adagrad):
     def build(self, var_list: Sequence[keras.Variable]) -> None:
         if self.built:
             return
+        self._ends = [getattr(row_updates(variable), "ends", None) for variable in var_list]
         self._recent = [
-            self.add_variable((2,), dtype=variable.dtype, name=f"recent_squares_{i}")
-            for i, variable in enumerate(var_list if self._has_start else [])
+            self.add_variable(
+                (len(ends), 2) if ends else (2,), dtype=variable.dtype, name=f"recent_squares_{i}"
+            )
+            for i, (variable, ends) in enumerate(zip(var_list, self._ends))
+            if self._has_start
         ]
         super().build(var_list)
         self._trained.value = list(var_list)
@@ -173,23 +179,29 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         sums = self.variables[index - len(self._trained.value)]  # the sums of squares are the last
         gradient = _finite_rows(ops.cast(gradient, sums.dtype))
         rate = ops.cast(learning_rate, sums.dtype)
-        start = self._start(index, gradient) if self._has_start else 0.0
+        start = self._start(index, rows, gradient) if self._has_start else 0.0
         if rows is None:
             self.assign_add(sums, ops.square(gradient))
             self.assign_sub(variable, rate * gradient / ops.sqrt(sums + start))
         else:
             UPDATE[keras.backend.backend()](variable, sums, rows, gradient, rate, start)
 
-    def _start(self, index: int, gradient: Tensor) -> Tensor:
-        """Return the start of a table's sums, with the gradient of a batch.
+    def _start(self, index: int, rows: Tensor | None, gradient: Tensor) -> Tensor:
+        """Return the start of a table's sums, or that of each row's part, with a batch's gradient.
 
         The sum and the number of squared gradients have the same decay, so a batch without a
         gradient does not change their ratio. Rows without a gradient do not count.
         """
-        recent = self._recent[index]
-        value = MEMORY * recent.value + SQUARES[keras.backend.backend()](gradient)
+        recent, ends = self._recent[index], self._ends[index]
+        part = None
+        if ends is not None:
+            rows = ops.arange(ends[-1]) if rows is None else rows
+            part = ops.searchsorted(np.array(ends[:-1], "int32"), ops.cast(rows, "int32"), "right")
+        squares = SQUARES[keras.backend.backend()](gradient, part, len(ends or ()))
+        value = MEMORY * recent.value + squares
         self.assign(recent, value)
-        return START_READS * value[0] / (value[1] + TINY) + TINY
+        start = START_READS * value[..., 0] / (value[..., 1] + TINY) + TINY
+        return start if part is None else ops.take(start, part)[:, None]
 
     def get_config(self) -> Config:
         config: Config = super().get_config()
@@ -308,17 +320,27 @@ def _finite_rows(gradient: Tensor) -> Tensor:
     return ops.where(squares < MAX_SQUARES, gradient, 0.0)
 
 
-def _squares(gradient: Tensor) -> Tensor:
-    """Return the sum of the squares of a gradient, and the number of those above 0."""
-    signs = ops.sign(gradient)
-    return ops.stack([ops.sum(gradient * gradient), ops.sum(signs * signs)])
+def _squares(gradient: Tensor, part: Tensor | None, parts: int) -> Tensor:
+    """Return the sum of the squares of a gradient, and the number of those above 0.
+
+    With the part of each row, return them for each part, `(parts, 2)`.
+    """
+    pair = gradient * gradient, ops.square(ops.sign(gradient))
+    if part is None:
+        return ops.stack([*map(ops.sum, pair)])
+    return ops.segment_sum(ops.stack([ops.sum(x, axis=-1) for x in pair], axis=-1), part, parts)
 
 
-def _squares_torch(gradient: Tensor) -> Tensor:
+def _squares_torch(gradient: Tensor, part: Tensor | None, parts: int) -> Tensor:
     """Return the same, without Keras's operations, which take longer than those of PyTorch."""
     import torch
 
-    return torch.stack([(gradient * gradient).sum(), gradient.count_nonzero().to(gradient.dtype)])
+    squares = gradient * gradient
+    if part is None:
+        return torch.stack([squares.sum(), gradient.count_nonzero().to(gradient.dtype)])
+    pair = torch.stack([squares, (gradient != 0).to(gradient.dtype)])
+    sums = pair @ gradient.new_ones(gradient.shape[-1])  # `sum` takes longer
+    return sums.new_zeros(2, parts).index_add_(1, part, sums).T
 
 
 SPLIT = {"tensorflow": _split_tensorflow, "jax": _split_jax, "torch": _split_torch}

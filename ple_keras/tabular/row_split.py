@@ -6,7 +6,11 @@ from ple_keras.columns.columns import Rows, column_values
 
 
 def split_rows(
-    frame: Rows, share: float, time: str | None, group: str | None, seed: int | None
+    frame: Rows,
+    share: float,
+    time: str | None,
+    group: str | None,
+    seed: int | np.random.Generator | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the numbers of the training rows, and of the validation rows.
 
@@ -16,15 +20,15 @@ def split_rows(
         time: A column whose last values are those of the validation rows; None for random rows.
         group: A column whose values have all their rows in one part. With `time`, the groups with
             the last times are the validation rows.
-        seed: The seed of the random order.
+        seed: The seed of the random order, or its generator.
     """
-    random, count = np.random.default_rng(seed), len(frame)
-    keys = _ranks(frame, time) if time else random.permutation(count)
-    if group:
-        groups = _ranks(frame, group)
-        last = np.zeros(groups.max() + 1, int)
-        np.maximum.at(last, groups, keys)
-        keys = last[groups]
+    count = len(frame)
+    groups = value_ranks(frame, group) if group else np.arange(count)
+    order = np.random.default_rng(seed).permutation(groups.max(initial=-1) + 1)  # of the groups
+    if time:
+        order[:] = 0
+        np.maximum.at(order, groups, value_ranks(frame, time))
+    keys = order[groups]
     first = np.sort(keys)[int(count * (1 - share))]
     is_valid = keys >= first
     if is_valid.all():  # many rows have this time, or are in this group
@@ -38,7 +42,7 @@ def split_rows(
     return np.flatnonzero(~is_valid), np.flatnonzero(is_valid)
 
 
-def _ranks(frame: Rows, name: str) -> np.ndarray:
+def value_ranks(frame: Rows, name: str) -> np.ndarray:
     """Return the place of each value among the different values of a column."""
     values = column_values(frame, name)
     if missing := values.count(None):

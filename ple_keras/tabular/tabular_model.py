@@ -21,9 +21,11 @@ from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.models.multi_task_model import MultiTaskModel
 from ple_keras.optimizers.table_optimizer import table_optimizer
 from ple_keras.tabular.frames import check_frame, column_numbers, like_rows, take_rows
-from ple_keras.tabular.row_split import split_rows
+from ple_keras.tabular.row_split import split_rows, value_ranks
 from ple_keras.tabular.stopping import BATCH_SIZE, relative_errors, stop_callbacks
+from ple_keras.tabular.tabular_report import TabularReport, report_predictions
 from ple_keras.tabular.task_columns import TaskColumns
+from ple_keras.transfer.fill_new_rows import fill_new_rows
 
 # `{branch: function of rows that returns {task: predictions}}`, or `{branch: {task: function}}`.
 Given: TypeAlias = Mapping[str, Callable[[Rows], Any] | Mapping[str, Callable[[Rows], Any]]]
@@ -62,11 +64,15 @@ class TabularModel:
         hidden_ids: As for `Columns.network`; None for its default.
         seed: The seed of the split, the initial weights and the order of rows; None for other ones
             in each `fit`.
+        spare: The free rows of tables for the new values of `continue_fit`, relative to the known
+            ones.
 
     Attributes:
         keras_model: The MultiTaskModel, after `fit`.
         columns: The fitted Columns, after `fit`.
         heads: The TaskHeads, after `fit`.
+        task_names: The task of each column with labels in `keras_model`, after `fit`: the name of
+            the column if it can be that of a task.
 
     Raises:
         TypeError: If `tasks` is not a dict.
@@ -98,6 +104,7 @@ class TabularModel:
         number_units: int | None = None,
         hidden_ids: float | None = None,
         seed: int | None = None,
+        spare: float = 0.5,
     ) -> None:
         arguments = locals().copy()
         del arguments["self"]
@@ -159,6 +166,10 @@ class TabularModel:
         layers = self.keras_model.layers if self.keras_model else []
         return next((layer for layer in layers if isinstance(layer, TaskHeads)), None)
 
+    @property
+    def task_names(self) -> dict[str, str]:
+        return dict(self._fitted().names)
+
     def fit(
         self,
         frame: Rows,
@@ -210,52 +221,141 @@ class TabularModel:
         """
         if y is not None:
             raise TypeError(f"y must be None: labels are columns. Received: y={short_repr(y)}")
+        parts = self._split(frame, validation, time, group)
+        tasks, given = TaskColumns(self._arguments["tasks"]), self._arguments["given"] or {}
+        if (seed := self._arguments["seed"]) is not None:
+            keras.utils.set_random_seed(seed)
+        weights = self._weight_columns(sample_weight)
+        columns = self._fit_columns(parts[0], [*tasks.tasks, time, group, *weights.values()])
+        taken = {*columns.names, *columns.inputs.values(), *BLOCKS}
+        tasks.fit(frame, taken)
+        self._columns, self._tasks = columns, tasks
+        heads = TaskHeads(tasks.heads(self._arguments["tower"]), given=[*given])
+        found = self._given_predictions(parts[1], heads)
+        self._given_inputs = {}
+        for branch, column in found:
+            name = free_name(f"{branch}_{tasks.names[column]}", {*taken, *self._given_inputs})
+            self._given_inputs[name] = branch, column
+        self.keras_model = self._new_model(heads)
+        labels = [tasks.labels(*pair) for pair in zip(parts, ("training", "validation"))]
+        options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
+        return self._train(parts, labels, found, weights, patience, callbacks, options)
+
+    def continue_fit(
+        self,
+        frame: Rows,
+        *,
+        validation: float | Rows = 0.15,
+        time: str | None = None,
+        group: str | None = None,
+        sample_weight: str | Mapping[str, str] | None = None,
+        epochs: int = 100,
+        batch_size: int = 500,
+        patience: int = 5,
+        callbacks: Iterable[keras.callbacks.Callback] | None = None,
+        verbose: str | int = "auto",
+    ) -> Self:
+        """Train the model on new rows, such as those of the next day, with new values of ids.
+
+        New values get free rows of the tables (see `spare`, `Columns.update` and `fill_new_rows`).
+        All weights and the optimizer go on, and a branch keeps the weights that it had before if no
+        epoch is better on the validation rows.
+
+        Args:
+            frame: A frame with the columns of `fit`.
+            validation: As for `fit`, of the new rows.
+            time: As for `fit`.
+            group: As for `fit`.
+            sample_weight: As for `fit`.
+            epochs: As for `fit`.
+            batch_size: As for `fit`.
+            patience: As for `fit`.
+            callbacks: As for `fit`.
+            verbose: As for `fit`.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            TypeError: As for `fit`.
+            ValueError: As for `fit`, and if the tables have too few free rows for the new values,
+                so that it is time for `fit`.
+
+        Warns:
+            UserWarning: If no epoch improved a branch, so that nothing was learned.
+        """
+        self._fitted()
+        parts = self._split(frame, validation, time, group)
+        updated = self._columns.update(parts[0])
+        fill_new_rows(self.keras_model, self._columns, updated)
+        self._columns = updated
+        labels = [self._tasks.labels(part) for part in parts]
+        found = self._given_predictions(parts[1], self.heads)
+        options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
+        weights = self._weight_columns(sample_weight)
+        self._train(parts, labels, found, weights, patience, callbacks, options)
+        logs = self.keras_model.history.history
+        best = [kept[-1] for key, kept in logs.items() if key.endswith("_epoch")]
+        if best and max(best) < 0:
+            warn_user("No epoch improved a branch on the validation rows: nothing was learned")
+        return self
+
+    def _split(
+        self, frame: Rows, validation: Any, time: str | None, group: str | None
+    ) -> tuple[Rows, Rows]:
+        """Return the training rows and the validation rows."""
         if self._lost:
             raise ValueError(
                 "A file can't contain functions: pass them to set_params before fit. "
                 f"Received: no {self._lost}"
             )
         check_frame(frame, "frame")
-        given, seed = self._arguments["given"] or {}, self._arguments["seed"]
         if hasattr(validation, "columns"):
-            train, valid = frame, validation
-        elif given:
+            return frame, validation
+        if self._arguments["given"]:
             raise ValueError(
                 "validation must be a frame with given, of rows that the other models were not "
                 f"trained on. Received: validation={short_repr(validation)}"
             )
-        else:
-            share = check_number(validation, "validation", above=0, below=1)
-            parts = split_rows(frame, share, time, group, seed)
-            train, valid = (take_rows(frame, rows) for rows in parts)
-        if seed is not None:
-            keras.utils.set_random_seed(seed)
-        tasks = TaskColumns(self._arguments["tasks"])
-        weights = sample_weight or {}
-        weights = weights if isinstance(weights, Mapping) else dict.fromkeys(tasks.tasks, weights)
-        check_keys(weights, [*tasks.tasks], "sample_weight", has_all=False)
-        columns = self._fit_columns(train, [*tasks.tasks, time, group, *weights.values()])
-        taken = {*columns.names, *columns.inputs.values(), *BLOCKS}
-        tasks.fit(frame, taken)
-        self._columns, self._tasks = columns, tasks
-        heads = TaskHeads(tasks.heads(self._arguments["tower"]), given=[*given])
-        found = self._given_predictions(valid, heads)
-        self._given_inputs = {}
-        for branch, column in found:
-            name = free_name(f"{branch}_{tasks.names[column]}", {*taken, *self._given_inputs})
-            self._given_inputs[name] = branch, column
-        self.keras_model = self._build(heads)
-        data = []
-        for part, rows, predictions in (("training", train, {}), ("validation", valid, found)):
-            labels, inputs = self._labels(rows, part), self._inputs(rows, predictions)
-            data.append((inputs, labels, self._weights(rows, weights)))
-        stop = stop_callbacks(self.keras_model, data[1], patience)
-        x, labels, sample_weights = data[0]
-        options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
-        callbacks = [*(callbacks or ()), *stop]
-        self.keras_model.fit(
-            x, labels, sample_weight=sample_weights, callbacks=callbacks, **options
+        share = check_number(validation, "validation", above=0, below=1)
+        train, valid = split_rows(frame, share, time, group, self._arguments["seed"])
+        return take_rows(frame, train), take_rows(frame, valid)
+
+    def _weight_columns(self, names: str | Mapping[str, str] | None) -> dict[str, str]:
+        """Return the column with the weights of each task that has some."""
+        tasks = [*self._arguments["tasks"]]
+        columns = names if isinstance(names, Mapping) else dict.fromkeys(tasks, names)
+        check_keys(columns, tasks, "sample_weight", has_all=False)
+        return {task: name for task, name in columns.items() if name}
+
+    def _train(
+        self,
+        parts: tuple[Rows, Rows],
+        labels: Sequence[Mapping[str, np.ndarray]],
+        given: Mapping[tuple[str, str], np.ndarray],
+        weights: Mapping[str, str],
+        patience: int,
+        callbacks: Iterable[keras.callbacks.Callback] | None,
+        options: Mapping[str, Any],
+    ) -> Self:
+        """Train the model, and return it.
+
+        Args:
+            parts: The training rows and the validation rows.
+            labels: The labels of both.
+            given: The given predictions of the validation rows.
+            weights: The columns with weights.
+            patience: As for `fit`.
+            callbacks: As for `fit`.
+            options: Arguments of Keras's `fit`.
+        """
+        train, valid = (
+            (self._encoded(rows, predictions), y, self._weights(rows, weights))
+            for rows, y, predictions in zip(parts, labels, ({}, given))
         )
+        callbacks = [*(callbacks or ()), *stop_callbacks(self.keras_model, valid, patience)]
+        x, y, sample_weight = train
+        self.keras_model.fit(x, y, sample_weight=sample_weight, callbacks=callbacks, **options)
         return self
 
     def _fit_columns(self, frame: Rows, others: Sequence[str | None]) -> Columns:
@@ -276,9 +376,9 @@ class TabularModel:
             return columns
         else:
             columns = Columns(**{name: getattr(columns, name) for name in ARGUMENTS})
-        return columns.fit(frame)
+        return columns.fit(frame, spare=self._arguments["spare"])
 
-    def _build(self, heads: TaskHeads) -> MultiTaskModel:
+    def _new_model(self, heads: TaskHeads) -> MultiTaskModel:
         """Return a compiled model."""
         arguments = self._arguments
         names = ("width", "number_units", "hidden_ids")
@@ -299,7 +399,7 @@ class TabularModel:
         expert = ExpertBlock(self._arguments["units"], dropout=self._arguments["dropout"])
         return HedgedBlock(heads, expert, features=network)(network.input)
 
-    def _inputs(self, rows: Rows, given: Mapping[tuple[str, str], np.ndarray]) -> dict[str, Any]:
+    def _encoded(self, rows: Rows, given: Mapping[tuple[str, str], np.ndarray]) -> dict[str, Any]:
         """Return the inputs of the model, with NaN for predictions that are not given."""
         x: dict[str, Any] = self._columns.transform(rows, packed=True)
         for name, key in self._given_inputs.items():
@@ -332,18 +432,6 @@ class TabularModel:
                 found[branch, column] = array.reshape(-1, units)
         return found
 
-    def _labels(self, rows: Rows, part: str) -> dict[str, np.ndarray]:
-        """Return the labels of a part of the rows, which have at least two values."""
-        labels: dict[str, np.ndarray] = self._tasks.labels(rows)
-        for column, name in self._tasks.names.items():
-            values = np.unique(labels[name][~np.isnan(labels[name])])
-            if len(values) < 2:
-                raise ValueError(
-                    f"{column} must have labels with two different values in the {part} rows. "
-                    f"Received: {values.tolist()}"
-                )
-        return labels
-
     def _weights(self, rows: Rows, columns: Mapping[str, str]) -> dict[str, np.ndarray] | None:
         """Return the weights of rows by task."""
         if not columns:
@@ -373,7 +461,7 @@ class TabularModel:
         self._fitted()
         if not len(rows):
             return {task: np.empty((0, head.units)) for task, head in self.heads.items()}
-        x = self._inputs(rows, self._given_predictions(rows, self.heads))
+        x = self._encoded(rows, self._given_predictions(rows, self.heads))
         return dict(self.keras_model.predict(x, batch_size=BATCH_SIZE, verbose=0))
 
     def _fitted(self) -> TaskColumns:
@@ -402,6 +490,33 @@ class TabularModel:
         if not known:
             raise ValueError("rows must have labels of a task. Received: no label")
         return -float(np.mean(known))
+
+    def report(self, rows: Rows, group: str | None = None) -> TabularReport:
+        """Report the metrics of each task, and the gains of the mixture over each branch.
+
+        The rows must be new to the model, neither trained nor validated, and like the rows that it
+        will predict. Gains have paired 95% intervals (see `compare_predictions`).
+
+        Args:
+            rows: A frame with labels.
+            group: The name of a column, such as a user, if rows with the same value are not
+                independent.
+
+        Returns:
+            A TabularReport: print it, or use `tasks`, `weights`, `gains` and `to_dict()`.
+
+        Raises:
+            TypeError, ValueError: As for `predict`, and if `rows` is not a frame, or has no row, or
+                `group` lacks a value.
+        """
+        tasks = self._fitted()
+        check_frame(rows, "rows")
+        if not len(rows):
+            raise ValueError("rows must have at least one row. Received: no row")
+        groups = None if group is None else value_ranks(rows, group)
+        x = self._encoded(rows, self._given_predictions(rows, self.heads))
+        columns = {name: column for column, name in tasks.names.items()}
+        return report_predictions(self.keras_model, x, tasks.labels(rows), columns, groups)
 
     def save(self, folder: str | Path) -> None:
         """Write the model to a folder, which is complete or, after an error, as it was before.

@@ -97,9 +97,23 @@ class TaskColumns:
             heads.append(HEADS[kind](self.names[column], tower=tower, **classes))
         return heads
 
-    def labels(self, frame: Rows) -> dict[str, np.ndarray]:
-        """Return the labels of each task as numbers, with NaN for missing ones."""
-        return {name: self._labels(frame, column) for column, name in self.names.items()}
+    def labels(self, frame: Rows, part: str | None = None) -> dict[str, np.ndarray]:
+        """Return the labels of each task as numbers, with NaN for missing ones.
+
+        Args:
+            frame: The rows.
+            part: The name of a part of the rows in which each task needs two values.
+        """
+        labels = {}
+        for column, name in self.names.items():
+            labels[name] = self._labels(frame, column)
+            values = np.unique(labels[name][~np.isnan(labels[name])])
+            if part and len(values) < 2:
+                raise ValueError(
+                    f"{column} must have labels with two different values in the {part} rows. "
+                    f"Received: {values.tolist()}"
+                )
+        return labels
 
     def _labels(self, frame: Rows, column: str) -> np.ndarray:
         if column not in self.classes:

@@ -58,7 +58,7 @@ def fill_new_rows(model: keras.Model, columns: Columns, updated: Columns) -> Non
             "updated must be the result of `columns.update`. "
             f"Received: {updated.previous=}, columns.digest={old!r}"
         )
-    networks = [each for each in _layers(model) if isinstance(each, ColumnFeatures)]
+    networks = [each for each in _all_layers(model) if isinstance(each, ColumnFeatures)]
     if {each.digest for each in networks} != {old}:
         raise ValueError(
             "model must have a network of `columns`, and of version 0.7.0 or later, whose tables "
@@ -87,11 +87,11 @@ def fill_new_rows(model: keras.Model, columns: Columns, updated: Columns) -> Non
         network.digest = new
 
 
-def _layers(layer: keras.Layer) -> Iterator[keras.Layer]:
+def _all_layers(layer: keras.Layer) -> Iterator[keras.Layer]:
     """Yield a layer, those inside it, and those of the templates that configs contain."""
     for *_, inside in walk(layer):
         yield inside
         for value in vars(inside).values():
             if isinstance(value, Template | StreamTemplates):
                 for template in keras.tree.flatten(value.layer):
-                    yield from _layers(template)
+                    yield from _all_layers(template)

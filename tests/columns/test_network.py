@@ -75,16 +75,21 @@ def by_column(columns, width):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_one_table_has_the_predictions_and_steps_of_a_table_for_each_column(columns, frame, packed):
+@pytest.mark.parametrize("optimizer", [keras.optimizers.SGD, pk.SparseAdagrad])
+@pytest.mark.parametrize("rows_per_id", [0, 6])  # below 6, JAX updates only the rows of a batch
+def test_one_table_has_the_predictions_and_steps_of_a_table_for_each_column(
+    columns, frame, packed, optimizer, rows_per_id, monkeypatch
+):
+    monkeypatch.setattr("ple_keras.optimizers.sparse_adagrad.ROWS_PER_ID", rows_per_id)
     before, tables = by_column(columns, 3)
-    after = columns.network(3, packed=packed)
+    after = columns.network(3, hidden_ids=0, packed=packed)
     rows = np.concatenate([to_numpy(tables[name].embeddings) for name in columns.known])
     models = []
     for network in (before, after):
         heads = pk.TaskHeads([pk.BinaryHead("click")])
         block = pk.SharedBottomBlock(heads, [3])
         model = pk.MultiTaskModel(network.input, heads(block(network(network.input))))
-        model.compile(keras.optimizers.SGD(0.5))
+        model.compile(optimizer(0.5))
         models.append(model)
     after.get_layer("table").set_weights([rows])
     others = [[w for w in model.weights if "table" not in w.path] for model in models]

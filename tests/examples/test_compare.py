@@ -79,8 +79,8 @@ def test_baselines_learn_every_kind_of_task_and_the_file_has_their_predictions(
         *("--ids", "user id", "--list-length", "2", "--seeds", "1", "--epochs", "1"),
         *("--models", "linear", "boosting", "--group", "day", "--save", "saved.parquet"),
     )
-    kinds = re.findall(r"^(\d\w+) +(id|number|list|text) .*%$", out, re.M)
-    names = ["0_user_id", "1_city", "5_adult", "2_price_", "3_tags", "4_title"]
+    kinds = re.findall(r"^(\S.*?)  +(id|number|list|text)  .*%$", out, re.M)
+    names = ["user id", "city", "adult", "price, $", "tags", "title"]
     assert kinds == [*zip(names, ["id", "id", "id", "number", "list", "text"])]
     assert re.search(r"genre: \d labels of classes with few training rows are left out\n", out)
     assert re.search(r"click, auc +watch time, rmse +genre, accuracy +votes, deviance\n", out)
@@ -90,6 +90,11 @@ def test_baselines_learn_every_kind_of_task_and_the_file_has_their_predictions(
     better, figure = r" +[.\d]+ +\+[.\d]+", r" +[.\d]+ +[-+][.\d]+"
     rows = rf"^linear +- +[.\d]+(?:{better}){{4}}\nboosting +- +[.\d]+{figure}(?:{better}){{3}}$"
     assert re.search(rows, out, re.M)
+    gains = re.findall(r"^  (\S.*?)  +(linear|boosting) +([-+][.\d]+) +(?:- to -|[-+])", out, re.M)
+    assert [name for name, *_ in gains] == np.repeat(
+        ["click", "watch time", "genre", "votes"], 2
+    ).tolist()
+    assert sum(float(gain) > 0 for *_, gain in gains) >= 7
 
     saved = pd.read_parquet(folder / "saved.parquet")
     assert not {*saved["row"][saved["part"] == "test"]} & {*saved["row"][saved["part"] != "test"]}
@@ -99,9 +104,11 @@ def test_baselines_learn_every_kind_of_task_and_the_file_has_their_predictions(
     assert days.max() == 1
     test = saved[saved["part"] == "test"]
     for task, kind in (("click", "binary"), ("votes", "count")):
-        values = script["score"](kind, test[task].to_numpy(), test[f"linear {task}"].to_numpy())
+        values = script["score"](
+            kind, *(test[[name]].to_numpy() for name in (task, f"linear {task}"))
+        )
         assert f" {values:.4f} " in re.search(r"^linear.*", out, re.M).group()
-    assert saved["boosting genre drama"].between(0, 1).all()
+    assert saved["boosting genre: drama"].between(0, 1).all()
 
 
 @pytest.mark.parametrize("library", ["lightgbm", "sklearn"])
@@ -133,25 +140,58 @@ def test_boosting_learns_categories_and_stops_on_validation_rows(script, monkeyp
         predictions = script["boosting"](kind, kind, data, 0, settings)
         for (_, y), found in zip(data[0][1:], predictions, strict=True):
             assert len(found) == 500
-            assert script["relative_loss"](kind, y[kind], found) < 0.8
+            assert script["figures"](kind, y[kind], found).relative_error < 0.8
     for kind in ("amount", "gamma"):
         predictions = script["linear"](kind, kind, data, 0, {})
-        assert script["relative_loss"](kind, data[0][2][1][kind], predictions[1]) < 0.9
+        found = script["figures"](kind, data[0][2][1][kind], predictions[1])
+        assert found.relative_error < 0.9
 
 
-def test_groups_stay_whole_and_time_orders_the_rows(script):
-    split, groups_of = script["split"], script["groups_of"]
-    frame = pd.DataFrame({"person": [*"abcdefghij"] * 20, "day": np.arange(200)[::-1] // 2})
-    groups = groups_of(frame, None, "person")
-    parts = [split(groups, np.random.default_rng(seed)) for seed in (0, 1)]
+def test_rows_have_the_parts_of_groups_of_times_or_of_a_column(script):
+    split, days = script["split"], np.arange(200)[::-1] // 4
+    frame = pd.DataFrame({"person": [*"abcdefghij"] * 20, "day": days, "one": days % 2})
+    parts = [split(frame, None, None, "person", seed) for seed in (0, 1)]
     for rows in parts:
-        assert [len(each) for each in rows] == [140, 20, 40]
+        assert [len(each) for each in rows] == [120, 40, 40]
         assert sorted(np.concatenate(rows)) == [*range(200)]
         people = [{*frame["person"][each]} for each in rows]
         assert sum(map(len, people)) == 10
     assert {*parts[0][2]} != {*parts[1][2]}
-    training, valid, test = (frame["day"][rows] for rows in split(groups_of(frame, "day", None)))
-    assert training.max() <= valid.min() <= valid.max() <= test.min()
+    training, valid, test = (frame["day"][rows] for rows in split(frame, None, "day", None, 0))
+    assert training.max() < valid.min() <= valid.max() < test.min()  # a day is in one part
+    frame["team"] = frame["day"] // 5 + frame["one"] / 2  # with days of its own and others
+    times = [frame.iloc[rows] for rows in split(frame, None, "day", "team", 0)]
+    assert sum(each["team"].nunique() for each in times) == frame["team"].nunique()
+    last = [each.groupby("team")["day"].max() for each in times]
+    assert last[0].max() < last[1].min() <= last[1].max() < last[2].min()
+
+    frame["part"] = np.repeat(["test", "training", "validation"], [20, 150, 30])
+    rows = split(frame, "part", None, None, 0)
+    assert [each[0] for each in rows] == [20, 170, 0]
+    assert [len(each) for each in rows] == [150, 30, 20]
+
+
+def test_gains_in_the_loss_are_over_the_rows_of_all_seeds(script, capsys):
+    rng, kinds = np.random.default_rng(0), {"kind": "multiclass", "cost": "gamma"}
+    y = {"kind": rng.integers(0, 3, 300), "cost": rng.gamma(2, 1, 300)}
+    y = {task: values.astype("float64") for task, values in y.items()}
+    y["cost"][::9] = np.nan
+    exact = {"kind": np.eye(3)[y["kind"].astype(int)] * 0.7 + 0.1, "cost": y["cost"][:, None]}
+    constant = {"kind": np.full((300, 3), 1 / 3), "cost": np.full((300, 1), 2.0)}
+    predictions = {
+        name: {task: [None, values] for task, values in by_task.items()}
+        for name, by_task in {"single": constant, "ple": exact, "mmoe": constant}.items()
+    }
+    seeds = [([None, None, np.arange(300)], None, y, predictions)] * 2
+    script["print_gains"](kinds, ["ple", "mmoe"], seeds, np.arange(300))
+    out = capsys.readouterr().out
+    loss = 100 * (1 - np.log(0.8) / np.log(1 / 3))
+    low, high = re.search(
+        rf"kind +ple +\+{loss:.1f} +\+([.\d]+) to \+([.\d]+)  better", out
+    ).groups()
+    assert float(low) == pytest.approx(float(high), abs=0.1)  # all rows gain the same
+    assert re.search(r"cost +ple +\+100\.0 .* better", out)
+    assert len(re.findall(r" mmoe +\+0\.0 +[-+]0\.0 to \+0\.0  not worse", out)) == 2
 
 
 def test_a_search_prints_the_best_setting_of_each_network(folder):
@@ -163,11 +203,10 @@ def test_a_search_prints_the_best_setting_of_each_network(folder):
 
 def test_boosting_is_a_branch_that_the_mixture_weighs(folder, frame, script, capsys):
     kinds = {"click": "binary", "city": "multiclass"}
-    labels = {task: script["check_task"](task, kind, frame[task]) for task, kind in kinds.items()}
     columns, rows = script["pk"].Columns(numbers=["day"]), np.split(np.arange(ROWS), [200, 300])
-    data = script["encode"](frame, columns, labels, kinds, rows)
+    data = script["encode"](frame, columns, frame[[*kinds]], kinds, rows)
     exact = {"city": np.eye(2)[np.nan_to_num(data[0][1][1]["city"]).astype(int)]}
-    exact = {task: exact.get(task, data[0][1][1][task]) for task in kinds}
+    exact = {task: exact.get(task, data[0][1][1][task][:, None]) for task in kinds}
     given = {
         task: [np.nan_to_num(values), np.full(values.shape, np.nan)]
         for task, values in exact.items()
@@ -225,21 +264,31 @@ def test_training_ends_with_a_loss_above_the_median(script):
     assert stops == 5 * [False] + 3 * [True] + 4 * [False]
 
 
-def test_the_loss_of_a_constant_is_1_and_the_lowest_one_counts(script):
-    y = {"a": [0, 1, 1, np.nan], "b": [1, np.nan, 2, 6], "c": [0, 2, 1, 0], "d": [0, 3, 1, np.nan]}
-    y = {task: np.array(labels, "float32") for task, labels in y.items()}
-    kinds = zip(y, ("binary", "regression", "multiclass", "count"))
-    kinds = dict(kinds)
-    constant = {"a": [2 / 3], "b": [3], "c": [0.5, 0.25, 0.25], "d": [4 / 3]}
-    constant = {task: np.float32(4 * [mean]) for task, mean in constant.items()}
-    exact = {task: np.nan_to_num(labels)[:, None] for task, labels in y.items()}
-    exact["c"] = np.eye(3)[y["c"].astype(int)]
-    callback, logs = script["RelativeLoss"](kinds, None, y), []
-    for predictions in (constant, exact, constant):
-        callback.set_model(SimpleNamespace(predict=lambda *_, found=predictions, **__: found))
-        logs.append({})
-        callback.on_epoch_end(0, logs[-1])
-    np.testing.assert_allclose([each["hedge/loss"] for each in logs], [1, 0, 0], atol=1e-6)
+def test_the_relative_loss_of_a_constant_is_1(script):
+    y = {
+        "binary": [0, 1, 1, np.nan],
+        "regression": [1, np.nan, 2, 6],
+        "multiclass": [0, 2, 1, 0],
+        "count": [0, 3, 1, np.nan],
+    }
+    y = {kind: np.array(labels, "float32") for kind, labels in y.items()}
+    constant = {"binary": [2 / 3], "regression": [3], "count": [4 / 3]}
+    constant["multiclass"] = [0.5, 0.25, 0.25]
+    for kind, labels in y.items():
+        exact = np.nan_to_num(labels)[:, None]
+        exact = np.eye(3)[labels.astype(int)] if kind == "multiclass" else exact
+        for predictions, loss in ((np.float32(4 * [constant[kind]]), 1), (exact, 0)):
+            found = script["figures"](kind, labels, predictions).relative_error
+            assert found == pytest.approx(loss, abs=1e-6)
+
+
+def test_defaults_are_those_of_tabular_model(script):
+    defaults = {
+        **script["SETTING"],
+        **{name: script["DEFAULTS"][name] for name in script["LIMITS"]},
+    }
+    assert {"rate": 2e-3, "dropout": 0.02, "width": 8}.items() <= defaults.items()
+    assert {"epochs": 100, "patience": 5, "batch_size": 500}.items() <= defaults.items()
 
 
 @pytest.mark.nightly
@@ -286,18 +335,28 @@ def test_tasks_of_four_kinds_are_compared_with_single_networks(folder):
         (["rows.parquet", *INPUT, "code"], "Column code must have a value in min_rows=5 rows."),
         (["rows.parquet", *INPUT, "nested"], "Received: nested=['a']. Omit a column with --col"),
         (["few.parquet", "--tasks", "click"], "few.parquet must have at least 100 rows."),
-        (["rows.parquet", "--tasks", "click", "--time", "never"], "never must have a value in ev"),
-        (["rows.parquet", "--tasks", "click", "--group", "never"], "never must have a value in e"),
-        (["rows.parquet", *INPUT, "day", "--group", "one"], "--group must have many small groups"),
+        (["rows.parquet", *INPUT, "day", "--time", "never"], "never must have a value in each"),
+        (["rows.parquet", *INPUT, "day", "--group", "never"], "never must have a value in each"),
+        (
+            ["rows.parquet", *INPUT, "day", "--part", "genre"],
+            "genre must have a value of ['training'",
+        ),
+        (["rows.parquet", *INPUT, "day", "--group", "one"], "different values of {'group': 'one'}"),
         (["index.parquet", "--tasks", "day:binary", *INPUT[2:], "city"], "day must contain 0 and"),
         (["rows.parquet", "--tasks", "day:binary", "--columns", "city"], "day must contain 0 and"),
         (
             ["rows.parquet", "--tasks", "city:regression", "--columns", "day"],
-            "city must contain nu",
+            "city must have numbers",
         ),
         (["rows.parquet", "--tasks", "click", "--columns", "click"], "'click' is a task, so it"),
-        (["rows.parquet", "--tasks", "one", "--columns", "day"], "one has one value, 1, in the t"),
-        (["rows.parquet", "--tasks", "never", "--columns", "day"], "never has no label in the tr"),
+        (
+            ["rows.parquet", "--tasks", "one", "--columns", "day"],
+            "one must have labels with two different values in the tr",
+        ),
+        (
+            ["rows.parquet", "--tasks", "never", "--columns", "day"],
+            "never must have labels with two",
+        ),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_with_the_column(folder, arguments, reason):

@@ -6,7 +6,14 @@ import keras
 import numpy as np
 import pytest
 
-from examples.benchmarks import _step_models, _timing, small_job, step_time, whole_job
+from examples.benchmarks import (
+    _step_models,
+    _timing,
+    small_job,
+    step_time,
+    whole_job,
+    wide_tables,
+)
 from tests.helpers import once
 
 pytestmark = [pytest.mark.nightly, once]
@@ -105,3 +112,17 @@ def test_small_jobs_are_compared_with_plain_keras_and_pytorch(monkeypatch, capsy
     small_job.main(["--predictions", "--rounds", "1"])
     names = ["small", "ours", "ours, eagerly", "exported program", "ONNX", small_job.BY_HAND]
     assert first_cells(capsys.readouterr().out, 6) == names
+
+
+def test_networks_of_many_columns_are_compared(monkeypatch, capsys, tmp_path):
+    for name in wide_tables.ONE_THREAD:
+        monkeypatch.setenv(name, "1")  # and restored
+    monkeypatch.setattr(wide_tables, "ONE_THREAD", {})
+    monkeypatch.setattr(wide_tables, "ROWS", 5000)
+    monkeypatch.setattr(wide_tables, "BATCH", 2500)
+    monkeypatch.setattr(wide_tables, "CASES", {"30 ids, 2 numbers": (30, 2)})
+    file = tmp_path / "wide.json"
+    wide_tables.main(["--rounds", "1", "--json", str(file)])
+    names = ["a table per column", "one table", "packed", "by hand"]
+    assert first_cells(capsys.readouterr().out, 6)[:4] == names
+    assert [*json.loads(file.read_text())["torch"]["30 ids, 2 numbers"]] == names

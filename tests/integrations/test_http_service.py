@@ -80,7 +80,8 @@ def write(folder, number, model=None, columns=None):
     (part / "model.onnx").write_bytes(model or onnx_model())
     (columns or columns_of()).save(part / "columns.json")
     hashes = {path.name: model_folder.sha256(path) for path in part.iterdir()}
-    manifest = {"number": number, "given": {}, "packed": False, "sha256": hashes}
+    manifest = {"number": number, "given": {}, "packed": False, "names": {}}
+    manifest["sha256"] = hashes
     (part / "manifest.json").write_text(json.dumps(manifest))
     return part.rename(folder / f"{number:08}")
 
@@ -406,6 +407,20 @@ def test_given_predictions_are_missing_or_those_of_a_function(tmp_path):
         x, found = model_folder.Model(version, function).predict(rows)
         x = {**x, "trees_kind": expected.astype("float32")}
         np.testing.assert_allclose(found["kind"], model.predict_on_batch(x)["kind"], atol=1e-6)
+
+
+@once
+def test_a_model_of_a_frame_answers_with_the_names_of_its_columns(tmp_path):
+    frame = pd.concat([FRAME] * 20).rename(columns={"job": "the job"}).assign(tags="x")
+    frame["next click"] = frame["age"] > 1
+    model = pk.TabularModel({"next click": "binary"}, units=[2], seed=0)
+    model.fit(frame, epochs=1, verbose=0)
+    version = model_folder.publish(tmp_path, model)
+    rows = [{"the job": "Cook", "town": None, "age": 1, "tags": "x"}]
+    x, found = model_folder.Model(version).predict(rows)
+    expected = model.predict(rows)[0]["next click"]
+    np.testing.assert_allclose(found["next click"], [[expected]], atol=1e-6)
+    assert {*x} == {"the job", "town", "age", "tags"}
 
 
 @once

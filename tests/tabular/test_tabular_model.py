@@ -192,6 +192,9 @@ def test_rows_are_split_at_random_by_time_and_by_group():
     train, valid = parts(group="user id")
     assert len(valid) == 30
     assert not {*train["user id"]} & {*valid["user id"]}
+    large = FRAME.assign(user=np.maximum(np.arange(ROWS) - ROWS // 2, 0))  # half are of one user
+    valid = [split_rows(large, 0.25, None, "user", seed)[1] for seed in range(9)]
+    assert sum(0 in rows for rows in valid) < 6  # at random, and not by size
     frame = FRAME.assign(day=FRAME["day"] + FRAME["user id"])
     train, valid = (frame.iloc[rows] for rows in split_rows(frame, 0.25, "day", "user id", 0))
     assert {*valid["user id"]} == {*range(15, 20)}
@@ -338,11 +341,70 @@ def test_heads_towers_and_columns_of_ones_own_are_copied_and_saved(tmp_path):
 
 
 @once
+def test_the_next_day_has_new_users_and_trains_the_same_model(tmp_path):
+    frame = without(FRAME, *LABELS)
+    new_model().fit(frame, validation=frame, **QUICK).save(tmp_path / "model")
+    model = pk.TabularModel.load(tmp_path / "model")
+    keras_model, known = model.keras_model, [*model.columns.known["user id"]]
+    steps = int(keras_model.optimizer.iterations)
+    day = pd.concat([frame.assign(**{"user id": frame["user id"] + 9})] * 2)
+    before = model.predict(frame)
+    for optimizer in keras_model.optimizer.optimizers:
+        optimizer.learning_rate = 0.0
+    with pytest.warns(UserWarning, match="No epoch improved a branch"):
+        model.continue_fit(day, validation=day, **QUICK)
+    assert model.keras_model is keras_model
+    assert keras_model.optimizer.iterations > steps
+    assert model.columns.known["user id"] == [*known, *range(known[-1] + 1, 29)]
+    assert np.abs(model.predict(frame) - before).max(axis=None) < 0.2  # of other mixtures
+    model.save(tmp_path / "model")
+    same = pk.TabularModel.load(tmp_path / "model").continue_fit(day, group="user id", **QUICK)
+    assert same.score(day) < 0
+    other = day.assign(**{"user id": day["user id"] + 100})
+    with pytest.raises(ValueError, match=r"this number of new values .* {'user id': "):
+        same.continue_fit(other, **QUICK)
+    with pytest.raises(ValueError, match="the column 'age' once"):
+        same.continue_fit(day.drop(columns="age"), **QUICK)
+    with pytest.raises(ValueError, match="Call fit first"):
+        new_model().continue_fit(day)
+
+
+@once
+def test_a_report_has_the_gains_over_each_branch():
+    rows = pd.concat([without(FRAME)] * 5)
+    given = {"zero": {"stars": lambda rows: np.zeros(len(rows)), "kind": lambda rows: [[1, 0, 0]]}}
+    given["zero"]["kind"] = lambda rows: np.tile([1.0, 0, 0], (len(rows), 1))
+    model = new_model(TASKS, given=given).fit(rows[:400], validation=rows[400:], **QUICK)
+    for group in (None, "user id"):
+        report = model.report(rows, group=group)
+        assert report.rows == 600
+        assert list(report.gains) == list(TASKS)
+        zero = report.gains["stars"]["zero"]
+        known = rows["stars"].notna()
+        errors = (model.predict(rows)["stars"] - rows["stars"])[known] ** 2
+        assert zero.other_loss == pytest.approx((rows["stars"][known] ** 2).mean())
+        assert zero.loss == pytest.approx(errors.mean(), rel=1e-4)
+        assert report.gains["kind"]["zero"].statement == "better"
+    assert report.tasks["stars"].rmse == pytest.approx(zero.loss**0.5, rel=1e-4)
+    assert sum(report.weights["kind"].values()) == pytest.approx(1)
+    assert "than the branch" in str(report)
+    json.dumps(report.to_dict())
+    unlabeled = model.report(rows.assign(stars=np.nan))
+    assert unlabeled.tasks["stars"].labels == 0
+    assert "stars" not in unlabeled.gains
+    head = pk.RegressionHead("stars", loss="mae")
+    single = new_model({"stars": head}, given=None).fit(without(FRAME), **QUICK)
+    assert [*single.report(FRAME).gains["stars"]] == ["own", "shared"]
+    with pytest.raises(ValueError, match="rows must have at least one row"):
+        model.report(rows[:0])
+
+
+@once
 def test_frames_of_polars_give_frames_of_polars():
     polars = pytest.importorskip("polars")
     pandas = without(FRAME, *LABELS)
-    frame = polars.DataFrame({name: pandas[name].tolist() for name in pandas})
-    frame = frame.with_columns(polars.col("stars").fill_nan(None))
+    values = pandas.astype("object").where(pandas.notna(), None)
+    frame = polars.DataFrame({name: values[name].tolist() for name in values})
     found = new_model().fit(frame, time="day", **QUICK).predict(frame)
     assert isinstance(found, polars.DataFrame)
     expected = new_model().fit(pandas, time="day", **QUICK).predict(pandas)

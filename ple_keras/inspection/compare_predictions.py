@@ -1,0 +1,218 @@
+"""Paired gains of predictions over other predictions, with intervals and statements."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ple_keras._checks import check_by_task, check_keys, short_repr
+from ple_keras._typing import ByName, TaskName, Tensor
+from ple_keras.inspection._report_text import cells, report_text, table, to_json
+from ple_keras.inspection.task_figures import deviances
+from ple_keras.labels.sample_space import to_number_array
+from ple_keras.metrics.array_metrics import group_indices
+
+POWERS = {"count": 1, "amount": 1.5}  # of the mean in the variance
+AXES = dict.fromkeys(["binary", "regression", *POWERS], 1) | {"multiclass": 2}  # of predictions
+LEAST = 1e-7  # probability, or prediction of a count or an amount
+MARGIN = 1.0  # percent by which predictions that are "not worse" may be worse
+# With fewer, more than 5% of the statements can be false (examples/benchmarks/false_statements.py).
+MIN_EFFECTIVE = 10
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Gain of predictions over others in a task.
+
+    Attributes:
+        gain: The gain, in percent of the other loss.
+        low: The lower end of its 95% interval; NaN if there are too few rows for an interval.
+        high: The upper end.
+        rows: The number of rows with a label and both predictions.
+        loss: The mean loss.
+        other_loss: The mean loss of the others.
+        statement: "better" if the interval is above 0, "worse" if it is below 0, else "not worse"
+            if it is above -1% (not worse by more than 1%), else "not decided".
+    """
+
+    gain: float
+    low: float
+    high: float
+    rows: int
+    loss: float
+    other_loss: float
+    statement: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Result of `compare_predictions`; prints as a table.
+
+    Attributes:
+        name: The name of the first predictions.
+        gains: `{task: {name: Gain}}`: the gains of the first predictions over each other name.
+    """
+
+    name: str
+    gains: dict[str, dict[str, Gain]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as dicts, strings and numbers, ready for JSON."""
+        return dict(to_json(asdict(self)))
+
+    def __str__(self) -> str:
+        rows = [["task", "other", "rows", "loss", "other loss", "gain", "interval", "statement"]]
+        for task, by_name in self.gains.items():
+            for name, each in by_name.items():
+                numbers = cells(each, rows=",", loss=".4g", other_loss=".4g", gain="+.1f")
+                interval = " to ".join(cells(each, low="+.1f", high="+.1f")).replace("- to -", "-")
+                rows.append([task, name, *numbers, interval, each.statement])
+        title = f"Gains of {self.name} in percent, with 95% intervals"
+        return report_text([title, table(rows)], [])
+
+
+def compare_predictions(
+    y: ByName, predictions: Mapping[str, ByName], losses: Mapping[str, Any], groups: Tensor = None
+) -> Comparison:
+    """Return how much better predictions are than others on the same rows, with intervals.
+
+    The rows must be new to all models, to their stops, their mixtures and their settings, and like
+    those on which the models will be used. Then at most 5% of test sets have a false "better" or
+    "not worse", even with rare positives and heavy-tailed amounts, in simulations with test sets
+    of 200 to 5,000 rows (see `docs/recipes/replacing_boosting.md`).
+
+        g = 1 - sum_k a_k / sum_k b_k
+        e_k = (1 - g) b_k - a_k
+        h = (m + t sqrt(m^2 + sum_k e_k^2)) / sum_k b_k
+
+    a_k and b_k are the sums of the losses of the first and of the other predictions in group k, or
+    the losses of row k without groups. g is the gain, and its interval is from g - h to g + h. t is
+    the 97.5% quantile of Student's distribution, and m the largest of all abs(e_k): the interval
+    allows for one more group like it. There is no interval if few groups decide: if fewer than ten
+    have a label other than the most frequent one, or if the square of sum_k e_k^2 is below ten
+    times sum_k e_k^4.
+
+    Args:
+        y: `{task: labels}`, each `(B,)` or `(B, 1)`, with NaN for missing ones: 0 and 1 for
+            "binary", indices for "multiclass".
+        predictions: `{name: {task: array}}` of at least two names. The gains are those of the
+            first name over each other. Arrays are `(B,)` or `(B, 1)`; for classes, probabilities
+            `(B, classes)`. Rows with NaN in one of two predictions are left out of their pair.
+        losses: `{task: loss}`: "binary" (log loss), "regression" (squared error), "count" and
+            "amount" (half of the deviance of a Poisson distribution, or of a Tweedie distribution
+            with power 1.5), "multiclass" (log loss), or a function that returns the loss of each
+            row, `(rows,)`, at least 0. It gets float64 arrays of the labels and predictions of the
+            rows that count, `(rows,)` or `(rows, n)`.
+        groups: The group of each row, integers or strings `(B,)`, such as a person or a day, if
+            rows of a group are not independent.
+
+    Returns:
+        A Comparison: print it, or use `gains[task][name]` and `to_dict()`. A Gain has `gain`,
+        `low`, `high`, `rows`, `loss`, `other_loss` and `statement`.
+
+    Raises:
+        TypeError: If an argument is not a dict as described, arrays are not numbers, or a group is
+            missing.
+        ValueError: If there are fewer than two names, a task is missing or unknown, a loss is
+            unknown or not a number of at least 0 for each row, an array has a wrong shape or value,
+            or a pair has fewer than two rows or groups.
+
+    Reference:
+
+    - Cochran, "Sampling Techniques", 3rd edition, Wiley 1977, chapter 6, on ratios, without m.
+
+    Example:
+
+    >>> late = np.arange(400) % 4 == 0
+    >>> model, rival = np.where(late, 0.6, 0.2), np.where(late, 0.5, 0.3)
+    >>> predictions = {"model": {"late": model}, "rival": {"late": rival}}
+    >>> print(compare_predictions({"late": late}, predictions, {"late": "binary"}))
+    Gains of model in percent, with 95% intervals
+    <BLANKLINE>
+      task  other  rows    loss  other loss   gain        interval  statement
+      late  rival   400  0.2951      0.4408  +33.1  +32.4 to +33.7  better
+    """
+    tasks = [*check_by_task(losses, [*y] if isinstance(y, Mapping) else [], "losses")]
+    if not isinstance(predictions, Mapping) or len(predictions) < 2:
+        error = ValueError if isinstance(predictions, Mapping) else TypeError
+        rule = "predictions must be a dict of at least two names, {name: {task: array}}"
+        raise error(f"{rule}. Received: predictions={short_repr(predictions)}")
+    given = {"y": y} | {f"predictions[{name!r}]": each for name, each in predictions.items()}
+    for argument, by_task in given.items():
+        check_keys(check_by_task(by_task, tasks, argument), tasks, argument)
+    first, *others = predictions
+    gains: dict[str, dict[str, Gain]] = {task: {} for task in tasks}
+    for task, loss in losses.items():
+        labels, new, *arrays = (
+            _read(by_task[task], f"{argument}[{task!r}]") for argument, by_task in given.items()
+        )
+        ids = np.arange(len(labels)) if groups is None else group_indices(groups, len(labels))
+        for name, old in zip(others, arrays):
+            pair = f"predictions of {first!r} and {name!r} for {task!r}"
+            if not len(labels) == len(new) == len(old):
+                sizes = len(labels), len(new), len(old)
+                raise ValueError(f"y and {pair} must have equal lengths. Received: rows={sizes}")
+            is_known = ~np.isnan(np.column_stack([labels, new, old])).any(axis=1)
+            y_known, members = labels[is_known], np.unique(ids[is_known], return_inverse=True)[1]
+            if not members.any():  # at most one group
+                rule = "must have two rows and two groups with a label and both"
+                raise ValueError(f"y {rule} {pair}. Received: rows={len(y_known)}")
+            a, b = (_row_losses(loss, y_known, each[is_known], task) for each in (new, old))
+            gains[task][name] = _gain(y_known, a, b, members)
+    return Comparison(first, gains)
+
+
+def _read(value: Tensor, argument: str) -> np.ndarray:
+    """Return an array `(rows,)` or `(rows, n)` of float64; `(rows,)` for `(rows, 1)`."""
+    array: np.ndarray = np.atleast_1d(to_number_array(value, argument).astype("float64"))
+    return array[:, 0] if array.shape[1:] == (1,) else array
+
+
+def _row_losses(loss: Any, y: np.ndarray, p: np.ndarray, task: TaskName) -> np.ndarray:
+    """Return the loss of each row, `(rows,)`."""
+    argument, known = f"losses[{task!r}]", loss if callable(loss) else partial(_known_losses, loss)
+    found: np.ndarray = to_number_array(known(y, p), argument).astype("float64")
+    if found.shape != y.shape[:1] or not np.all((found >= 0) & (found < np.inf)):
+        raise ValueError(
+            f"{argument} must be one of {[*AXES]} that allows the labels and predictions, or a "
+            "function of both that returns a finite number of at least 0 for each row. Received: "
+            f"{argument}={loss!r}, losses {found.shape} for labels {y.shape} from {y.min():g} to "
+            f"{y.max():g} and predictions {p.shape} from {p.min():g} to {p.max():g}"
+        )
+    return found
+
+
+def _known_losses(kind: str, y: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Return the losses of a kind, with NaN where it does not allow the label or prediction."""
+    if (y.ndim, p.ndim) != (1, AXES.get(kind)):  # of no kind, or of a wrong shape
+        return np.array(np.nan)
+    if kind == "regression":
+        return np.asarray((y - p) ** 2)
+    if kind in POWERS:  # at least 0, and not -1e-17
+        found = np.maximum(deviances(y, np.maximum(p, LEAST), POWERS[kind]) / 2, 0)
+        return np.where(np.minimum(y, p) >= 0, found, np.nan)
+    p = np.stack([1 - p, p], axis=1) if kind == "binary" else p
+    is_class = y[:, None] == np.arange(p.shape[1])
+    found = -np.log(np.maximum((is_class * p).sum(axis=1), LEAST))
+    return np.where(is_class.any(axis=1) & (p >= 0).all(axis=1), found, np.nan)
+
+
+def _gain(labels: np.ndarray, losses: np.ndarray, others: np.ndarray, groups: np.ndarray) -> Gain:
+    """Return the gain of losses over others, for groups from 0."""
+    a, b = np.bincount(groups, losses), np.bincount(groups, others)
+    _, kinds, counts = np.unique(labels, axis=0, return_inverse=True, return_counts=True)
+    unlike = len(np.unique(groups[kinds.ravel() != counts.argmax()]))
+    with np.errstate(all="ignore"):  # if the other loss is 0
+        gain = 1 - a.sum() / b.sum()
+        e = (1 - gain) * b - a
+        squares, largest = (e**2).sum(), np.abs(e).max()
+        t = 1.96 + 2.7 / (len(a) - 1)  # Student's quantile, within 0.5% for ten groups or more
+        half = (largest + t * np.sqrt(largest**2 + squares)) / b.sum()
+        if unlike < MIN_EFFECTIVE or squares**2 < MIN_EFFECTIVE * (e**4).sum():
+            half = np.nan
+    gain, low, high = (100 * float(each) for each in (gain, gain - half, gain + half))
+    statement = "not worse" if low > -MARGIN else "not decided"
+    statement = "better" if low > 0 else "worse" if high < 0 else statement
+    return Gain(gain, low, high, len(labels), losses.mean().item(), others.mean().item(), statement)

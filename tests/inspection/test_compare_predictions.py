@@ -1,0 +1,113 @@
+"""Gains of predictions over others: values, groups, missing rows, statements and errors."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import special
+
+import ple_keras as pk
+from tests.helpers import once
+from tests.refusals import NAN, all_refused
+
+pytestmark = once
+ROWS = 240
+RNG = np.random.default_rng(0)
+Y, A, B = RNG.normal(size=(3, ROWS))
+MEANS, CLASSES = RNG.uniform(0.1, 0.9, (2, ROWS)), RNG.dirichlet(np.ones(3), (2, ROWS))
+KINDS = {
+    "binary": (np.arange(ROWS) % 2, MEANS, lambda y, p: -np.log(np.where(y, p, 1 - p))),
+    "regression": (Y, (A, B), lambda y, p: (y - p) ** 2),
+    "count": (np.arange(ROWS) % 4, 3 * MEANS, special.kl_div),
+    "amount": (abs(Y), MEANS, lambda y, p: 2 * (np.sqrt(y) - np.sqrt(p)) ** 2 / np.sqrt(p)),
+    "multiclass": (
+        np.arange(ROWS) % 3,
+        CLASSES,
+        lambda y, p: -np.log(np.take_along_axis(p, y[:, None].astype(int), axis=1))[:, 0],
+    ),
+}
+
+
+def compare(y, a, b, loss="regression", groups=None):
+    both = {"a": {"t": a}, "b": {"t": b}}
+    return pk.compare_predictions({"t": y}, both, {"t": loss}, groups).gains["t"]["b"]
+
+
+def check_interval(found, a, b):
+    gain = 1 - a.sum() / b.sum()
+    e = (1 - gain) * b - a
+    m, t = abs(e).max(), 1.96 + 2.7 / (len(e) - 1)
+    half = (m + t * np.sqrt(m**2 + (e**2).sum())) / b.sum()
+    assert [found.gain, found.low, found.high] == pytest.approx(
+        [100 * gain, 100 * (gain - half), 100 * (gain + half)]
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gains_and_losses_are_those_of_numpy(kind):
+    y, predictions, loss = KINDS[kind]
+    a, b = (loss(y, p) for p in predictions)
+    for found in (compare(y[:, None], *predictions, kind), compare(y, *predictions, loss)):
+        check_interval(found, a, b)
+        assert [found.loss, found.other_loss] == pytest.approx([a.mean(), b.mean()])
+
+
+def test_groups_are_the_units_of_the_interval():
+    groups = np.arange(ROWS) // 3
+    found = compare(Y, A, B, groups=[f"person {group}" for group in groups])
+    check_interval(found, *(np.bincount(groups, (Y - p) ** 2) for p in (A, B)))
+
+
+def test_rows_count_if_they_have_a_label_and_both_predictions():
+    y, a, b = (np.where(np.arange(ROWS) == row, NAN, x) for row, x in enumerate((Y, A, B)))
+    assert compare(y, a, b) == compare(Y[3:], A[3:], B[3:])
+
+
+def test_statements_the_table_and_json():
+    y = np.arange(400) % 4 == 0
+    p = np.where(y, 0.6, 0.2)
+    close, rival = p + np.random.default_rng(0).normal(0, 0.002, 400), p * 0.9 + 0.05
+    others = {"rival": rival, "equal": p, "close": close, "few": np.where(y.cumsum() < 9, p, NAN)}
+    predictions = {name: {"late": each} for name, each in {"model": p, **others}.items()}
+    found = pk.compare_predictions({"late": y}, predictions, {"late": "binary"})
+    statements = [each.statement for each in found.gains["late"].values()]
+    assert statements == ["better", "not worse", "not worse", "not decided"]
+    assert compare(y, rival, p, "binary").statement == "worse"
+    assert str(found).split("\n")[-1].split()[1:3] == ["few", "32"]
+    assert json.loads(json.dumps(found.to_dict()))["gains"]["late"]["few"]["low"] is None
+
+
+def test_few_statements_are_false_for_rare_labels():
+    """Without a positive in a test set, predictions that are too low are better in each row."""
+    rng, low, high = np.random.default_rng(0), np.full(200, 0.005), np.full(200, 0.0175)
+    labels = rng.random((200, 200)) < 0.01  # of a gain of -0.03%
+    assert [compare(y, low, high, "binary").statement for y in labels].count("better") <= 10
+
+
+GOOD = {"y": {"t": Y}, "predictions": {"a": {"t": A}, "b": {"t": B}}, "losses": {"t": "regression"}}
+OTHER = {
+    "length": (B[1:], r"y and predictions of 'a' and 'b' for 't' must have equal lengths"),
+    "text": (["x"] * ROWS, TypeError, r"predictions\['b'\]\['t'\] must contain numbers"),
+    "shape": (np.ones((ROWS, 2)), r"predictions \(240, 2\) from 1 to 1"),
+    "infinite": (np.full(ROWS, np.inf), "a finite number of at least 0 for each row"),
+}
+ARGUMENTS = {
+    "labels": ({"y": Y}, TypeError, r"y must be a dict keyed by task, \['t'\]"),
+    "task": ({"y": {"u": Y}}, r"y must have exactly the keys \['t'\]; missing: \['t'\]"),
+    "one": ({"predictions": {"a": {"t": A}}}, "predictions must be a dict of at least two names"),
+    "list": ({"predictions": [A, B]}, TypeError, "predictions must be a dict of at least two"),
+    "array": ({"predictions": {"a": A, "b": B}}, TypeError, r"predictions\['a'\] must be a dict"),
+    "no_task": ({"predictions": {"a": {}, "b": {}}}, r"predictions\['a'\] must have exactly"),
+    "losses": ({"losses": ["regression"]}, TypeError, "losses must be a dict"),
+    "kind": ({"losses": {"t": "mse"}}, r"losses\['t'\] must be one of \['binary',.*\]='mse'"),
+    "value": ({"losses": {"t": "count"}}, r"allows the labels and predictions.* from -\d"),
+    "mean": ({"losses": {"t": lambda y, p: np.mean(y - p)}}, "of at least 0 for each row"),
+    "one_row": ({"y": {"t": np.where(np.arange(ROWS), NAN, 1)}}, r"two rows.*rows=1"),
+    "one_group": ({"groups": ["x"] * ROWS}, r"two groups with a label and both.*rows=240"),
+    "no_group": ({"groups": np.full(ROWS, NAN)}, TypeError, "groups must be integers or strings"),
+    "few_groups": ({"groups": [1, 2]}, "groups must have one entry for each row"),
+}
+test_wrong_predictions_are_refused = all_refused(lambda b: compare(Y, A, b), OTHER)
+test_wrong_arguments_are_refused = all_refused(
+    lambda changed: pk.compare_predictions(**{**GOOD, **changed}), ARGUMENTS
+)
