@@ -52,17 +52,18 @@ def fill_new_rows(model: keras.Model, columns: Columns, updated: Columns) -> Non
         kind = keras.Layer if argument == "model" else Columns
         if not isinstance(value, kind):
             raise TypeError(f"{argument} must be a {kind.__name__}. Received: {argument}={value!r}")
-    if updated.previous != columns.digest:
+    old, new = columns.digest, updated.digest  # of many values, each takes seconds
+    if updated.previous != old:
         raise ValueError(
             "updated must be the result of `columns.update`. "
-            f"Received: {updated.previous=}, {columns.digest=}"
+            f"Received: {updated.previous=}, columns.digest={old!r}"
         )
     networks = [each for each in _all_layers(model) if isinstance(each, ColumnFeatures)]
-    if {each.digest for each in networks} != {columns.digest}:
+    if {each.digest for each in networks} != {old}:
         raise ValueError(
             "model must have a network of `columns`, and of version 0.7.0 or later, whose tables "
             "can have free rows. Build a new model with `columns.network`. Received: "
-            f"{columns.digest=}, {columns_digest(model)!r} in the model"
+            f"columns.digest={old!r}, {columns_digest(model)!r} in the model"
         )
     tables = find_layers(model, ColumnTable)
     starts = {name: FIRST + len(known) for name, known in columns.known.items()}
@@ -83,7 +84,7 @@ def fill_new_rows(model: keras.Model, columns: Columns, updated: Columns) -> Non
                 first += size
             weight.assign(rows)
     for network in networks:
-        network.digest = updated.digest
+        network.digest = new
 
 
 def _all_layers(layer: keras.Layer) -> Iterator[keras.Layer]:
