@@ -32,7 +32,7 @@ MIN_LABELS, MIN_RARE = 50, 10  # the latter differ from the most frequent label
 RIDGE = 10.0  # in labels
 PRIOR, OWN_PRIOR = 0.5, 5.0  # of the weights of another prediction and of the own one
 MIN_DEVIATION = 1e-6  # of a prediction, relative to its mean: float32 has 7 digits
-MAX_STEPS, MIN_DECREASE = 50, 1e-10  # of Newton's method, the latter of a log-likelihood
+MAX_STEPS, MIN_DECREASE = 100, 1e-10  # of Newton's method, the latter of a log-likelihood
 
 Derivatives = Callable[[np.ndarray], Any]  # the first and the second ones at a point
 
@@ -335,7 +335,7 @@ def _minimize(
 
     slope, curvature = total(point)
     for _ in range(MAX_STEPS):
-        step = np.linalg.solve(curvature, slope)
+        step = np.linalg.lstsq(curvature, slope)[0]  # without directions lost to rounding
         if slope @ step < MIN_DECREASE:
             break
         for size in 0.5 ** np.arange(30):  # the slope decreases along the step at first
