@@ -249,6 +249,7 @@ class TabularModel:
         check_keys(weights, [*tasks.tasks], "sample_weight", has_all=False)
         columns = self._fit_columns(train, [*tasks.tasks, time, group, *weights.values()])
         taken = {*columns.names, *columns.inputs.values(), *BLOCKS}
+        taken |= {*columns._input_names(packed=True).values()}
         tasks.fit(frame, taken)
         self._columns, self._tasks = columns, tasks
         self.keras_model = None  # of other columns
@@ -256,7 +257,8 @@ class TabularModel:
         found = self._given_predictions(valid, heads)
         self._given_inputs = {}
         for branch, column in found:
-            name = free_name(f"{branch}_{tasks.names[column]}", {*taken, *self._given_inputs})
+            used = {*taken, *self._given_inputs, *tasks.names.values()}
+            name = free_name(f"{branch}_{tasks.names[column]}", used)
             self._given_inputs[name] = branch, column
         self.keras_model = self._build(heads)
         options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
@@ -462,7 +464,7 @@ class TabularModel:
         Raises:
             ValueError: If the model is not fitted, or the folder contains something else.
         """
-        tasks, folder = self._fitted(), Path(folder)
+        tasks, folder = self._fitted(), Path(folder).resolve()  # also of "."
         files = {path.name for path in folder.glob("*")}
         if folder.exists() and (TASKS not in files or files - {MODEL, COLUMNS, TASKS}):
             raise ValueError(f"folder must be new, or of a model. Received: {folder} with {files}")
