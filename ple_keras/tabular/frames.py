@@ -1,7 +1,6 @@
 """Rows of frames of pandas and polars, and of lists of dicts."""
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from ple_keras.columns.columns import Rows, column_values
 
 def check_frame(frame: Rows, argument: str) -> None:
     """Check that rows are a frame with rows."""
-    if not hasattr(frame, "columns"):
+    if not hasattr(frame, "columns") or not hasattr(frame, "__len__"):  # such as a LazyFrame
         raise TypeError(
             f"{argument} must be a frame of pandas or polars. "
             f"Received: {argument}={short_repr(frame)}"
@@ -32,9 +31,9 @@ def like_rows(rows: Rows, values: Mapping[str, np.ndarray]) -> Any:
     if not hasattr(rows, "columns"):
         lists = {name: each.tolist() for name, each in values.items()}
         return [dict(zip(lists, row)) for row in zip(*lists.values())]
-    package = import_module(type(rows).__module__.partition(".")[0])
+    frame = next(each for each in type(rows).__mro__ if each.__name__ == "DataFrame")
     index = {"index": rows.index} if hasattr(rows, "index") else {}
-    return package.DataFrame(dict(values), **index)
+    return frame(dict(values), **index)
 
 
 def column_numbers(frame: Rows, name: str) -> np.ndarray:

@@ -234,6 +234,7 @@ class TabularModel:
         weights = self._weight_columns(sample_weight)
         columns = self._fit_columns(parts[0], [*tasks.tasks, time, group, *weights.values()])
         taken = {*columns.names, *columns.inputs.values(), *BLOCKS}
+        taken |= {*columns._input_names(packed=True).values()}
         tasks.fit(frame, taken)
         self.keras_model = None  # of other columns
         self._columns, self._tasks = columns, tasks
@@ -241,7 +242,8 @@ class TabularModel:
         found = self._given_predictions(parts[1], heads)
         self._given_inputs = {}
         for branch, column in found:
-            name = free_name(f"{branch}_{tasks.names[column]}", {*taken, *self._given_inputs})
+            used = {*taken, *self._given_inputs, *tasks.names.values()}
+            name = free_name(f"{branch}_{tasks.names[column]}", used)
             self._given_inputs[name] = branch, column
         labels = [tasks.labels(*pair) for pair in zip(parts, ("training", "validation"))]
         options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
@@ -544,7 +546,7 @@ class TabularModel:
         Raises:
             ValueError: If the model is not fitted, or the folder contains something else.
         """
-        tasks, folder = self._fitted(), Path(folder)
+        tasks, folder = self._fitted(), Path(folder).resolve()  # also of "."
         files = {path.name for path in folder.glob("*")}
         if folder.exists() and (TASKS not in files or files - {MODEL, COLUMNS, TASKS}):
             raise ValueError(f"folder must be new, or of a model. Received: {folder} with {files}")

@@ -1,5 +1,6 @@
 """A model of a frame: labels, splits, branches of other models, files, and errors."""
 
+import contextlib
 import json
 import pickle
 import shutil
@@ -321,6 +322,9 @@ def test_a_model_without_fit_and_folders_that_are_not_whole_are_refused(tmp_path
     (tmp_path / "model" / "notes.txt").touch()
     with pytest.raises(ValueError, match=r"of a model. Received: .*notes.txt"):
         model.save(tmp_path / "model")
+    (tmp_path / "model" / "notes.txt").unlink()
+    with contextlib.chdir(tmp_path / "model"):
+        model.save(".")
     with pytest.raises(ValueError, match=r"two different values"):
         model.fit(SMALL, validation=SMALL[:1])
     with pytest.raises(ValueError, match="Call fit first"):  # columns are those of the last fit
@@ -420,6 +424,26 @@ def test_arguments_of_numpy_and_pandas_and_a_task_called_layer_are_saved(tmp_pat
 
 
 @once
+def test_inputs_and_tasks_have_different_names():
+    frame = without(FRAME, *LABELS).assign(ids=[["a", "b"][: n % 3] for n in USER], ids_2=SCORE)
+    tasks = {"stars": "regression", "b_stars": "regression", "ids_2": "regression"}
+    frame = pd.concat([frame.assign(b_stars=SCORE)] * 2)
+    model = new_model(tasks, given={"b": {"stars": lambda rows: np.zeros(len(rows))}})
+    model.fit(frame[:150], validation=frame[150:], **QUICK)
+    names = [*model.keras_model.input, *model.keras_model.output]
+    assert len({*names}) == len(names)
+
+
+@once
+def test_a_subclass_of_a_frame_gives_a_frame():
+    class Frame(pd.DataFrame):
+        pass
+
+    frame = without(FRAME, *LABELS)
+    assert type(new_model(CLICK).fit(frame, **QUICK).predict(Frame(frame))) is pd.DataFrame
+
+
+@once
 def test_labels_can_be_probabilities():
     frame = without(FRAME, *LABELS)
     frame["liked it"] = 1 / (1 + np.exp(-SCORE))
@@ -461,8 +485,10 @@ def test_a_report_has_the_gains_over_each_branch():
 def test_frames_of_polars_give_frames_of_polars():
     polars = pytest.importorskip("polars")
     pandas = without(FRAME, *LABELS)
-    values = pandas.astype("object").where(pandas.notna(), None)
-    frame = polars.DataFrame({name: values[name].tolist() for name in values})
+    objects = pandas.astype(object).where(pandas.notna(), None)
+    frame = polars.DataFrame({name: objects[name].tolist() for name in objects})
+    with pytest.raises(TypeError, match="frame must be a frame of pandas or polars"):
+        new_model().fit(frame.lazy())
     found = new_model().fit(frame, time="day", **QUICK).predict(frame)
     assert isinstance(found, polars.DataFrame)
     expected = new_model().fit(pandas, time="day", **QUICK).predict(pandas)
