@@ -155,10 +155,14 @@ class StackedTasks(BaseLayer):
 
     def _check(self, predictions: ByName, argument: str) -> None:
         check_keys(check_by_task(predictions, self._tasks, argument), self._tasks, argument)
-        shapes = {task: tuple(predictions[task].shape) for task in self._heads.value}
+        # Sizes in a PyTorch trace are unknown, and not integers.
+        shapes = {
+            task: tuple(n if isinstance(n, int) else None for n in predictions[task].shape)
+            for task in self._heads.value
+        }
         for shape in shapes.values():
             first = next(iter(shapes.values()))
-            if len(shape) < 2 or shape[-1] != 1 or not shapes_match(shape, first):
+            if len(shape) < 2 or shape[-1] not in (1, None) or not shapes_match(shape, first):
                 raise ValueError(
                     f"{argument} must have the same shape (batch, ..., 1) for all of {[*shapes]}. "
                     f"Received: {argument}.shape={shapes}"

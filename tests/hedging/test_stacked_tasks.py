@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
+from ple_keras.steps.trace_function import trace_function
 from tests.helpers import QUICK, assert_same, numpy_of, once
 from tests.integrations import serve_exported
 from tests.integrations.test_export import FORMATS, export, need, suppress_output
@@ -173,6 +174,18 @@ def test_a_second_model_serves_a_hedged_model(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", X)
     assert run_to_end("-c", LOADED, tmp_path).strip() == str(stacked.coefficients)
     assert_same(dict(np.load(tmp_path / "found.npz")), found)
+
+
+@once
+def test_predictions_are_traced_on_pytorch():
+    inputs, tasks = keras.Input((), dtype="int32"), heads()
+    features = keras.layers.Embedding(9, 4)(inputs)
+    outputs = adapted(of=tasks)(tasks(dict.fromkeys(tasks.task_names, features)))
+    model, x = keras.Model(inputs, outputs), np.arange(5)
+    trace_function(model, "predict")
+    for _ in range(3):
+        assert_same(model.predict_on_batch(x), numpy_of(model(x)))
+    assert len(model.predict_function._graphs.replays) == 1
 
 
 RARE = np.where(np.arange(ROWS) < 9, 1.0, 0.0)
