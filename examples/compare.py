@@ -48,10 +48,10 @@ model is better. Its 95% interval is Student's, over at least two seeds. With --
 seeds use the same rows, so the interval covers only the initial values and the order of the rows.
 A second table has the gains in percent of the loss, over the test rows of all seeds, with 95%
 intervals of `compare_predictions` over rows, or over groups with --group. They say whether these
-trained models are better on rows like those of the test, which those over few seeds seldom decide.
-The script prints the tables, and plots the gains over seeds in `compare.png`. --save writes the
-validation and test rows of each seed to a Parquet file: the numbers of rows in your file, from 0,
-labels, and predictions.
+trained models are better on rows like those of the test, which intervals over few seeds seldom
+decide. "Not worse" means not worse by more than 1%. The script prints the tables, and plots the
+gains over seeds in `compare.png`. --save writes the validation and test rows of each seed to a
+Parquet file: the numbers of rows in your file, from 0, labels, and predictions.
 """
 
 import argparse
