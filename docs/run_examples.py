@@ -28,6 +28,7 @@ BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 # Files that are not run, and the page that shows their results or their use.
 RESULTS = {
     "benchmarks/against_boosting.py": "results/against_boosting.md",
+    "benchmarks/every_day.py": "recipes/training_every_day.md",
     "benchmarks/export_latency.py": "performance.md",
     "benchmarks/false_statements.py": "recipes/replacing_boosting.md",
     "benchmarks/never_worse.py": "results/never_worse.md",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from examples.benchmarks import recommender_seeds
+from examples.benchmarks import every_day, recommender_seeds
 from tests.helpers import once
 from tests.processes import ROOT, run_example_here
 from tests.recorded_outputs import form, recorded
@@ -99,6 +99,8 @@ def test_the_pages_have_the_kept_figures():
     assert table.partition("\nrecommender/")[0] in (ROOT / "docs" / "recommender.md").read_text()
     kept = json.loads(recommender_seeds.KEPT.read_text())
     assert recommender_seeds.format_table(kept) in (ROOT / "docs" / "results.md").read_text()
+    kept_days, page = json.loads(every_day.KEPT.read_text()), "recipes/training_every_day.md"
+    assert every_day.format_table(kept_days) in (ROOT / "docs" / page).read_text()
     readme = (ROOT / "README.md").read_text()
     for task, metric in recommender_seeds.METRICS.items():
         (row,) = (line for line in readme.splitlines() if line.startswith(f"| {task}, "))
