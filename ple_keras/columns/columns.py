@@ -747,7 +747,8 @@ def _kind_of(frame: Rows, name: str) -> str:
     found = f"categories of {found}" if is_category and kinds else found
     remedy = "Remove it from the frame, or convert it"
     if re.search("date|time", found.lower()):
-        remedy += f", such as by (frame[{name!r}] - frame[{name!r}].min()).dt.days for pandas"
+        days = f"(pd.to_datetime(frame[{name!r}]) - pd.Timestamp(2020, 1, 1)).dt.days"
+        remedy += f", such as by {days}, with one day for all frames"
     raise TypeError(
         f"{name} must contain numbers, booleans, strings or lists. {remedy}. "
         f"Received: {name} with {found}"

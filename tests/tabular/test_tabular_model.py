@@ -257,7 +257,7 @@ FITS = {
     ),
     "dates": (
         {"frame": SMALL.assign(when=pd.Timestamp("2026"))},
-        *({}, TypeError, r"frame\['when'\].min\(\)\).dt.days"),
+        *({}, TypeError, r"by \(pd.to_datetime\(frame\['when'\]\) - pd.T"),
     ),
     "a task as a column": (
         {"columns": pk.Columns(["liked it"]), "ids": ()}, {}, ValueError, "must not be tasks"
