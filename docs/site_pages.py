@@ -21,6 +21,7 @@ GROUPS = {
     "plots": "Plots",
     "transfer": "Transfer",
     "export": "Export",
+    "tabular": "From a frame to a model",
 }
 # Classes of results, and of objects that a result holds. They are not public names, and have no
 # pages.
@@ -34,6 +35,7 @@ PARTS = {
         "ple_keras.inspection.gates.GateUse",
         "ple_keras.inspection.gates.ExpertUse",
     ],
+    "TabularModel": ["ple_keras.tabular.tabular_report.TabularReport"],
     "TaskReport": [
         "ple_keras.inspection.task_figures.TaskFigures",
         "ple_keras.inspection.task_report.TaskTraining",
@@ -68,7 +70,7 @@ def public_names() -> dict[str, list[str]]:
     names: dict[str, list[str]] = {group: [] for group in GROUPS}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module != "ple_keras":
-            names[node.module.split(".")[1]] += [alias.name for alias in node.names]
+            names[node.module.split(".")[1]] += [x.name for x in node.names if not x.asname]
     return names
 
 

@@ -619,7 +619,7 @@ def _is_empty(frame: Rows, name: str) -> bool:
 
 def _to_json(value: Any) -> Any:
     """Return an argument for JSON: layers as configs, and only names of functions and columns."""
-    if isinstance(value, keras.layers.Layer):
+    if isinstance(value, keras.layers.Layer | keras.optimizers.schedules.LearningRateSchedule):
         return {"layer": keras.saving.serialize_keras_object(value)}
     if isinstance(value, Mapping):
         return {name: _to_json(each) for name, each in value.items()}
