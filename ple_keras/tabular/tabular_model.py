@@ -227,7 +227,7 @@ class TabularModel:
         """
         if y is not None:
             raise TypeError(f"y must be None: labels are columns. Received: y={short_repr(y)}")
-        parts = self._split(frame, validation, time, group)
+        parts = self._split(frame, validation, time, group, self._lost)
         tasks, given = TaskColumns(self._arguments["tasks"]), self._arguments["given"] or {}
         if (seed := self._arguments["seed"]) is not None:
             keras.utils.set_random_seed(seed)
@@ -298,7 +298,8 @@ class TabularModel:
             UserWarning: If no epoch improved a branch, so that nothing was learned.
         """
         self._fitted()
-        parts = self._split(frame, validation, time, group)
+        lost = [name for name in self._lost if name != "block"]
+        parts = self._split(frame, validation, time, group, lost)
         updated = self._columns.update(parts[0])
         fill_new_rows(self.keras_model, self._columns, updated)
         self._columns = updated
@@ -314,13 +315,18 @@ class TabularModel:
         return self
 
     def _split(
-        self, frame: Rows, validation: Any, time: str | None, group: str | None
+        self,
+        frame: Rows,
+        validation: Any,
+        time: str | None,
+        group: str | None,
+        lost: Sequence[str],
     ) -> tuple[Rows, Rows]:
-        """Return the training rows and the validation rows."""
-        if self._lost:
+        """Return the training rows and the validation rows, if no function is lost."""
+        if lost:
             raise ValueError(
                 "A file can't contain functions: pass them to set_params before fit. "
-                f"Received: no {self._lost}"
+                f"Received: no {lost}"
             )
         check_frame(frame, "frame")
         if hasattr(validation, "columns"):

@@ -100,7 +100,7 @@ def test_a_binary_task_predicts_the_second_class():
 
 @once
 @pytest.mark.parametrize("block", ["ple", "single"])
-def test_another_block_stops_and_keeps_its_best_epoch(block):
+def test_another_block_stops_and_keeps_its_best_epoch(block, tmp_path):
     def make(heads, network):
         features = network(network.input)
         if block == "ple":
@@ -112,6 +112,11 @@ def test_another_block_stops_and_keeps_its_best_epoch(block):
     losses = model.keras_model.history.history["relative_loss"]
     assert len(losses) < 100
     assert np.argmin(losses) < len(losses) - 2
+    model.save(tmp_path / "model")
+    loaded = pk.TabularModel.load(tmp_path / "model")
+    loaded.continue_fit(without(FRAME, *LABELS), **QUICK)
+    with pytest.raises(ValueError, match=r"can't contain functions.* no \['block'\]"):
+        loaded.fit(FRAME)
 
 
 @once
