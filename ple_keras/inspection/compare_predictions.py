@@ -190,8 +190,8 @@ def _known_losses(kind: str, y: np.ndarray, p: np.ndarray) -> np.ndarray:
         return np.array(np.nan)
     if kind == "regression":
         return np.asarray((y - p) ** 2)
-    if kind in POWERS:  # at least 0, and not -1e-17
-        found = np.maximum(deviances(y, np.maximum(p, LEAST), POWERS[kind]) / 2, 0)
+    if kind in POWERS:
+        found = power_losses(y, p, POWERS[kind])
         return np.where(np.minimum(y, p) >= 0, found, np.nan)
     if kind == "binary":  # labels can be probabilities
         found = -y * np.log(np.maximum(p, LEAST)) - (1 - y) * np.log(np.maximum(1 - p, LEAST))
@@ -199,6 +199,12 @@ def _known_losses(kind: str, y: np.ndarray, p: np.ndarray) -> np.ndarray:
     is_class = y[:, None] == np.arange(p.shape[1])
     found = -np.log(np.maximum((is_class * p).sum(axis=1), LEAST))
     return np.where(is_class.any(axis=1) & (p >= 0).all(axis=1), found, np.nan)
+
+
+def power_losses(y: np.ndarray, p: np.ndarray, power: float) -> np.ndarray:
+    """Return half of the deviances of counts, with a power of 1, or of amounts."""
+    losses: np.ndarray = np.maximum(deviances(y, np.maximum(p, LEAST), power) / 2, 0)
+    return losses  # at least 0, and not -1e-17
 
 
 def _gain(labels: np.ndarray, losses: np.ndarray, others: np.ndarray, groups: np.ndarray) -> Gain:

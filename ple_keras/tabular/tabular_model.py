@@ -619,8 +619,8 @@ class TabularModel:
 
 def _is_empty(frame: Rows, name: str) -> bool:
     """Return whether a column has no value."""
-    first = column_values(frame[:FIRST_ROWS], name)  # most columns have one there
-    return not any(map(_is_value, first)) and not any(map(_is_value, column_values(frame, name)))
+    parts = frame[:FIRST_ROWS], frame  # most columns have a value in the first rows
+    return all(value is None for part in parts for value in column_values(part, name))
 
 
 def _to_json(value: Any) -> Any:
@@ -647,7 +647,3 @@ def _from_json(value: Any) -> Any:
 
 def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _is_value(value: object) -> bool:
-    return value is not None

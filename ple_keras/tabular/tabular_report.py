@@ -18,10 +18,9 @@ from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.regression_heads import variance_power
 from ple_keras.heads.task_heads import find_heads
 from ple_keras.inspection._report_text import cells, report_text, table, to_json
-from ple_keras.inspection.compare_predictions import Gain, compare_predictions
+from ple_keras.inspection.compare_predictions import Gain, compare_predictions, power_losses
 from ple_keras.inspection.task_figures import (
     TaskFigures,
-    deviances,
     labels_by_position,
     metric_text,
     task_figures,
@@ -30,8 +29,6 @@ from ple_keras.inspection.task_report import branch_predictions
 from ple_keras.losses.loss_kinds import loss_name
 from ple_keras.steps.observing_model import ObservingModel
 from ple_keras.tabular.stopping import BATCH_SIZE
-
-LEAST = 1e-7  # prediction of a count or an amount
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def _row_loss(head: Head) -> str | Callable[[np.ndarray, np.ndarray], np.ndarray
     if loss_name(head.loss) == "mean_squared_error":
         return "regression"
     if (power := variance_power(head)) is not None:
-        return lambda y, p: np.maximum(deviances(y, np.maximum(p, LEAST), power) / 2, 0)
+        return partial(power_losses, power=power)
 
     def losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
         pair = (ops.convert_to_tensor(each[:, None].astype("float32")) for each in (y, p))
