@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from ple_keras._checks import check_by_task, check_keys
-from ple_keras._keras.layers import BaseLayer, Untracked
+from ple_keras._keras.layers import BaseLayer, Untracked, find_layers
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import at_least_float32, clip, fill, to_numpy
 from ple_keras._typing import ByName, Config, Nested, Shape, TaskName, Tensor
@@ -128,9 +128,9 @@ class StackedTasks(BaseLayer):
         return {task: dict(zip(heads, row)) for task, row in zip(heads, effects) if any(row)}
 
     def build(self, input_shape: Mapping[TaskName, Shape]) -> None:
-        size = len(self._heads.value)
-        options = {"trainable": False, "autocast": False, "name": "coefficients"}
-        self._coefficients = self.add_weight((6, size, size), "zeros", "float32", **options)
+        if size := len(self._heads.value):
+            options = {"trainable": False, "autocast": False, "name": "coefficients"}
+            self._coefficients = self.add_weight((6, size, size), "zeros", "float32", **options)
 
     def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
         """Return the predictions of all tasks."""
@@ -231,6 +231,12 @@ class StackedTasks(BaseLayer):
     def from_config(cls, config: Config) -> Self:
         heads = keras.saving.deserialize_keras_object(config["heads"])
         return super().from_config({**config, "heads": heads})
+
+
+def find_effects(model: keras.Layer) -> dict[TaskName, dict[TaskName, float]]:
+    """Return the `coefficients` of the tasks of a model that read others."""
+    found = find_layers(model, StackedTasks)
+    return {task: effects for each in found for task, effects in each.coefficients.items()}
 
 
 def _copies(heads: Any) -> tuple[tuple[TaskName, ...], dict[TaskName, Head]]:

@@ -18,7 +18,7 @@ from ple_keras._keras.layers import find_layers
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads, find_heads, trained_heads
-from ple_keras.hedging.stacked_tasks import StackedTasks
+from ple_keras.hedging.stacked_tasks import find_effects
 from ple_keras.inspection._report_text import Row, cells, report_text, table, to_json
 from ple_keras.inspection.task_figures import (
     TaskFigures,
@@ -134,7 +134,7 @@ class TaskReport:
         tables = [*_figure_rows(self), _training_rows(self)]
         tables += [_conflict_rows(self)] if self.conflicts else []
         tables += [_branch_rows(self)] if self.branches else []
-        tables += [_read_rows(self)] if self.reads else []
+        tables += [read_rows(self.reads)] if self.reads else []
         title = f"Tasks over {self.examples:,} examples"
         return report_text([title, *map(table, tables)], self.warnings)
 
@@ -214,11 +214,8 @@ def task_report(
     shares = gradients.shares(factors)
     training = {t: TaskTraining(weights.get(t, 0.0), shares.get(t, math.nan)) for t in tasks}
     conflicts, trend = gradients.conflicts(), gradients.trend(factors)
-    reads = {
-        t: x for each in find_layers(model, StackedTasks) for t, x in each.coefficients.items()
-    }
     found = tasks, training, conflicts, trend, validated, branches
-    report = TaskReport(examples, *found, [], reads)
+    report = TaskReport(examples, *found, [], find_effects(model))
     report.warnings.extend(_warnings(report, model, heads))
     return report
 
@@ -407,8 +404,9 @@ def _branch_rows(report: TaskReport) -> Iterator[Row]:
             yield *row, *cells(each.figures, relative_error=".3f"), metric_text(each.figures)
 
 
-def _read_rows(report: TaskReport) -> Iterator[Row]:
+def read_rows(reads: Mapping[str, Mapping[str, float]]) -> Iterator[Row]:
+    """Yield the rows of a table of the tasks that read others, the largest effects first."""
     yield "task", "own weight", "effects of the predictions of other tasks"
-    for task, effects in report.reads.items():
+    for task, effects in reads.items():
         others = sorted(effects.keys() - {task}, key=lambda other: -abs(effects[other]))
         yield task, f"{effects[task]:.2f}", ", ".join(f"{t} {effects[t]:+.2g}" for t in others)
