@@ -578,21 +578,27 @@ class TabularModel:
         files = {path.name for path in folder.glob("*")}
         if folder.exists() and (TASKS not in files or files - {MODEL, COLUMNS, TASKS}):
             raise ValueError(f"folder must be new, or of a model. Received: {folder} with {files}")
-        arguments = {name: _to_json(value) for name, value in self._arguments.items()}
+        arguments = {**self._arguments, "ids": [*self._arguments["ids"]]}
+        arguments["given"] = [*(self._arguments["given"] or ())]
+        for name in ("columns", "block"):
+            arguments[name] = self._arguments[name] is not None
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as part:
             new = Path(part, "new")
             new.mkdir()
             self.keras_model.save(new / MODEL)
             self._columns.save(new / COLUMNS)
             text = {
-                "arguments": arguments,
+                "arguments": keras.saving.serialize_keras_object(arguments),
                 "names": tasks.names,
                 "classes": tasks.classes,
                 "given": self._given_inputs,
-                "stacked": [x.get_weights() for x in find_layers(self.served_model, StackedTasks)],
+                "stacked": [
+                    [w.tolist() for w in x.get_weights()]
+                    for x in find_layers(self.served_model, StackedTasks)
+                ],
                 "sha256": {name: _sha256(new / name) for name in (MODEL, COLUMNS)},
             }
-            (new / TASKS).write_text(json.dumps(text, default=_to_plain))
+            (new / TASKS).write_text(json.dumps(text))
             if folder.exists():
                 folder.rename(Path(part, "old"))
             new.rename(folder)
@@ -621,11 +627,11 @@ class TabularModel:
                 f"{folder} must have files of one model, but {TASKS} is of another one. "
                 f"Received: other contents of {wrong}"
             )
-        arguments = {name: _from_json(value) for name, value in text["arguments"].items()}
-        columns, branches = Columns.load(folder / COLUMNS), arguments["given"] or []
-        check_keys(given or {}, branches, "given", has_all=False)
-        if arguments["columns"]:
-            arguments["columns"] = Columns(**{name: getattr(columns, name) for name in ARGUMENTS})
+        arguments = keras.saving.deserialize_keras_object(text["arguments"])
+        columns = Columns.load(folder / COLUMNS)
+        check_keys(given or {}, arguments["given"], "given", has_all=False)
+        unfitted = Columns(**{name: getattr(columns, name) for name in ARGUMENTS})
+        arguments["columns"] = unfitted if arguments["columns"] else None
         lost = [name for name in ("block", "given") if arguments[name]]
         model = cls(**{**arguments, "block": None, "given": given})
         model._lost = [name for name in lost if name != "given" or not given]
@@ -646,28 +652,6 @@ def _is_empty(frame: Rows, name: str) -> bool:
     """Return whether a column has no value."""
     parts = frame[:FIRST_ROWS], frame  # most columns have a value in the first rows
     return all(value is None for part in parts for value in column_values(part, name))
-
-
-def _to_json(value: Any) -> Any:
-    """Return an argument for JSON: layers as configs, and only names of functions and columns."""
-    if isinstance(value, keras.layers.Layer | keras.optimizers.schedules.LearningRateSchedule):
-        return {"layer": keras.saving.serialize_keras_object(value)}
-    if isinstance(value, Mapping):
-        return {name: _to_json(each) for name, each in value.items()}
-    return bool(value) if callable(value) or isinstance(value, Columns) else value
-
-
-def _to_plain(value: Any) -> Any:
-    """Return a number of NumPy as Python's, and names as a list."""
-    return value.tolist() if hasattr(value, "tolist") else [*value]
-
-
-def _from_json(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    if [*value] == ["layer"] and "class_name" in value["layer"]:  # not a task of this name
-        return keras.saving.deserialize_keras_object(value["layer"])
-    return {name: _from_json(each) for name, each in value.items()}
 
 
 def _sha256(file: Path) -> str:
