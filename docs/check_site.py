@@ -33,10 +33,19 @@ def main() -> int:
     names = [name for group in public_names().values() for name in group]
     expected = [f"reference/{name}" for name in names]
     expected += [f"examples/{path.with_suffix('')}" for path in scripts()]
-    problems = [f"no page {page}" for page in expected if not (SITE / page / "index.html").exists()]
+    problems = [
+        f"no page {page}"
+        for page in expected
+        if not (SITE / page / "index.html").exists()
+    ]
     for path in (*pages, *SITE.rglob("*.css")):
-        problems += [f"{path}: loads {address}" for address in requests_to_other_hosts(path)]
-    print("\n".join(problems) or f"{len(pages)} pages, one for each of {len(names)} public names")
+        problems += [
+            f"{path}: loads {address}" for address in requests_to_other_hosts(path)
+        ]
+    print(
+        "\n".join(problems)
+        or f"{len(pages)} pages, one for each of {len(names)} public names"
+    )
     return 1 if problems else 0
 
 

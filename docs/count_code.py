@@ -27,8 +27,13 @@ def count_lines(text: str) -> int:
     """Return the number of lines with code."""
     docstrings = set()
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, WITH_DOCSTRINGS) and ast.get_docstring(node) is not None:
-            docstrings.update(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+        if (
+            isinstance(node, WITH_DOCSTRINGS)
+            and ast.get_docstring(node) is not None
+        ):
+            docstrings.update(
+                range(node.body[0].lineno, node.body[0].end_lineno + 1)
+            )
     lines = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type not in NO_CODE:
@@ -41,10 +46,15 @@ def main() -> None:
     counts = defaultdict(lambda: [0, 0])
     for folder in ("ple_keras", "tests", "examples"):
         for path in (ROOT / folder).rglob("*.py"):
-            lines, inside = count_lines(path.read_text()), path.relative_to(ROOT).parts
+            lines, inside = (
+                count_lines(path.read_text()),
+                path.relative_to(ROOT).parts,
+            )
             names = {folder}
             if folder == "ple_keras":
-                names.add("/".join(inside[:2]) if len(inside) > 2 else "ple_keras/*.py")
+                names.add(
+                    "/".join(inside[:2]) if len(inside) > 2 else "ple_keras/*.py"
+                )
             for name in names:
                 counts[name][0] += lines
                 counts[name][1] += 1

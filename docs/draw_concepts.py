@@ -77,9 +77,14 @@ def draw_hedged(canvas: Canvas) -> None:
             ((x, x), from_shared), (color, SHARED_COLOR), weights
         ):
             canvas.line((start, ends[0]), (end, ends[1]), color=of_line)
-            style = {"fontsize": SMALL_SIZE, "bbox": {"fc": "white", "ec": "none", "pad": 1.2}}
+            style = {
+                "fontsize": SMALL_SIZE,
+                "bbox": {"fc": "white", "ec": "none", "pad": 1.2},
+            }
             canvas.text(((start + end) / 2, sum(ends) / 2), weight, **style)
-    canvas.box((WIDTH / 2, 0.22), (WIDTH - 0.8, 0.28), "columns", FRAME_COLOR, LIGHT)
+    canvas.box(
+        (WIDTH / 2, 0.22), (WIDTH - 0.8, 0.28), "columns", FRAME_COLOR, LIGHT
+    )
     for name, (x, color) in branches.items():
         canvas.line((x, 0.36), (x, bottom - BOX[1] / 2), color=color)
         text = f"{name}\ntables, experts, {'towers' if color == SHARED_COLOR else 'tower'}"
@@ -114,12 +119,22 @@ def draw_gate(canvas: Canvas) -> None:
     for index, (name, weight, color) in enumerate(experts):
         height = 1.45 - 0.5 * index
         canvas.text((left - 0.1, height), name, fontsize=SMALL_SIZE, ha="right")
-        canvas.box((left + weight, height), (2 * weight, 0.26), f"{weight}", color, STRONG)
-    canvas.text((left, 0.1), "weights of one example, sum 1", fontsize=SMALL_SIZE, color=NOTE_COLOR)
+        canvas.box(
+            (left + weight, height), (2 * weight, 0.26), f"{weight}", color, STRONG
+        )
+    canvas.text(
+        (left, 0.1),
+        "weights of one example, sum 1",
+        fontsize=SMALL_SIZE,
+        color=NOTE_COLOR,
+    )
 
 
 def draw_mixture(
-    canvas: Canvas, gate: str, experts: Sequence[tuple[str, str, str]], dashes: dict[str, tuple]
+    canvas: Canvas,
+    gate: str,
+    experts: Sequence[tuple[str, str, str]],
+    dashes: dict[str, tuple],
 ) -> None:
     """Experts at the bottom, with their weights on the lines to the gate."""
     pitch = BOX[0] + GAP
@@ -144,35 +159,52 @@ def draw_mixture(
         )
         canvas.line((x, 0.34), (x, 0.86 - BOX[1] / 2), color=color)
         canvas.text(
-            (x, 0.2), f"stream\nof {text.split()[0]}", fontsize=SMALL_SIZE, color=NOTE_COLOR
+            (x, 0.2),
+            f"stream\nof {text.split()[0]}",
+            fontsize=SMALL_SIZE,
+            color=NOTE_COLOR,
         )
     # The input of the gate passes the experts on the left.
     left = middle - len(experts) / 2 * pitch - 0.3
     points = ((left, 0.34), (left, top), (middle - GATE[0] / 2, top))
     canvas.line(*points, color=own, dash=DASHED)
-    canvas.text((left, 0.2), f"r: stream\nof {gate}", fontsize=SMALL_SIZE, color=NOTE_COLOR)
+    canvas.text(
+        (left, 0.2), f"r: stream\nof {gate}", fontsize=SMALL_SIZE, color=NOTE_COLOR
+    )
 
 
 def draw_task_mixture(canvas: Canvas) -> None:
     """The gate of a task mixes its own experts and the shared ones."""
     experts = [("click\nexpert 0", "0.5", CLICK), ("click\nexpert 1", "0.2", CLICK)]
-    draw_mixture(canvas, "click", [*experts, ("shared\nexpert 0", "0.3", SHARED_COLOR)], {})
+    draw_mixture(
+        canvas, "click", [*experts, ("shared\nexpert 0", "0.3", SHARED_COLOR)], {}
+    )
 
 
 def draw_shared_mixture(canvas: Canvas) -> None:
     """The shared gate mixes all experts."""
     experts = [("click\nexpert 0", "0.2", CLICK), ("click\nexpert 1", "0.1", CLICK)]
-    experts += [("buy\nexpert 0", "0.3", BUY), ("shared\nexpert 0", "0.4", SHARED_COLOR)]
+    experts += [
+        ("buy\nexpert 0", "0.3", BUY),
+        ("shared\nexpert 0", "0.4", SHARED_COLOR),
+    ]
     draw_mixture(canvas, "shared", experts, {CLICK: DOTTED, BUY: DOTTED})
     canvas.line((4.9, 2.35), (5.2, 2.35), color=TEXT_COLOR, dash=DOTTED)
     text = "no gradient, if isolated"
-    canvas.text((5.26, 2.35), text, fontsize=SMALL_SIZE, color=NOTE_COLOR, ha="left")
+    canvas.text(
+        (5.26, 2.35), text, fontsize=SMALL_SIZE, color=NOTE_COLOR, ha="left"
+    )
 
 
 def draw_loss(canvas: Canvas) -> None:
     """From the streams after the last level to the loss; a missing label does not count."""
-    tasks = [("click", CLICK, ["1", "0", "1", "0"]), ("buy", BUY, ["1", "", "0", ""])]
-    canvas.text((4.98, 2.05), "labels of 4 examples", fontsize=SMALL_SIZE, color=NOTE_COLOR)
+    tasks = [
+        ("click", CLICK, ["1", "0", "1", "0"]),
+        ("buy", BUY, ["1", "", "0", ""]),
+    ]
+    canvas.text(
+        (4.98, 2.05), "labels of 4 examples", fontsize=SMALL_SIZE, color=NOTE_COLOR
+    )
     for index, (task, color, labels) in enumerate(tasks):
         y = 1.6 - 0.95 * index
         canvas.text((0.4, y), f"stream\nof {task}")
@@ -180,23 +212,43 @@ def draw_loss(canvas: Canvas) -> None:
         canvas.line((x, y), (x + GAP, y), color=color)
         for position, label in enumerate(labels):
             cell = (x + 0.42 + 0.28 * position, y)
-            canvas.box(cell, (0.28, 0.28), label, color if label else FRAME_COLOR, LIGHT, radius=0)
+            canvas.box(
+                cell,
+                (0.28, 0.28),
+                label,
+                color if label else FRAME_COLOR,
+                LIGHT,
+                radius=0,
+            )
         end = x + 0.42 + 0.28 * len(labels)
         canvas.line((end - 0.1, y), (end + GAP, y), color=color)
         mean = f"L_{task}\nmean of {sum(map(bool, labels))}"
         canvas.box((end + GAP + 0.43, y), BOX, mean, color, STRONG)
         start = (end + GAP + BOX[0], y)
-        canvas.line(start, (start[0] + 0.5, 1.125 + (0.1 if index == 0 else -0.1)), color=color)
-        canvas.text(
-            (start[0] + 0.42, y - (0.08 if index == 0 else -0.08)), f"w_{task}", fontsize=SMALL_SIZE
+        canvas.line(
+            start,
+            (start[0] + 0.5, 1.125 + (0.1 if index == 0 else -0.1)),
+            color=color,
         )
         canvas.text(
-            (0.68 + 3.4 / 2, y + 0.34), f"head of {task}", fontsize=SMALL_SIZE, color=NOTE_COLOR
+            (start[0] + 0.42, y - (0.08 if index == 0 else -0.08)),
+            f"w_{task}",
+            fontsize=SMALL_SIZE,
         )
-    canvas.box((start[0] + 0.66, 1.125), (0.36, 0.36), "L", TEXT_COLOR, LIGHT, radius=0.18)
+        canvas.text(
+            (0.68 + 3.4 / 2, y + 0.34),
+            f"head of {task}",
+            fontsize=SMALL_SIZE,
+            color=NOTE_COLOR,
+        )
+    canvas.box(
+        (start[0] + 0.66, 1.125), (0.36, 0.36), "L", TEXT_COLOR, LIGHT, radius=0.18
+    )
 
 
-PICTURES: dict[str, tuple[Callable[[Canvas], None], float]] = {  # with their heights
+PICTURES: dict[
+    str, tuple[Callable[[Canvas], None], float]
+] = {  # with their heights
     "model": (draw_model, 1.95),
     "hedged": (draw_hedged, 2.6),
     "expert": (draw_expert, 1.15),

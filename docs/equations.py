@@ -14,22 +14,33 @@ def to_latex(equations: str) -> str:
     `x_k' = sum_e w_{k,e} E_e` has sums, indices and roots as in LaTeX, without backslashes. A
     fraction has spaces around its slash, and reaches to the next sign, comma or parenthesis.
     """
-    lines = [_line(re.sub(" +", " ", line.strip())) for line in equations.strip().split("\n")]
+    lines = [
+        _line(re.sub(" +", " ", line.strip()))
+        for line in equations.strip().split("\n")
+    ]
     if len(lines) == 1:
         return lines[0].replace("&", "")
     return r"\begin{aligned}" + r" \\ ".join(lines) + r"\end{aligned}"
 
 
 def _line(text: str) -> str:
-    text = WORD.sub(lambda word: COMMANDS.get(word[0], rf"\mathrm{{{word[0]}}}"), text)
+    text = WORD.sub(
+        lambda word: COMMANDS.get(word[0], rf"\mathrm{{{word[0]}}}"), text
+    )
     text = re.sub(r"_([A-Za-z]{2,})", r"_{\1}", text)
     # From the innermost parentheses outward. A finished part has no separating spaces.
     while "(" in text:
-        text = re.sub(r"\(([^()]*)\)", lambda m: f"⟨{_fractions(m[1])}⟩".replace(" ", "~"), text)
+        text = re.sub(
+            r"\(([^()]*)\)",
+            lambda m: f"⟨{_fractions(m[1])}⟩".replace(" ", "~"),
+            text,
+        )
     text = _fractions(text)
     text = re.sub(r"sqrt⟨([^⟨⟩]*)⟩", r"\\sqrt{\1}", text).replace("~", " ")
     text = re.sub(r"abs⟨([^⟨⟩]*)⟩", r"\\left|\1\\right|", text)
-    text = text.replace("⟨", r"\left(").replace("⟩", r"\right)").replace("*", r"\cdot")
+    text = (
+        text.replace("⟨", r"\left(").replace("⟩", r"\right)").replace("*", r"\cdot")
+    )
     text = re.sub(r"(?<=[\w}')]) (?=[\w\\(])", r"\\,", text)
     text = re.sub(r" (=|<-) ", r" &\1 ", text, count=1)
     return text.replace("<-", r"\leftarrow").replace("η", r"\eta")

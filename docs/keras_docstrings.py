@@ -59,8 +59,12 @@ def _link_names(text: str, names: Collection[str]) -> str:
     for i, paragraph in enumerate(paragraphs):
         if not paragraph.startswith(CODE):
             parts = re.split(r"(`[^`]*`)", paragraph)
-            parts[::2] = [plain.sub(r"[\1][ple_keras.\1]", part) for part in parts[::2]]
-            parts[::2] = [SYMBOL.sub(r"*\1*<sub>\2</sub>", part) for part in parts[::2]]
+            parts[::2] = [
+                plain.sub(r"[\1][ple_keras.\1]", part) for part in parts[::2]
+            ]
+            parts[::2] = [
+                SYMBOL.sub(r"*\1*<sub>\2</sub>", part) for part in parts[::2]
+            ]
             parts[1::2] = [
                 f"[{part}][ple_keras.{part[1:-1]}]" if part[1:-1] in names else part
                 for part in parts[1::2]
@@ -72,7 +76,9 @@ def _link_names(text: str, names: Collection[str]) -> str:
 def _mark_up(text: str) -> str:
     text = ARGUMENTS.sub("Args: Arguments:", text)
     text = CALL_ARGUMENTS.sub(_mark_call_arguments, text)
-    text = RETURNS.sub(lambda section: f"**Returns:**\n\n{dedent(section[1])}", text)
+    text = RETURNS.sub(
+        lambda section: f"**Returns:**\n\n{dedent(section[1])}", text
+    )
     return "\n\n".join(map(_mark_paragraph, text.split("\n\n")))
 
 

@@ -30,17 +30,17 @@ RESULTS = {
     "benchmarks/against_boosting.py": "results/against_boosting.md",
     "benchmarks/every_day.py": "recipes/training_every_day.md",
     "benchmarks/export_latency.py": "performance.md",
-    "benchmarks/false_statements.py": "recipes/replacing_boosting.md",
+    "benchmarks/false_statements.py": "maintainers/false_statements.md",
     "benchmarks/never_worse.py": "results/never_worse.md",
-    "benchmarks/new_rows.py": "results/new_rows.md",
+    "benchmarks/new_rows.py": "maintainers/new_rows.md",
     "benchmarks/operations.py": "performance.md",
     "benchmarks/policies.py": "recipes/exposure.md",
     "benchmarks/recommender_seeds.py": "results.md",
     "benchmarks/scaling.py": "performance.md",
     "benchmarks/small_job.py": "performance.md",
     "benchmarks/step_time.py": "performance.md",
-    "benchmarks/stop_rules.py": "results.md",
-    "benchmarks/whole_job.py": "large_tables.md",
+    "benchmarks/stop_rules.py": "maintainers/stop_rules.md",
+    "benchmarks/whole_job.py": "performance.md",
     "benchmarks/wide_tables.py": "performance.md",
     "serving/drift.py": "columns.md",
     "serving/load_test.py": "serving.md",
@@ -52,7 +52,9 @@ RESULTS = {
 def scripts() -> list[Path]:
     """Return the scripts that users run, by their path below examples/."""
     found = sorted((ROOT / "examples").rglob("*.py"))
-    return [path.relative_to(ROOT / "examples") for path in found if path.name[0] != "_"]
+    return [
+        path.relative_to(ROOT / "examples") for path in found if path.name[0] != "_"
+    ]
 
 
 def clean(printed: str) -> str:
@@ -63,7 +65,9 @@ def clean(printed: str) -> str:
 
 def run(path: Path) -> None:
     """Run a script. Write its command, the versions and its output, and its pictures."""
-    from PIL import Image  # installed with matplotlib, and not needed to build the site
+    from PIL import (
+        Image,
+    )  # installed with matplotlib, and not needed to build the site
 
     code = (ROOT / "examples" / path).read_text()
     (prefix, arguments), *_ = re.findall(
@@ -106,6 +110,8 @@ if __name__ == "__main__":
     paths = {path.stem: path for path in scripts() if str(path) not in RESULTS}
     names = sys.argv[1:] or [*paths]
     if not {*names} <= {*paths}:
-        sys.exit(f"Names must be some of {', '.join(paths)}. Received: {' '.join(names)}")
+        sys.exit(
+            f"Names must be some of {', '.join(paths)}. Received: {' '.join(names)}"
+        )
     for name in names:
         run(paths[name])

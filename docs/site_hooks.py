@@ -11,15 +11,15 @@ from equations import math_fence  # MkDocs finds the modules next to its hooks
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from site_pages import (
-    GROUPS,
     ROOT,
     example_page,
     examples_index,
+    home_page,
+    navigation,
     public_names,
     reference_index,
     reference_page,
     scripts,
-    scripts_by_folder,
 )
 
 PAGES = {  # of files outside docs/
@@ -32,30 +32,11 @@ LINK = re.compile(r"\[([^\]]+)\]\(([^)#:]+)(#[^)]*)?\)")
 
 
 def on_config(config: Any) -> Any:
-    """Add the generated pages to the navigation, and convert blocks of equations."""
+    """Make the navigation from the list of pages, and convert blocks of equations."""
     fence = {"name": "math", "class": "equation", "format": math_fence}
     config.mdx_configs["pymdownx.superfences"] = {"custom_fences": [fence]}
-    add_generated_pages(config.nav)
+    config.nav = navigation()
     return config
-
-
-def add_generated_pages(sections: list[dict[str, Any]]) -> None:
-    """Add the generated pages to their sections of the navigation."""
-    for section in sections:
-        ((title, pages),) = section.items()
-        if title == "Reference":
-            pages += ["reference/index.md"] + [
-                {GROUPS[group]: [{name: f"reference/{name}.md"} for name in sorted(names)]}
-                for group, names in public_names().items()
-            ]
-            pages.append({"Changelog": "changelog.md"})
-        elif title == "Examples":
-            pages += ["examples/index.md"] + [
-                {title: [{path.stem: f"examples/{path.with_suffix('.md')}"} for path in paths]}
-                for title, paths in scripts_by_folder().items()
-            ]
-        elif isinstance(pages, list):
-            add_generated_pages(pages)
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -76,8 +57,9 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: Any, **_: Any) -> str:
-    """Convert links for the site, and hide the empty sidebars of the home page."""
+    """Convert links for the site. The home page begins as the README, and has no sidebars."""
     if page.file.src_uri == "README.md":
+        markdown = home_page(markdown)
         page.meta["hide"] = ["navigation", "toc"]
     return link_pages(markdown, page, config.repo_url)
 

@@ -1,11 +1,74 @@
-"""The pages of the site that are generated from the code: the reference and the examples."""
+"""The list of pages, and the pages of the site that are generated: home, reference and examples."""
 
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 from run_examples import OUTPUTS, RESULTS, ROOT, scripts
 
+# All pages below docs/ that are not for maintainers, by topic. The navigation is made from this
+# list, and tests compare docs/README.md with it.
+PAGES = {
+    "Start": {
+        "Getting started": "getting_started.md",
+        "Recommender": "recommender.md",
+        "Concepts": "concepts.md",
+        "Choosing a block": "choosing.md",
+        "Tuning": "tuning.md",
+        "Questions and answers": "faq.md",
+    },
+    "Models": {
+        "Blocks": "blocks.md",
+        "Columns": "columns.md",
+        "Hedged branches": "hedged_branches.md",
+        "Custom experts and heads": "custom_experts_and_heads.md",
+    },
+    "Training": {
+        "Heads and training": "heads_and_training.md",
+        "Missing and rare labels": "missing_labels.md",
+        "Custom training loops": "training_loops.md",
+    },
+    "Inspection": {
+        "Inspecting tasks": "inspecting_tasks.md",
+        "Inspecting gates": "inspecting_gates.md",
+    },
+    "Trained models": {
+        "Saving and loading": "saving_and_loading.md",
+        "Adding and freezing tasks": "adding_a_task.md",
+        "Training every day": "recipes/training_every_day.md",
+    },
+    "Data and devices": {
+        "Backends": "backends.md",
+        "Large tables and data": "large_tables.md",
+        "Several devices": "several_devices.md",
+    },
+    "Production": {
+        "Exporting and serving": "serving.md",
+        "Monitoring": "monitoring.md",
+    },
+    "Recipes": {
+        "Gradient boosting": "recipes/boosting.md",
+        "Counts, amounts and exposure": "recipes/exposure.md",
+        "Rankings and scores": "recipes/ranking.md",
+        "Stacked tasks": "recipes/stacked_tasks.md",
+    },
+    "Results": {
+        "Overview": "results.md",
+        "Never worse": "results/never_worse.md",
+        "Against gradient boosting": "results/against_boosting.md",
+        "Performance": "performance.md",
+    },
+    "Migration": {
+        "From other libraries": "migrating.md",
+        "Moved pages": "moved_pages.md",
+    },
+}
+TABS = (
+    "Start",
+    "Recipes",
+    "Results",
+)  # of the site; the other topics are in a tab "Guide"
 GROUPS = {
     "layers": "Blocks, experts and gates",
     "models": "Models",
@@ -64,13 +127,77 @@ FOLDERS = {
 }
 
 
+def navigation() -> list[dict[str, Any]]:
+    """Return the navigation of the site."""
+    topics = {
+        topic: [{title: page} for title, page in PAGES[topic].items()]
+        for topic in PAGES
+    }
+    start, *others = ({topic: topics[topic]} for topic in TABS)
+    start["Start"].insert(0, {"Home": "README.md"})
+    guide = {
+        "Guide": [
+            {topic: pages} for topic, pages in topics.items() if topic not in TABS
+        ]
+    }
+    scripts_of = [
+        {
+            title: [
+                {path.stem: f"examples/{path.with_suffix('.md')}"} for path in paths
+            ]
+        }
+        for title, paths in scripts_by_folder().items()
+    ]
+    names = [
+        {GROUPS[group]: [{name: f"reference/{name}.md"} for name in sorted(names)]}
+        for group, names in public_names().items()
+    ]
+    return [
+        start,
+        guide,
+        {"Examples": ["examples/index.md", *scripts_of]},
+        *others,
+        {
+            "Reference": [
+                "reference/index.md",
+                *names,
+                {"Changelog": "changelog.md"},
+            ]
+        },
+    ]
+
+
+def list_of_pages() -> str:
+    """Return the rows of the table of pages in docs/README.md."""
+    return "\n".join(
+        f"| {topic} | {', '.join(f'[{title}]({page})' for title, page in pages.items())} |"
+        for topic, pages in PAGES.items()
+    )
+
+
+def home_page(pages: str) -> str:
+    """Return the beginning of the README, up to the heading after its first code, and the pages.
+
+    Args:
+        pages: The text of docs/README.md, whose own beginning is left out.
+    """
+    readme = (ROOT / "README.md").read_text()
+    end = readme.index("\n## ", readme.index("```python"))
+    beginning = re.sub(r"\]\((?!https?:|#)", "](../", readme[:end]).replace(
+        "](../docs/", "]("
+    )
+    return beginning + pages[pages.index("\n## ") :]
+
+
 def public_names() -> dict[str, list[str]]:
     """Return the public names of each subpackage, as `ple_keras/__init__.py` imports them."""
     tree = ast.parse((ROOT / "ple_keras" / "__init__.py").read_text())
     names: dict[str, list[str]] = {group: [] for group in GROUPS}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module != "ple_keras":
-            names[node.module.split(".")[1]] += [x.name for x in node.names if not x.asname]
+            names[node.module.split(".")[1]] += [
+                x.name for x in node.names if not x.asname
+            ]
     return names
 
 
@@ -86,7 +213,10 @@ def reference_index() -> str:
 def reference_page(name: str) -> str:
     """Return a page with the docstrings of a public name and of the parts of a result."""
     parts = [f"::: ple_keras.{name}"]
-    parts += [f"::: {path}\n    options:\n      heading_level: 2" for path in PARTS.get(name, [])]
+    parts += [
+        f"::: {path}\n    options:\n      heading_level: 2"
+        for path in PARTS.get(name, [])
+    ]
     if name in PICTURES:
         parts += ["**Picture:**", f"![A picture of {name}](../{PICTURES[name]})"]
     return "\n\n".join(parts) + "\n"
@@ -94,7 +224,9 @@ def reference_page(name: str) -> str:
 
 def docstring_of(script: Path) -> str:
     """Return the docstring of a script."""
-    return ast.get_docstring(ast.parse((ROOT / "examples" / script).read_text())) or ""
+    return (
+        ast.get_docstring(ast.parse((ROOT / "examples" / script).read_text())) or ""
+    )
 
 
 def scripts_by_folder() -> dict[str, list[Path]]:
@@ -117,8 +249,12 @@ def pages_with_code() -> dict[str, str]:
         for path in sorted((ROOT / "docs").glob(pattern)):
             text = path.read_text()
             title = text.partition("\n")[0].removeprefix("# ")
-            blocks = re.findall(r"^```py(?:thon)?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-            code[f"[{title}](../{path.relative_to(ROOT / 'docs')})"] = "".join(blocks)
+            blocks = re.findall(
+                r"^```py(?:thon)?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE
+            )
+            code[f"[{title}](../{path.relative_to(ROOT / 'docs')})"] = "".join(
+                blocks
+            )
     return code
 
 
@@ -129,7 +265,9 @@ def examples_by_name() -> list[str]:
     for name in sorted(name for group in public_names().values() for name in group):
         pattern = re.compile(rf"\bpk\.{RESULT_OF.get(name, name)}\b")
         links = [link for link, code in pages.items() if pattern.search(code)]
-        rows.append(f"| [`{name}`](../reference/{name}.md) | {', '.join(links[:3])} |")
+        rows.append(
+            f"| [`{name}`](../reference/{name}.md) | {', '.join(links[:3])} |"
+        )
     return rows
 
 
@@ -164,14 +302,23 @@ def output_of(path: Path) -> str:
     """Return the recorded output of a script with its pictures, or a link to its results."""
     if str(path) in RESULTS:
         results = RESULTS[str(path)]
-        title = (ROOT / "docs" / results).read_text().partition("\n")[0].removeprefix("# ")
+        title = (
+            (ROOT / "docs" / results)
+            .read_text()
+            .partition("\n")[0]
+            .removeprefix("# ")
+        )
         link = f"[{title}]({'../' * len(path.parts)}{results})"
         return f"## Results\n\nThe results are on the page {link}."
     output = OUTPUTS / path.with_suffix(".txt")
     if not output.exists():
         return ""
     command, versions, _, printed = output.read_text().split("\n", 3)
-    parts = ["## Output", f"```bash\n{command.removeprefix('$ ')}\n```", f"{versions}:"]
+    parts = [
+        "## Output",
+        f"```bash\n{command.removeprefix('$ ')}\n```",
+        f"{versions}:",
+    ]
     parts += [f"```text\n{printed.rstrip()}\n```"]
     pictures = sorted(output.parent.glob(f"{path.stem}-*.png"))
     parts += ["## Pictures"] if pictures else []

@@ -264,7 +264,7 @@ def worst_of_all(scores: Scores, kind: str, metric: str) -> Estimate:
 
 def summary(scores: Scores) -> str:
     """Return the worst regrets of the models of the chart."""
-    rows = [["model", *(f"worst regret in {metric}" for metric in GOALS)]]
+    rows = [["model", *(f"regret in {metric}" for metric in GOALS)]]
     for kind in CHART:
         worst = [worst_of_all(scores, kind, metric).format() for metric in GOALS]
         rows.append([title(kind), *worst])

@@ -41,7 +41,7 @@ from ._tables import align_columns, make_parser
 from .never_worse import write
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGE = DOCS / "recipes" / "replacing_boosting.md"
+PAGE = DOCS / "maintainers" / "false_statements.md"
 KEPT = DOCS / "results" / "false_statements.json"
 SIZES, DRAWS, ROWS, GROUP = [200, 500, 1000, 2000, 5000], 1000, 100_000, 10
 GAINS = [0.0, -0.5, -1.0, -1.5]  # percent

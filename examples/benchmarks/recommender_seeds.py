@@ -49,7 +49,7 @@ def measure(seed: int, data: Path) -> Scores:
 def format_table(kept: dict[str, Scores]) -> str:
     """Return the mean scores, and the gains of hedged branches."""
     table = [("", *(f"{task}, {metric}" for task, metric in METRICS.items()))]
-    gains = [("gain of hedged branches over", *[""] * len(METRICS))]
+    gains = [("gain of hedged branches", *[""] * len(METRICS))]
     values = {
         name: np.array([[scores[name][task] for task in METRICS] for scores in kept.values()])
         for name in NETWORKS

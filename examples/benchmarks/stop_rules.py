@@ -351,7 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs=2, default=(7, 9), help="first, and end; 7 9")
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=ALL)
     parser.add_argument("--cases", nargs="+", default=[*cases()], choices=cases())
-    parser.add_argument("--write", action="store_true", help="write them into the pages")
+    parser.add_argument("--write", action="store_true", help="write them into the page")
     args = parser.parse_args(arguments)
     records: Records = json.loads(args.json.read_text()) if args.json.exists() else {}
     if args.run:
@@ -359,8 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = tables(records)
     print("\n\n".join(f"{name}\n{text}" for name, text in found.items()))
     if args.write:
-        for page in (PAGE, DOCS / "results.md"):
-            write(found, page)
+        write(found, PAGE)
         draw(records, KEPT.with_suffix(".png"))
 
 

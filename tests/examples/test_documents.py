@@ -8,6 +8,7 @@ from itertools import pairwise
 import keras
 import numpy as np
 import pytest
+import site_pages
 
 import ple_keras
 from tests.helpers import once
@@ -26,8 +27,16 @@ NEEDS = re.compile(r"^This recipe needs Keras (\d+)\.(\d+)", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 EXTERNAL = re.compile(r"[a-z]+:")
 
+# With lines of more than 84 columns, which scroll sideways on the site.
+WIDE = {
+    "README.md",
+    "docs/recipes/stacked_tasks.md",
+    "docs/recipes/training_every_day.md",
+    "docs/results/against_boosting.md",
+    "docs/results/never_worse.md",
+}
 # Each takes ten seconds or more, and other tests cover what it shows.
-LONG = {"docs/hedged_branches.md", "docs/recipes/boosting.md", "docs/recipes/stopping.md"}
+LONG = {"docs/hedged_branches.md", "docs/recipes/boosting.md", "docs/tuning.md"}
 
 
 def name_of(page):
@@ -114,12 +123,34 @@ def test_a_page_has_one_title_and_no_skipped_heading_level(page):
 
 
 @once
-def test_every_page_is_in_the_navigation_and_in_the_list_or_for_maintainers():
-    navigation = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
-    contributing = ROOT / "CONTRIBUTING.md"
-    linked = [ROOT / link for link in LINK.findall(text_of(contributing))]
-    assert set(PAGES) - {README} <= {ROOT / "docs" / page for page in navigation} | set(linked)
-    assert {*navigation} - {"README.md"} <= {*LINK.findall(text_of(ROOT / "docs" / "README.md"))}
+@all_pages
+def test_code_is_narrow_enough_for_the_site(page):
+    wide = [
+        line
+        for language, text in FENCED.findall(page.read_text())
+        if language != "math" and not (language == "text" and "maintainers" in page.parts)
+        for line in text.splitlines()
+        if len(line) > 84
+    ]
+    assert not wide or name_of(page) in WIDE
+
+
+@once
+def test_every_page_is_in_the_list_of_pages_or_for_maintainers():
+    linked = {ROOT / link for link in LINK.findall(text_of(ROOT / "CONTRIBUTING.md"))}
+    listed = {
+        ROOT / "docs" / page for topic in site_pages.PAGES.values() for page in topic.values()
+    }
+    assert listed <= {*PAGES}
+    assert {*PAGES} - listed - linked == {README, ROOT / "docs" / "README.md"}
+    assert site_pages.list_of_pages() in (ROOT / "docs" / "README.md").read_text()
+
+
+@once
+def test_the_home_page_begins_as_the_readme_with_code():
+    home = site_pages.home_page((ROOT / "docs" / "README.md").read_text())
+    assert home.partition("\n")[0] == README.read_text().partition("\n")[0]
+    assert home.index("```python") < home.index("\n## Pages\n")
 
 
 @once

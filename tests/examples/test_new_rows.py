@@ -10,7 +10,7 @@ from tests.processes import ROOT
 
 pytestmark = once
 
-PAGE = ROOT / "docs" / "results" / "new_rows.md"
+PAGE = ROOT / "docs" / "maintainers" / "new_rows.md"
 
 
 @pytest.mark.parametrize("years", [None, (9, 15)])

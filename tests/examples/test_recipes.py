@@ -1,4 +1,4 @@
-"""The losses of docs/recipes/ compute the equations of their papers."""
+"""The losses of the pages compute the equations of their papers."""
 
 import math
 
@@ -15,9 +15,10 @@ pytestmark = once
 
 @pytest.fixture(scope="module")
 def names():
-    """Return the names that the page on rare labels defines."""
+    """Return the names that the page on rare labels and the section on customer value define."""
     found = {"__name__": "__main__"}
-    for block in code(ROOT / "docs" / "recipes" / "rare_labels.md", "python"):
+    *_, customer_value = code(ROOT / "docs" / "recipes" / "exposure.md", "python")
+    for block in (*code(ROOT / "docs" / "missing_labels.md", "python"), customer_value):
         exec(block, found)
     return found
 
