@@ -154,7 +154,7 @@ def tensor_source(tensor: keras.KerasTensor) -> tuple[keras.Operation, int]:
 def calls_of(model: keras.Layer) -> Iterator[tuple[keras.Operation, list[keras.KerasTensor]]]:
     """Yield each layer that a Functional model calls, with the tensors that it gets.
 
-    Only the nodes of the model tell its calls from those of other models with the same layers. A
+    Only the nodes of the model tell its calls from calls of other models with the same layers. A
     MultiTaskModel checks that no layer reads the branches of its heads. Keras 3.15.
     """
     for nodes in model._nodes_by_depth.values():

@@ -87,7 +87,7 @@ class Columns:
             values that are not known yet. They are in the file of `save`, and `update` adds to
             their counts. `columns.rare.clear()` removes them.
         previous: The digest of the columns whose `update` returned these; "" after `fit`.
-        inputs: The name of the input of each column whose own name can't be that of an input, such
+        inputs: The name of the input of each column whose own name an input can't have, such
             as "user id", which becomes "user_id".
         digest: A text that changes with the known values and scales. The networks of `network`
             contain it in their last layer.
@@ -252,7 +252,7 @@ class Columns:
         `fill_new_rows` adapts a trained model.
 
         Args:
-            frames: As for `fit`: new rows, such as those of a day. Pass each row once.
+            frames: As for `fit`: new rows, such as the rows of a day. Pass each row once.
             min_rows: The number of occurrences from which a value is known.
 
         Returns:
@@ -281,7 +281,7 @@ class Columns:
                 self._numbers(frame, name)  # checks them
         if not rows:
             raise ValueError("frames must have a row. Received: no row")
-        for name, count in counts.items():  # of equal counts, `rare` has those of new rows first
+        for name, count in counts.items():  # of equal counts, `rare` has new rows first
             count.update(dict(self.rare.get(name, ())))
             for value in count.keys() & self._codes[name].keys():
                 del count[value]
@@ -336,7 +336,7 @@ class Columns:
         Returns:
             `int32` codes of ids, `(B,)`, and of lists and texts, `(B, length)`, and `float32`
             numbers, `(B,)`. If packed, "ids", `(B, m)`, and "numbers", `(B, n)`, in the order of
-            `ids` and `numbers`, instead of those of each column. A list or text with such a name
+            `ids` and `numbers`, instead of a key for each column. A list or text with such a name
             has the key "ids_2" or "numbers_2".
 
         Raises:
@@ -472,7 +472,7 @@ class Columns:
         NumberEmbedding with edges at the quantiles replaces the first one. `network.input` has
         the inputs, keyed by column. `HedgedBlock` and `StreamFeatures` copy the network.
 
-        A number below or above all those of training is read as the smallest or largest one, and a
+        A number outside of the range in training is read as the smallest or largest one, and a
         number more than 5 deviations from the mean as one at 5 deviations. Networks would continue
         a trend, such as one of years, without a bound.
 
@@ -485,7 +485,7 @@ class Columns:
                 unknown, in [0, 1). The rows of unknown values then learn from all values, and not
                 only from rare ones. Try 0.1 if the model predicts rows of new users.
             extrapolate: Names of numbers that are limited at 5 deviations alone.
-            packed: Whether the inputs are those of `transform(rows, packed=True)`, which is faster
+            packed: Whether the inputs are as of `transform(rows, packed=True)`, which is faster
                 with many columns.
 
         Returns:
@@ -756,7 +756,7 @@ def _kind_of(frame: Rows, name: str) -> str:
 
 
 def _is_like_ids(frame: Rows, name: str) -> bool:
-    """Return whether numbers are integers whose name or frequencies are like those of ids."""
+    """Return whether numbers are integers whose name or frequencies are like an id's."""
     values = [value for value in column_values(frame, name) if value is not None]
     if {*map(type, values)} != {int}:
         return False
@@ -784,7 +784,7 @@ def _tables(tables: Value, argument: str) -> dict[str, tuple[str, int]]:
 
 
 def _new_names(names: Sequence[str]) -> dict[str, str]:
-    """Return names of inputs for the columns whose names can't be those of inputs in ONNX files."""
+    """Return names of inputs for the columns whose names inputs of ONNX files can't have."""
     if wrong := [name for name in names if not isinstance(name, str)]:
         raise ValueError(f"Names of columns must be strings. Rename them. Received: {wrong}")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
@@ -841,7 +841,7 @@ def _add_moments(
 
 
 def _add_rows(sample: np.ndarray, x: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Return the values with the smallest random numbers, which are those of the first row."""
+    """Return the values with the smallest random numbers, which are in the first row."""
     sample = np.hstack([sample, [random.random(len(x)), x]])
     is_small = sample.shape[1] <= MAX_ROWS
     return sample if is_small else sample[:, np.argpartition(sample[0], MAX_ROWS)[:MAX_ROWS]]

@@ -176,7 +176,7 @@ class Branches:
             )
 
     def logits(self, features: ByName) -> Tensor:
-        """Return the mixture of the logits of branches; with given ones, that of values."""
+        """Return the mixture of the logits of branches; with given ones, of the values."""
         self._check_not_overridden()
         if self.given:
             return self.value(features)
@@ -271,7 +271,7 @@ def mixed_value(prediction: Tensor, activation: Activation) -> tuple[Tensor, Ten
 
 
 def check_given(given: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of branches, if they are valid, different, and not those of HedgedBlock."""
+    """Return the names of branches, if they are valid, different, and not of a HedgedBlock."""
     if isinstance(given, str) or not isinstance(given, Sequence):
         raise TypeError(f"given must be a sequence of branch names. Received: given={given!r}")
     invalid = [name for name in given if not is_valid_name(name) or name in (OWN, SHARED)]

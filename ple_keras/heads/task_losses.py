@@ -24,7 +24,7 @@ def batch_loss(
         head: The head of the task.
         y_true: The labels.
         y_pred: The predictions, or the stack of the mixture and its branches. With a stack, the
-            loss is that of the mixture, but its gradient is the gradient of the sum of the losses
+            value is the mixture's loss, but its gradient is the gradient of the sum of the losses
             of the branches with the reduction "label_root".
         sample_weight: Weights of the examples; None for 1.
     """

@@ -43,60 +43,22 @@ class FitHedge(keras.callbacks.Callback):
     `fit` of a MultiTaskModel with `validation_data` and without this callback does the same as with
     `FitHedge()` as its last callback.
 
-    The mixture a of a task is fitted on its labels in the validation data, with the `prior`:
+    Each validation in `fit` first fits the mixtures, and `val_` metrics then use them. Without
+    validation, the fit runs at the end of an epoch. Every epoch, FitHedge copies the weights of the
+    branches whose validation loss is the lowest so far. At the end, it restores these copies, and
+    fits the mixtures again. Other weights, such as a table before the block, stay as in the last
+    epoch. `docs/hedged_branches.md` has the equations and the weights that a branch owns.
 
-        a = argmin_a sum_i l(f(x_i), y_i) - (prior / 2) sum_b log(a_b)
-
-    The weights a are non-negative and sum to 1. f is the mixture of the branches (see HedgedBlock).
-    The second term is a Dirichlet prior, which keeps the weights equal if there are few labels. l
-    is the loss of the head. For a squared error of n labels, `n / 2 log(sum of l + l_0)` replaces
-    the sum, and for an absolute error `n log(sum of l + l_0)`. l_0 is the mean loss with equal
-    weights. A task without labels has equal weights.
-
-    The fit runs at the beginning of each validation in `fit`, so that `val_` metrics use the new
-    mixture. Without validation, it runs at the end of the epoch. Metrics on the same rows are
-    slightly optimistic, by one fitted number per task. With several processes of JAX or PyTorch,
-    each fits on its own rows, and the mixtures are averaged.
-
-    No gradient passes between branches, so each can stop by itself. In every epoch, FitHedge copies
-    the weights of the branches whose validation loss is the lowest so far. It also validates the
-    weights before `fit`, as epoch `initial_epoch - 1`. At the end, it restores all branches, and
-    fits the mixtures once more. An own branch is judged by the mean loss of its task; the own
-    branches of a product and its factors are judged together. Any other branch is judged by the sum
-    of the relative losses of all tasks:
-
-        (loss - least possible loss) / (loss of a constant - least possible loss)
-
-    The constant is the mean label, or the frequencies of classes. For custom losses of several
-    numbers, the relative loss is the loss divided by the loss of logits of 0. Tasks with a loss
-    weight of 0, or without validation labels, do not count. A branch with only such tasks keeps its
-    last epoch. NaN is never the lowest loss.
-
-    A branch owns its copy of the features of the HedgedBlock, or of a StreamFeatures before it, its
-    experts, its tower and its output. Other weights, such as a table before the block, stay as in
-    the last epoch. Optimizer states do not change. The copies are NumPy arrays, as large as the
-    branches. A `fit` with `initial_epoch` keeps the copies of earlier epochs, if there are any, and
-    any other one starts anew. Other callbacks, such as ModelCheckpoint and EarlyStopping, see the
-    weights and mixture of each epoch.
-
-    At the end of each epoch, FitHedge logs these keys, which History, CSVLogger and TensorBoard
-    keep:
-
-    - `hedge/{task}/{branch}`: the weight of the branch in the mixture.
-    - `hedge/{task}/{branch}_loss`: the mean validation loss of the branch, over all processes.
-    - `hedge/{task}/{branch}_epoch`: the epoch whose weights are kept, from 0, as in Keras; -1 for
-      the weights before it.
-    - `hedge/loss`: one number to tune by, lower is better: the mean over tasks of the relative loss
-      of the mixture of the best branches so far. The last one is for the model after `fit`.
-
-    A row with a sample weight of 2 counts as two rows. Keras masks have no effect. Use missing
-    labels for rows that must not count and for padded positions of sequences.
+    The logs get `hedge/{task}/{branch}` (the weight of the branch), the same with `_loss` (its mean
+    validation loss) and `_epoch` (the epoch that is kept, from 0, or -1 for the weights before
+    `fit`), and `hedge/loss`, one number to tune by: the mean relative loss of the tasks.
 
     Args:
         validation_data: None for the validation data of `fit` of a MultiTaskModel. Or `(x, y)` or
             `(x, y, sample_weight)` of arrays, or batches of them, as for `fit`. y is a dict of
-            labels keyed by task, or an array in a model with one task. Training rows would lead to
-            a worse mixture. Batches are read to their end: of an endless iterable, pass
+            labels keyed by task, or an array in a model with one task. Missing labels do not count,
+            and a row with a sample weight of 2 counts as two. Training rows would lead to a worse
+            mixture. Batches are read to their end: of an endless iterable, pass
             `list(itertools.islice(batches, steps))`.
         batch_size: The number of rows per batch, only for arrays; by default
             `validation_batch_size` of `fit` without `validation_data`, else 1024.
@@ -120,8 +82,8 @@ class FitHedge(keras.callbacks.Callback):
 
     Warns:
         UserWarning: With `keep_best`, if a trainable weight before the heads, such as a common
-            table, belongs to no branch, before the first step. After `fit`, if `hedge/loss` is not
-            that of the model, for example because of common statistics.
+            table, belongs to no branch, before the first step. After `fit`, if `hedge/loss` does
+            not hold for the model, for example because of common statistics.
 
     Example:
 

@@ -41,7 +41,7 @@ Derivatives = Callable[[np.ndarray], Any]  # the first and the second ones at a 
 class StackedTasks(BaseLayer):
     """Stacking of tasks: each reads the predictions of the others, `{task: (..., units)}`.
 
-    The best prediction of a task can be that of another one: a predicted rating can rank the films
+    One task's prediction can be the best one for another task: a predicted rating can rank films
     that a user hates better than a network for this rare label. With f_j, the prediction of task j
     as a logit of a probability, as the logarithm of a count or an amount, or as a number, the
     prediction of task k becomes
@@ -66,8 +66,8 @@ class StackedTasks(BaseLayer):
     tasks before `adapt`, or with `training=True`.
 
     NaN and infinite predictions stay as they are. For other tasks, such a prediction counts as m,
-    and a prediction beyond those of the rows of `adapt` as the nearest one. Probabilities and
-    counts are limited as those of given branches (see `TaskHeads`).
+    and a prediction beyond the range of the rows of `adapt` as its end. Probabilities and counts
+    are limited as for given branches (see `TaskHeads`).
 
     The layer comes after any model, and changes neither its training nor its heads. Its weights are
     not trainable. Files and exports contain them.

@@ -48,7 +48,7 @@ def check_inputs(
             `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch DataLoader, a Grain dataset or
             another iterable, but not an iterator or a generator.
         steps: The number of batches to read; None for 100. Arrays are read in full.
-        columns: The Columns that have encoded `x`. Their digest must be that of the model's
+        columns: The Columns that have encoded `x`. They must have the digest of the model's
             network. A model without a network of `Columns` has no digest, so nothing is compared.
 
     Raises:
@@ -180,7 +180,7 @@ def _observed(operation: keras.Operation, read: Values, returned: Values) -> Cal
         read: A list to which each call adds the arrays that the operation reads.
         returned: A list for the arrays that it returns.
     """
-    is_sequential = isinstance(operation, keras.Sequential)  # `output` can be that of a call
+    is_sequential = isinstance(operation, keras.Sequential)  # `output` can be of a call
     graph = keras.Model(operation.inputs, operation.outputs) if is_sequential else operation
     observe = partial(_observed, read=read, returned=returned)
 

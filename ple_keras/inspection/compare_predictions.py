@@ -81,7 +81,7 @@ def compare_predictions(
     The rows must be new to all models, to their stops, their mixtures and their settings, and like
     those on which the models will be used. Then at most 5% of test sets have a false "better" or
     "not worse", even with rare positives and heavy-tailed amounts, in simulations with test sets
-    of 200 to 5,000 rows (see `docs/recipes/replacing_boosting.md`).
+    of 200 to 5,000 rows (see `docs/recipes/boosting.md`).
 
         g = 1 - sum_k a_k / sum_k b_k
         e_k = (1 - g) b_k - a_k
@@ -97,9 +97,10 @@ def compare_predictions(
     Args:
         y: `{task: labels}`, each `(B,)` or `(B, 1)`, with NaN for missing ones: 0 and 1 for
             "binary", indices for "multiclass".
-        predictions: `{name: {task: array}}` of at least two names. The gains are those of the
-            first name over each other. Arrays are `(B,)` or `(B, 1)`; for classes, probabilities
-            `(B, classes)`. Rows with NaN in one of two predictions are left out of their pair.
+        predictions: `{name: {task: array}}` of at least two names. The first
+            name has a gain over each other. Arrays are `(B,)` or `(B, 1)`; for classes,
+            probabilities `(B, classes)`. Rows with NaN in one of two predictions are left out of
+            their pair.
         losses: `{task: loss}`: "binary" (log loss), "regression" (squared error), "count" and
             "amount" (half of the deviance of a Poisson distribution, or of a Tweedie distribution
             with power 1.5), "multiclass" (log loss), or a function that returns the loss of each

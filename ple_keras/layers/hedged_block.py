@@ -35,7 +35,7 @@ class HedgedBlock(BaseLayer):
     Each branch is trained with its own loss, and no gradient passes between branches. The mixture a
     starts with equal weights, and `fit` of a MultiTaskModel fits it on the `validation_data`. The
     model is therefore about as good as the better of single-task networks and a shared bottom,
-    however related the tasks are. `FitHedge` has the equations of the fit.
+    however related the tasks are. `docs/hedged_branches.md` has the equations of the fit.
 
     By default, the branch "shared" is a SharedBottomBlock, and "own" is one expert for each task,
     without a gate. With `features`, each branch of each task has a copy of the feature network.

@@ -32,8 +32,8 @@ class NumberEmbedding(BaseLayer):
     so the parts below a number are 1, and those above it 0. Each number has its own kernel and
     bias, and its embedding is `activation(W p + c)`.
 
-    Outside of the edges, the parts stay constant, unlike those of the reference, where the first
-    and the last part go on. A missing number, NaN, has parts of 0, like the smallest number, so a
+    Outside of the edges, the parts stay constant. In the reference, the first and the last part go
+    on. A missing number, NaN, has parts of 0, like the smallest number, so a
     column next to it should say that it is missing.
 
     `adapt` computes the edges from training data, or `edges` has them. They are non-trainable
@@ -57,7 +57,7 @@ class NumberEmbedding(BaseLayer):
         inputs: Numbers, `(..., n)`.
 
     Returns:
-        The embeddings, `(..., n * units)`, those of each number side by side.
+        The embeddings, `(..., n * units)`, side by side for each number.
 
     Raises:
         TypeError: If `units` or `num_bins` is not an integer, or `activation` is a layer.

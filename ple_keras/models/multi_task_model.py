@@ -149,13 +149,12 @@ class MultiTaskTraining(Mixin):
         Standardized heads without a mean are adapted to `y`, if it has arrays, as by
         `TaskHeads.adapt`.
 
-        For a model with a HedgedBlock, validation data and no FitHedge among the callbacks, `fit`
-        does what `FitHedge()` as the last callback would do: it fits the mixtures, and ends with
-        the best epoch of each branch. With `validation_split`, the rows are the last ones, as in
-        Keras. With `validation_steps`, they are the first batches. `validation_batch_size` is the
-        number of rows in a batch. In epochs without validation, because of `validation_freq`, the
-        same rows are read. With `epochs=0`, `fit` only fits the mixtures. Each call begins with the
-        weights that the call before kept, and can keep them again.
+        Given validation data, `fit` of a model with a HedgedBlock adds `FitHedge()` as the last
+        callback, unless there is one: it fits the mixtures on these rows in every epoch, even if
+        `validation_freq` is above 1, and ends with the best epoch of each branch. With
+        `validation_steps`, the rows are the first batches. With `epochs=0`, `fit` only fits the
+        mixtures. Each call begins with the weights that the call before kept, and can keep them
+        again.
 
         Args:
             x: The features, or batches.

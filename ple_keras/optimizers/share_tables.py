@@ -72,7 +72,7 @@ def mean_over_processes(
     """Return the gradients of shared tables, averaged over all processes.
 
     In each process, rows are unique. Processes are added in order, so that all have equal sums. A
-    dense gradient, such as that of a tied table, has all rows.
+    dense gradient, as of a tied table, has all rows.
 
     Args:
         variables: The tables.

@@ -187,7 +187,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
             UPDATE[keras.backend.backend()](variable, sums, rows, gradient, rate, start)
 
     def _start(self, index: int, rows: Tensor | None, gradient: Tensor) -> Tensor:
-        """Return the start of a table's sums, or that of each row's part, with a batch's gradient.
+        """Return the start of a table's sums, or of each row's part, with a batch's gradient.
 
         The sum and the number of squared gradients have the same decay, so a batch without a
         gradient does not change their ratio. Rows without a gradient do not count.
@@ -332,7 +332,7 @@ def _squares(gradient: Tensor, part: Tensor | None, parts: int) -> Tensor:
 
 
 def _squares_torch(gradient: Tensor, part: Tensor | None, parts: int) -> Tensor:
-    """Return the same, without Keras's operations, which take longer than those of PyTorch."""
+    """Return the same, without Keras's operations, which take longer than PyTorch's."""
     import torch
 
     squares = gradient * gradient

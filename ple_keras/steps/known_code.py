@@ -22,7 +22,7 @@ UNTRACEABLE = ("torch/utils/checkpoint.py", "keras/src/utils/torch_utils.py")
 def find_unknown_code() -> Iterator[dict[object, str | None]]:
     """Find the code of users that this thread runs, and draws of Python's random numbers.
 
-    A profile sees every call of a Python function, and calls of functions in C, but not those of
+    A profile sees every call of a Python function, and calls of functions in C, except in
     NumPy's generators, which no library calls in a step.
 
     Yields:

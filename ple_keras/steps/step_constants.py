@@ -20,8 +20,8 @@ NEVER_CHANGED = (type, keras.Initializer, keras.DTypePolicy)  # but replaced as 
 class StepConstants:
     """The variables of a step, and the attributes of layers, metrics, losses and optimizers.
 
-    A graph is right until one of them changes. They are those of Keras and of this package: steps
-    with code of users, which can read anything, have a graph only on demand.
+    A graph is right until one of them changes. They belong to classes of Keras and of this package.
+    Steps with code of users, which can read anything, have a graph only on demand.
 
     Args:
         model: The model.
@@ -86,7 +86,7 @@ class StepConstants:
         return [*chain.from_iterable(attributes.values() for attributes in self._attributes)]
 
     def _replaced_methods(self) -> list[object]:
-        """Return the methods that were assigned to a model, instead of those of its class."""
+        """Return the methods that were assigned to a model, instead of its class's methods."""
         own = [(type(model), *item) for model in self._models for item in vars(model).items()]
         return [value for cls, name, value in own if callable(getattr(cls, name, None))]
 

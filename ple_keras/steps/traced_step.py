@@ -170,7 +170,7 @@ class TracedStep:
         return results
 
     def _warn(self, message: str) -> None:
-        """Warn once for a model; not for models around it, such as those of reports."""
+        """Warn once for a model; not for models around it, such as a report's."""
         if getattr(self._traced, "_warns_of_eager_steps", False):
             self._traced._warns_of_eager_steps = False
             warn_user(f"Steps of {self._traced.name!r} {message}")
@@ -312,7 +312,7 @@ class Recorder(TorchFunctionMode):
     def _add_gradients(
         self, loss: Tensor, retain_graph: bool | None = None, **others: object
     ) -> None:
-        """Add the gradients of a loss to those of all weights."""
+        """Add the gradients of a loss to the gradients of all weights."""
         if any(value is not None and value is not False for value in others.values()):
             raise UntraceableError("a step calls `backward` with arguments")
         rows = [rows for lookups in self._lookups.values() for _, rows in lookups]

@@ -17,7 +17,7 @@ def split_rows(
     Args:
         frame: The frame.
         share: The share of the validation rows.
-        time: A column whose last values are those of the validation rows; None for random rows.
+        time: A column: the validation rows have its last values; None for random rows.
         group: A column whose values have all their rows in one part. With `time`, the groups with
             the last times are the validation rows.
         seed: The seed of the random order, or its generator.

@@ -43,7 +43,7 @@ class TabularModel:
     It encodes the columns of the frame (`Columns`), trains hedged branches (`HedgedBlock`) of all
     tasks until no branch has improved on validation rows for some epochs, and fits their mixtures
     on these rows. Labels can be missing. For everything else, `keras_model`, `columns` and `heads`
-    are those of this library.
+    are objects of this library.
 
     Args:
         tasks: `{column: kind}` of the columns with labels. Kinds are "binary", "regression",
@@ -56,14 +56,14 @@ class TabularModel:
         given: Predictions of other models as branches, such as LightGBM: `{branch: function}`, with
             a function of rows that returns `{task: predictions}`, or `{branch: {task: function}}`,
             with functions that return predictions, `(B,)`, or `(B, classes)`. Probabilities are
-            those of 1 or of each class. Training rows never see them.
+            for 1, or for each class. Training rows never see them.
         block: A function `(heads, network) -> features` that replaces hedged branches: it returns
             what the heads read, such as `PLEBlock(2, heads, [64])(network.output)`.
         width: The width of tables.
         units: The units of the experts of branches.
         tower: The units of the tower of each task, or None.
         dropout: The dropout rate of the experts.
-        learning_rate: The learning rate of Adam. Tables have that of `SparseAdagrad`.
+        learning_rate: The learning rate of Adam. Tables have the default of `SparseAdagrad`.
         number_units: As for `Columns.network`.
         hidden_ids: As for `Columns.network`; None for its default.
         seed: The seed of the split, the initial weights and the order of rows; None for other ones
@@ -80,7 +80,7 @@ class TabularModel:
         columns: The fitted Columns, after `fit`.
         heads: The TaskHeads, after `fit`.
         task_names: The task of each column with labels in `keras_model`, after `fit`: the name of
-            the column if it can be that of a task.
+            the column if a task can have it.
 
     Raises:
         TypeError: If `tasks` is not a dict.
@@ -212,8 +212,8 @@ class TabularModel:
             y: Must be None, since labels are columns of the frame. scikit-learn passes it.
             validation: The share of the validation rows, or a frame. With `given`, it must be a
                 frame of rows that the other models were not trained on.
-            time: The column whose last values are those of the validation rows. By default, they
-                are random rows.
+            time: A column such as a day: the validation rows have its last values. By default,
+                they are random rows.
             group: A column, such as a user, whose rows with one value are all in one part. With
                 `time`, the groups with the last times are the validation rows. Neither of them is
                 an input, even if it is in `ids`.
@@ -277,7 +277,7 @@ class TabularModel:
         callbacks: Iterable[keras.callbacks.Callback] | None = None,
         verbose: str | int = "auto",
     ) -> Self:
-        """Train the model on new rows, such as those of the next day, with new values of ids.
+        """Train the model on new rows, such as rows of the next day, with new values of ids.
 
         New values get free rows of the tables (see `spare`, `Columns.update` and `fill_new_rows`).
         All weights and the optimizer go on, and a branch keeps the weights that it had before if no

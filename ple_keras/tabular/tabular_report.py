@@ -40,7 +40,7 @@ class TabularReport:
         rows: The number of rows.
         tasks: `{column: TaskFigures}`: figures on labels and predictions.
         weights: `{column: {branch: weight}}`: the mixtures.
-        gains: `{column: {branch: Gain}}`: the gains of the predictions over those of each branch
+        gains: `{column: {branch: Gain}}`: the gains of the predictions over each branch
             (see `compare_predictions`).
         reads: `{column: {column: effect}}`: the `coefficients` of a `StackedTasks`, if any.
     """

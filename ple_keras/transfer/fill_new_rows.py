@@ -16,7 +16,7 @@ from ple_keras.layers.template import StreamTemplates
 def fill_new_rows(model: keras.Model, columns: Columns, updated: Columns) -> None:
     """Give the new values of updated columns the rows of unknown values in a trained model.
 
-    All tables of the model are changed, also those of the branches of a HedgedBlock and of streams.
+    All tables of the model are changed, even in the branches of a HedgedBlock and in streams.
     No prediction changes, for known and for new values, until the model is trained on rows that
     `updated` has encoded. The state of the optimizer is kept. The model then has the digest of
     `updated`, as have its files and clones.
@@ -88,7 +88,7 @@ def fill_new_rows(model: keras.Model, columns: Columns, updated: Columns) -> Non
 
 
 def _all_layers(layer: keras.Layer) -> Iterator[keras.Layer]:
-    """Yield a layer, those inside it, and those of the templates that configs contain."""
+    """Yield a layer, the layers inside it, and the templates that configs contain."""
     for *_, inside in walk(layer):
         yield inside
         for value in vars(inside).values():
