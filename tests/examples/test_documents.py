@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import ple_keras
-from tests.helpers import once
+from tests.helpers import every_backend, once
 from tests.processes import ROOT
+
+pytestmark = once
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
@@ -73,6 +75,7 @@ def skip_pages(page):
             pytest.skip(f"needs Keras {'.'.join(needed)}")
 
 
+@every_backend
 @with_long_ones_nightly
 def test_the_python_blocks_run_in_order(page, tmp_path, monkeypatch, capsys):
     skip_pages(page)
@@ -90,7 +93,6 @@ def test_the_python_blocks_run_in_order(page, tmp_path, monkeypatch, capsys):
     assert not differing
 
 
-@once
 @all_pages
 def test_links_lead_to_files_and_headings(page):
     lost = []
@@ -104,7 +106,6 @@ def test_links_lead_to_files_and_headings(page):
     assert not lost
 
 
-@once
 @all_pages
 def test_a_page_has_one_title_and_no_skipped_heading_level(page):
     levels = [len(marks) for marks in re.findall(r"^(#{1,6}) ", text_of(page), re.MULTILINE)]
@@ -113,7 +114,6 @@ def test_a_page_has_one_title_and_no_skipped_heading_level(page):
     assert all(next_level <= level + 1 for level, next_level in pairwise(levels))
 
 
-@once
 def test_every_page_is_in_the_navigation_and_in_the_list_or_for_maintainers():
     navigation = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     contributing = ROOT / "CONTRIBUTING.md"
@@ -122,7 +122,6 @@ def test_every_page_is_in_the_navigation_and_in_the_list_or_for_maintainers():
     assert {*navigation} - {"README.md"} <= {*LINK.findall(text_of(ROOT / "docs" / "README.md"))}
 
 
-@once
 def test_the_diff_changes_a_model_of_one_task_to_two():
     (diff,) = code(ROOT / "docs" / "getting_started.md", "diff")
     x, labels = np.zeros((4, 128)), np.ones((4, 1))
@@ -135,7 +134,6 @@ def test_the_diff_changes_a_model_of_one_task_to_two():
         assert found == outputs
 
 
-@once
 def test_the_list_of_pages_names_every_public_name():
     text = (ROOT / "docs" / "README.md").read_text()
     missing = [name for name in ple_keras.__all__ if f"`{name}" not in text]

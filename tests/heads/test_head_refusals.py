@@ -10,8 +10,9 @@ from tests.helpers import features, once
 from tests.pairs import pairs
 from tests.refusals import BAD_INPUTS, BAD_NAMES, RULE, all_refused, check_refused, table
 
+pytestmark = once
 
-@once
+
 @pytest.mark.parametrize(("name", "error", "received"), table(BAD_NAMES))
 def test_a_task_name_outside_the_rule_is_refused(name, error, received):
     check_refused(lambda: pk.Head(name), error, f"{RULE}. Received: task{received}")
@@ -47,7 +48,6 @@ test_a_bad_argument_is_refused = all_refused(
 )
 
 
-@once
 def test_losses_of_logits_are_allowed_only_for_logits():
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
     sparse = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -61,7 +61,6 @@ def test_losses_of_logits_are_allowed_only_for_logits():
     pk.Head("a", loss=loss, activation="tanh")
 
 
-@once
 def test_a_loss_of_logits_in_a_file_of_an_older_version_loads():
     config = pk.BinaryHead("a", loss=keras.losses.BinaryCrossentropy()).get_config()
     config["loss"]["config"]["from_logits"] = True
@@ -79,7 +78,6 @@ FIXED = {
 }
 
 
-@once
 @pytest.mark.parametrize(("cls", "fixed"), FIXED.items())
 def test_arguments_that_a_head_sets_itself_are_refused(cls, fixed):
     needed = {pk.MulticlassHead: {"num_classes": 3}, pk.ProductHead: {"of": ("b", "c")}}
@@ -89,7 +87,6 @@ def test_arguments_that_a_head_sets_itself_are_refused(cls, fixed):
             cls("a", **needed.get(cls, {}), **{name: value})
 
 
-@once
 def test_a_pos_weight_of_0_is_refused():
     call = functools.partial(pk.BinaryHead, "a", pos_weight=0)
     check_refused(call, ValueError, r"finite and above 0\..*pos_weight=0$")

@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 
 import ple_keras as pk
-from tests.helpers import once
+from tests.helpers import every_backend, once
 from tests.refusals import all_refused, table
+
+pytestmark = once
 
 
 def all_heads(**kwargs):
@@ -51,6 +53,7 @@ def test_a_missing_label_may_be_rounded_to_float32(value):
         assert heads["a"].label_share == pytest.approx(2 / 3)
 
 
+@every_backend
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="others store 64 bits")
 def test_integers_that_jax_would_wrap_are_refused():
     heads = pk.TaskHeads([pk.RegressionHead("a", missing_label=-(2**40))])
@@ -101,7 +104,6 @@ WARNINGS = {
 }
 
 
-@once
 @pytest.mark.parametrize(("y", "message"), table(WARNINGS))
 def test_labels_that_teach_little_cause_a_warning(y, message):
     with pytest.warns(UserWarning, match=message) as caught:
@@ -244,7 +246,6 @@ OF_LOSSES = {
 }
 
 
-@once
 @pytest.mark.parametrize(("loss", "units", "valid", "invalid", "rule"), table(OF_LOSSES))
 def test_labels_that_a_loss_does_not_take_are_refused(loss, units, valid, invalid, rule):
     heads = pk.TaskHeads([pk.Head("a", units=units, loss=loss)])

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import built, features, streams
+from tests.helpers import built, every_backend, features, once, streams
 from tests.layers.feature_networks import network
 from tests.pairs import pairs
 from tests.refusals import BAD_INPUTS, check_refused, table
+
+pytestmark = once
 
 X, C, SYMBOL = features(4, 3), features(4, 2), keras.Input((3,))
 TASKS = ["a", "b"]
@@ -28,6 +30,7 @@ LAYERS_OF_ONE_TENSOR = {
 }
 
 
+@every_backend
 @pytest.mark.parametrize(
     ("make", "make_inputs", "message"), pairs(LAYERS_OF_ONE_TENSOR, BAD_INPUTS)
 )
