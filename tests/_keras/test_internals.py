@@ -13,7 +13,6 @@ import ple_keras as pk
 from ple_keras._keras import internals
 from tests.helpers import numpy_of, once
 from tests.models import chain
-from tests.processes import run_to_end
 
 PACKAGE = Path(pk.__file__).parent
 IS_JAX = keras.backend.backend() == "jax"
@@ -323,42 +322,6 @@ def test_classes_and_functions_of_keras_are_recognized():
     from_keras = (keras.layers.Dense, keras.losses.mean_squared_error, keras.losses.Huber)
     assert all(map(internals.is_from_keras, from_keras))
     assert not any(map(internals.is_from_keras, (pk.ExpertBlock, len)))
-
-
-def test_quantize_is_called_only_on_layers_without_inner_layers():
-    called = []
-
-    class Quantizable(keras.layers.Layer):
-        def __init__(self, inside=None):
-            super().__init__()
-            self.inside = inside
-            self.built = True
-
-        def call(self, inputs):
-            return inputs
-
-        def quantize(self, mode, type_check=True, config=None):
-            called.append(self)
-
-    inner = Quantizable()
-    chain(Quantizable(inner)).quantize("int8")
-    assert called == [inner]
-
-
-LAZY = """
-import sys
-import keras
-from ple_keras._keras.internals import tensorflow_not_imported
-with tensorflow_not_imported():
-    keras.saving.serialize_keras_object(keras.layers.Dense(1))
-print("tensorflow" in sys.modules)
-"""
-
-
-@once
-@pytest.mark.nightly
-def test_serializing_does_not_import_tensorflow():
-    assert run_to_end("-c", LAZY) == "False\n"
 
 
 def test_optimizers_know_the_index_of_a_variable():

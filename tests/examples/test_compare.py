@@ -264,33 +264,6 @@ def test_training_ends_with_a_loss_above_the_median(script):
     assert stops == 5 * [False] + 3 * [True] + 4 * [False]
 
 
-def test_the_relative_loss_of_a_constant_is_1(script):
-    y = {
-        "binary": [0, 1, 1, np.nan],
-        "regression": [1, np.nan, 2, 6],
-        "multiclass": [0, 2, 1, 0],
-        "count": [0, 3, 1, np.nan],
-    }
-    y = {kind: np.array(labels, "float32") for kind, labels in y.items()}
-    constant = {"binary": [2 / 3], "regression": [3], "count": [4 / 3]}
-    constant["multiclass"] = [0.5, 0.25, 0.25]
-    for kind, labels in y.items():
-        exact = np.nan_to_num(labels)[:, None]
-        exact = np.eye(3)[labels.astype(int)] if kind == "multiclass" else exact
-        for predictions, loss in ((np.float32(4 * [constant[kind]]), 1), (exact, 0)):
-            found = script["figures"](kind, labels, predictions).relative_error
-            assert found == pytest.approx(loss, abs=1e-6)
-
-
-def test_defaults_are_those_of_tabular_model(script):
-    defaults = {
-        **script["SETTING"],
-        **{name: script["DEFAULTS"][name] for name in script["LIMITS"]},
-    }
-    assert {"rate": 2e-3, "dropout": 0.02, "width": 8}.items() <= defaults.items()
-    assert {"epochs": 100, "patience": 5, "batch_size": 500}.items() <= defaults.items()
-
-
 @pytest.mark.nightly
 def test_tasks_of_four_kinds_are_compared_with_single_networks(folder):
     out = compare(

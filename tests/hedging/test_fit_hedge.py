@@ -168,15 +168,6 @@ def test_few_labels_do_not_decide_a_mixture(loss):
     assert best_mixture(head, labeled(np.ones((2, 1)), values), 1.0).min() > 0.1
 
 
-def test_many_labels_have_the_mixture_of_the_normal_likelihood():
-    labels, values = (each[..., :1] for each in observed("squared", 2, 200))
-    mixture = best_mixture(pk.RegressionHead("a"), labeled(labels, values.astype("float32")), 1.0)
-    own = np.linspace(0.001, 0.999, 999)
-    mixed = own * values[0] + (1 - own) * values[1]
-    total = 100 * np.log(np.mean((mixed - labels) ** 2, axis=0)) - np.log(own * (1 - own)) / 2
-    assert mixture[0] == pytest.approx(own[total.argmin()], abs=0.01)
-
-
 @pytest.mark.parametrize("size", [3, 4])
 def test_mixtures_of_nearly_equal_branches_have_the_least_loss(size):
     """Searches of two weights alone zigzag along a valley, and end far from its lowest point."""

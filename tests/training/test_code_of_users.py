@@ -189,26 +189,6 @@ def test_other_values_are_refused(trace):
 # Threads
 
 
-def test_a_hook_of_a_weight_runs_in_the_next_fit():
-    calls, model, (x, y) = [], dense(before=[layer := layers.Dense(3)]), numbers_and_labels()
-    model.fit(x, y, **FIT)
-    layer.kernel.value.register_hook(lambda gradient: calls.append(1))
-    model.fit(x, y, **FIT)
-    assert (len(calls), graphs(model)) == (4, 0)
-
-
-def test_another_optimizer_trains_without_compile():
-    model, (x, y) = dense(), numbers_and_labels()
-    model.fit(x, y, **FIT)
-    model.optimizer = keras.optimizers.SGD(0.0)
-    model.optimizer.build(model.trainable_variables)
-    before = model.get_weights()
-    model.fit(x, y, **FIT)
-    for old, new in zip(before, model.get_weights()):
-        np.testing.assert_array_equal(old, new)
-    assert graphs(model) == 1
-
-
 def test_an_activation_that_a_callback_assigns_is_constant_until_the_next_epoch():
     model, (x, y) = dense(before=[layer := layers.Dense(3)]), numbers_and_labels()
     assign = At(4, lambda model: setattr(layer, "activation", own_activation))
