@@ -7,7 +7,14 @@ import pytest
 import ple_keras as pk
 from tests.callbacks.fitting import fit_validated
 from tests.helpers import QUICK, every_backend, once
-from tests.models import click_and_time, clicks_and_times, compiled, heads_alone, heads_of
+from tests.models import (
+    Subclassed,
+    click_and_time,
+    clicks_and_times,
+    compiled,
+    heads_alone,
+    heads_of,
+)
 from tests.refusals import all_refused, table
 
 pytestmark = once
@@ -47,20 +54,11 @@ def test_the_schedule_is_called_for_every_task_and_epoch(model):
     np.testing.assert_allclose(history["loss_weight/time"], [6, 8])
 
 
-class Unbuilt(pk.MultiTaskTraining, keras.Model):
-    """On TensorFlow, it is built during the first epoch."""
-
-    def __init__(self):
-        super().__init__()
-        self.heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
-
-    def call(self, inputs):
-        return self.heads({"click": inputs, "time": inputs})
-
-
 @every_backend
 def test_the_first_epoch_of_an_unbuilt_model_uses_the_schedule():
-    model = compiled(Unbuilt())
+    """On TensorFlow, it is built during the first epoch."""
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
+    model = compiled(Subclassed([pk.SharedBottomBlock(heads, [2]), heads]))
     schedule = pk.LossWeightSchedule(lambda task, epoch: float(epoch))
     history = model.fit(*clicks_and_times(), epochs=2, verbose=0, callbacks=[schedule]).history
     assert history["loss"][0] == 0 < history["loss"][1]

@@ -16,7 +16,7 @@ from ple_keras.heads.task_heads import hedged_heads
 from ple_keras.hedging.branch_weights import find_weights
 from ple_keras.hedging.branched_model import BranchedModel
 from tests.helpers import QUICK, assert_same, every_backend, features, numpy_of, once, randomize
-from tests.models import branched, chain, compiled, heads_of
+from tests.models import Subclassed, branched, chain, compiled, heads_of
 from tests.refusals import check_refused
 
 pytestmark = once
@@ -93,22 +93,10 @@ def products():
     return branched(pk.TaskHeads([click, cvr, both, pk.RegressionHead("time")]))
 
 
-class Subclassed(pk.MultiTaskTraining, keras.Model):
-    """Model with a table that all branches read."""
-
-    def __init__(self):
-        super().__init__()
-        self.heads = two_heads()
-        self.table = keras.layers.Embedding(2, 3, name="table")
-        self.block = pk.HedgedBlock(self.heads, [3])
-
-    def call(self, inputs, training=None):
-        ids = keras.ops.cast(inputs[:, 0] > 0, "int32")
-        return self.heads(self.block(self.table(ids) + inputs), training=training)
-
-
 def subclassed():
-    model = Subclassed()
+    """Return a model with a layer that all branches read."""
+    heads = two_heads()
+    model = Subclassed([dense(name="common"), pk.HedgedBlock(heads, [3]), heads])
     model(rows()[0])
     return model
 
@@ -130,7 +118,7 @@ MODELS = {
         {("shared", ("both", "click", "cvr", "time")), JOINED, ("own", ("time",))},
         [],
     ),
-    "subclassed": (subclassed, {SHARED, *OWNS}, ["table"]),
+    "subclassed": (subclassed, {SHARED, *OWNS}, ["common"]),
 }
 
 

@@ -1,6 +1,5 @@
 """Arguments, names, representation and layers of PLEBlock, MMoEBlock and SequentialBlock."""
 
-import inspect
 import json
 import typing
 
@@ -16,21 +15,6 @@ from tests.models import TASKS, chain, cloned, loaded
 from tests.refusals import check_refused
 
 pytestmark = once
-
-OF_ANCESTOR = ["gate_block", "gate_softmax_temperature", "enable_gate_weights_metrics", "name"]
-OF_LEVELS = ["gate_kwargs", "isolate_task_experts", "gate_reads", "stack_experts"]
-OF_PLE = ["num_layers", "outputs", "expert_block", "num_task_experts", "num_shared_experts"]
-OF_MMOE = ["outputs", "expert_block", "num_experts"]
-
-
-@pytest.mark.parametrize(("block", "first"), [(pk.PLEBlock, OF_PLE), (pk.MMoEBlock, OF_MMOE)])
-def test_all_arguments_are_named_and_the_ancestor_s_come_first(block, first):
-    parameters = inspect.signature(block).parameters
-    assert list(parameters) == [*first, *OF_ANCESTOR, *OF_LEVELS, "dtype", "trainable"]
-    of_level = inspect.signature(pk.CGCBlock).parameters
-    assert {name: parameters[name].default for name in OF_LEVELS} == {
-        name: of_level[name].default for name in OF_LEVELS
-    }
 
 
 def test_the_levels_get_the_arguments():

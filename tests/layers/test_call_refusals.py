@@ -185,6 +185,10 @@ def of_features(template=None):
     return pk.StreamFeatures(TASKS, template or network())
 
 
+def hedged_of_features():
+    return pk.HedgedBlock(TASKS, 4, features=keras.layers.Dense(3))
+
+
 def with_input(x, **kwargs):
     """Return the call with an input."""
     return lambda layer: layer(x, **kwargs)
@@ -266,6 +270,7 @@ WRONG_TYPES = [
     (level, with_input(X, return_gate_weights="yes"), "return_gate_weights must be True or False"),
     (levels, with_input(SYMBOL, return_gate_weights="yes"), "must be True or False"),
     (of_features, with_input([X, X]), "inputs must be a tensor or a dict of columns"),
+    (hedged_of_features, with_input([X]), "inputs must be a tensor or a dict"),
     (of_features, with_input(None), "inputs must be a tensor or a dict of columns"),
 ]
 

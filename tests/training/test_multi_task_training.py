@@ -11,7 +11,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import JIT, QUICK, assert_same, features, numpy_of, once
-from tests.models import chain, compiled, heads_alone, heads_of, loaded
+from tests.models import Subclassed, chain, compiled, heads_alone, heads_of, loaded
 from tests.pairs import fewer
 from tests.refusals import check_refused, table
 
@@ -161,21 +161,12 @@ def test_wrong_labels_are_refused_and_the_model_keeps_its_weights(y, message):
     np.testing.assert_equal(model.get_weights(), weights)
 
 
-class Scores(pk.MultiTaskTraining, keras.Model):
-    """Subclassed model, which is built by its first step."""
-
-    def __init__(self):
-        super().__init__()
-        self.heads = pk.TaskHeads([pk.Head("a", activation="exponential", loss="poisson")])
-
-    def call(self, inputs):
-        return self.heads({"a": inputs})
-
-
 @once
 def test_fit_and_evaluate_check_the_first_arrays_of_labels_without_warnings(monkeypatch):
     monkeypatch.setattr("ple_keras.models.multi_task_model.FIRST_ROWS", 4)
-    model, x, y = Scores(), features(6, 5, 3), np.ones((6, 5))
+    heads = pk.TaskHeads([pk.Head("a", activation="exponential", loss="poisson")])
+    model = Subclassed([pk.SharedBottomBlock(heads, [2]), heads])
+    x, y = features(6, 5, 3), np.ones((6, 5))
     model.compile(trace=False)
     y[4:], labels = -1, {"a": y}
     with warnings.catch_warnings():
