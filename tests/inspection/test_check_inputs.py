@@ -166,24 +166,11 @@ def test_inputs_in_a_list_may_come_by_name():
 X = features()
 NONE = np.array([None, *X["numbers"][1:, 0]], object)
 REFUSED = {
-    "nan": (
-        with_value("numbers", (1403, 1), np.nan),
-        r"x must .* stay finite .* row 1403\. Received: x\['numbers'\]\[1403, 1\]=nan$",
-    ),
-    "id": (
-        with_value("city", 1401, 10),
-        r"x must have ids from 0 to 9 for the Embedding 'city_table'\. .*x\['city'\]\[1401\]=10$",
-    ),
-    "shape": (
-        features(numbers=np.zeros((ROWS, 1))),  # Keras trains on it
-        ValueError,
-        r"x\['numbers'\] must have a shape \(batch, 2\).*\.shape=\(1500, 1\)",
-    ),
-    "strings": (
-        features(city=np.array(["Rome"] * ROWS)),
-        TypeError,
-        r"x\['city'\] must contain numbers\. Received: x\['city'\]\.dtype=<U4",
-    ),
+    "nan": (with_value("numbers", (1403, 1), np.nan), r"finite .*x\['numbers'\]\[1403, 1\]=nan$"),
+    "id": (with_value("city", 1401, 10), r"from 0 to 9 .*'city_table'\. .*x\['city'\]\[1401\]=10$"),
+    # Keras trains on it.
+    "shape": (features(numbers=np.zeros((ROWS, 1))), r"\(batch, 2\).*\['numbers'\]\.shape=\(1500,"),
+    "strings": (features(city=np.array(["Rome"] * ROWS)), TypeError, r"'city'\]\.dtype=<U4"),
     "none": (features(numbers=NONE), TypeError, r"None to NaN\. .*x\['numbers'\]\.dtype=object"),
     "lists": ({"city": [0, 1]}, TypeError, r"x must be arrays.*Received: x=\{'city': \[0, 1\]\}"),
     "column": ({**X, "age": X["city"]}, r"missing: \[\], unknown: \['age'\]"),
