@@ -245,17 +245,12 @@ def test_a_model_knows_the_digest_of_its_columns_and_refuses_others(columns, fra
         pk.check_inputs(own, x, columns="c.json")
 
 
-@pytest.mark.parametrize(
-    ("width", "error", "reason"),
-    [
-        (0, ValueError, "width must be at least 1"),
-        ("16", TypeError, "width must be an integer"),
-        ({"shared": 16.0}, TypeError, "width must be an integer"),
-    ],
-)
-def test_widths_are_checked(columns, width, error, reason):
-    with pytest.raises(error, match=reason):
-        columns.network(width)
+def test_widths_are_checked(columns):
+    with pytest.raises(ValueError, match="width must be at least 1"):
+        columns.network(0)
+    for width in ("16", {"shared": 16.0}):
+        with pytest.raises(TypeError, match="width must be an integer"):
+            columns.network(width)
 
 
 def test_names_of_numbers_that_extrapolate_and_shares_of_hidden_ids_are_checked(columns):

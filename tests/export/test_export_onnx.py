@@ -171,19 +171,8 @@ def twice():
     return keras.Model(inputs, {"a": outputs, "b": outputs})
 
 
-class Overridden(keras.Model):
-    def call(self, inputs):
-        return {"a": 2 * super().call(inputs)["a"]}
-
-
-def overridden():
-    inputs = keras.Input((3,), name="x")
-    return Overridden(inputs, {"a": keras.layers.Dense(1)(inputs)})
-
-
 MODELS = {
     "twice": (twice, ValueError, r"model.output must .* different tensors .*names \['a', 'b'\]"),
-    "call": (overridden, ValueError, "model must be a Functional model or .*<Overridden"),
     "no_name": (lambda: small(task=""), ValueError, r"names that are not empty.* names \[''\]"),
     "no_model": (lambda: 3, TypeError, "model must be a Keras model. Received: model=3"),
     "subclassed": (Subclassed, ValueError, "model must be a Functional model or .*<Subclassed"),
