@@ -10,6 +10,8 @@ from tests.helpers import features, once
 from tests.models import assert_unique_paths, chain, cloned, deep_copied, loaded
 from tests.templates import ResidualExpert
 
+pytestmark = once
+
 
 def heads(*tasks, **kwargs):
     return pk.TaskHeads([pk.BinaryHead(task, tower=[3]) for task in tasks], **kwargs)
@@ -97,7 +99,6 @@ def test_loaded_models_and_clones_or_copies_have_the_same_unique_paths(make, cop
         assert sorted(paths(other)) == sorted(paths(model))
 
 
-@once
 def test_a_layer_that_was_built_before_its_container_keeps_its_path(tmp_path):
     model = children_built_before_their_container()
     assert {"dense/kernel", "a_head/projection/kernel"} < set(paths(model))

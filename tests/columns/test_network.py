@@ -77,7 +77,7 @@ def by_column(columns, width):
 
 
 @every_backend
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=once)])
 @pytest.mark.parametrize("optimizer", [keras.optimizers.SGD, pk.SparseAdagrad])
 @pytest.mark.parametrize("rows_per_id", [0, 6])  # below 6, JAX updates only the rows of a batch
 def test_one_table_has_the_predictions_and_steps_of_a_table_for_each_column(

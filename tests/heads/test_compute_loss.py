@@ -12,7 +12,7 @@ import pytest
 import ple_keras as pk
 from tests.helpers import features, numpy_of
 from tests.models import compiled, heads_alone
-from tests.refusals import check_refused, table
+from tests.refusals import all_refused, check_refused
 
 IS_JAX = keras.backend.backend() == "jax"
 ROWS = 12
@@ -118,11 +118,12 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "error", "message"), table(CALLS))
-def test_wrong_arguments_are_refused(arguments, error, message):
+def call(arguments):
     heads, predictions = two_heads()
-    arguments = {"y": two_labels(), "y_pred": predictions, **arguments}
-    check_refused(lambda: heads.compute_loss(**arguments), error, message)
+    return heads.compute_loss(**{"y": two_labels(), "y_pred": predictions, **arguments})
+
+
+test_wrong_arguments_are_refused = all_refused(call, CALLS)
 
 
 def test_heads_that_are_not_built_or_have_no_loss_are_refused():

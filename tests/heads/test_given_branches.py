@@ -88,7 +88,10 @@ def by_hand(model, x, given, value, activation):
 
 @pytest.mark.parametrize(
     ("kind", "missing"),
-    [*((kind, [2, 5]) for kind in KINDS), ("binary", []), ("binary", range(ROWS))],
+    [
+        *(pytest.param(kind, [2, 5], marks=once) for kind in ("binary", "values", "standardized")),
+        *(("classes", [2, 5]), ("counts", [2, 5]), ("binary", []), ("binary", range(ROWS))),
+    ],
 )
 def test_the_mixture_is_that_of_numpy(kind, missing):
     make, given, value, activation = KINDS[kind]

@@ -6,8 +6,10 @@ import keras
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of, streams
+from tests.helpers import assert_same, features, numpy_of, once, streams
 from tests.refusals import all_refused, check_refused, table
+
+pytestmark = once
 
 
 def test_heads_by_task_and_in_a_sequence_are_the_same_and_keep_their_order():

@@ -10,7 +10,8 @@ import ple_keras as pk
 from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, once, randomize
 from tests.layers.feature_networks import ROWS, columns, network, symbols
 from tests.models import cloned, loaded
-from tests.refusals import check_refused, table
+from tests.pairs import fewer
+from tests.refusals import check_refused
 
 BACKEND = keras.backend.backend()
 TASKS = ["click", "buy", "like"]
@@ -78,7 +79,7 @@ ADAPTED = {
 }
 
 
-@pytest.mark.parametrize(("make_network", "x"), table(ADAPTED))
+@pytest.mark.parametrize(("make_network", "x"), fewer(ADAPTED, "nested", "numbers_in_block"))
 def test_copies_have_the_state_of_adapted_layers(make_network, x, tmp_path):
     pytest.importorskip("tensorflow")  # some of these layers need it
     network, x = make_network(), x()
@@ -126,6 +127,7 @@ UNADAPTED = {
 }
 
 
+@once
 @pytest.mark.parametrize("name", list(UNADAPTED))
 def test_layers_without_an_adapted_state_are_refused(name):
     if name == "lookup":

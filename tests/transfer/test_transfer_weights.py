@@ -183,8 +183,6 @@ def test_branches_are_matched_by_name():
 
 TASKS = ["a", "b"]
 UNNAMED = {
-    "ple": lambda: pk.PLEBlock(2, TASKS, [4]),
-    "shared_bottom": lambda: pk.SharedBottomBlock(TASKS, [4]),
     "hedged": lambda: pk.HedgedBlock(TASKS, [4]),
     "branches": lambda: pk.HedgedBlock(
         TASKS, branches={"x": pk.PLEBlock(1, TASKS, 4), "y": pk.SharedBottomBlock(TASKS, [4])}
