@@ -226,6 +226,7 @@ def test_rows_without_predictions_do_not_count_for_their_weight():
     assert np.isfinite(logs["hedge/a/boosting_loss"]).all()
 
 
+@once
 def test_given_logits_of_a_binary_task_warn():
     rows, reason = 40, r"'boosting' for 'a' must be probabilities.*Received: values from -1 to 2"
     model = compiled(hedged(pk.BinaryHead("a")), "sgd")

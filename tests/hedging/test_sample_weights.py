@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK, Dataset, assert_same, every_backend, features, once, randomize
+from tests.helpers import QUICK, Dataset, assert_same, features, once, randomize
 from tests.models import branched, compiled, heads_of
 from tests.refusals import INF, NAN, all_refused, check_refused
 
@@ -49,7 +49,6 @@ def hedged_model(make=four_heads, rate=0.5):
     return compiled(model, keras.optimizers.SGD(rate), **QUICK)
 
 
-@every_backend
 def test_mixtures_are_those_of_repeated_rows():
     x, y, weights = rows()
     expected = pk.fit_hedge(hedged_model(), *repeated(x, y, weights))
