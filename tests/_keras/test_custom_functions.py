@@ -6,10 +6,12 @@ import pytest
 from keras import layers, ops
 
 import ple_keras as pk
-from tests.helpers import numpy_of, once
+from tests.helpers import every_backend, numpy_of, once
 from tests.models import compiled, heads_alone, loaded
 from tests.pairs import pairs
 from tests.refusals import check_refused
+
+pytestmark = once
 
 ONES = np.ones((1, 1), "float32")
 
@@ -65,12 +67,12 @@ def inner(layer, attribute):
     return getattr(layer, attribute)(ONES)
 
 
-@once
 @pytest.mark.parametrize(("template", "place"), pairs(TEMPLATES, PLACES))
 def test_a_copy_has_the_registered_function_of_its_template(template, place):
     np.testing.assert_allclose(numpy_of(place(template(relu))), [[-6.0]], atol=1e-5)
 
 
+@every_backend
 def test_a_loaded_model_has_registered_functions(tmp_path):
     heads = pk.TaskHeads([pk.RegressionHead("a", activation=relu, tower=dense())])
     model = compiled(heads_alone(heads, width=1))
@@ -87,7 +89,6 @@ FUNCTIONS = {
 }
 
 
-@once
 @pytest.mark.parametrize(
     ("template", "argument", "place", "function", "message"),
     pairs(
@@ -105,7 +106,6 @@ def test_a_template_with_an_unregistered_function_is_refused(
     check_refused(lambda: place(unfit), ValueError, message)
 
 
-@once
 @pytest.mark.parametrize("argument", ["kernel_initializer", "kernel_regularizer"])
 def test_an_unregistered_initializer_or_regularizer_of_a_template_is_refused(argument):
     template = layers.Dense(1, **{argument: unregistered})
@@ -143,7 +143,6 @@ REPLACED = [
 ]
 
 
-@once
 @pytest.mark.parametrize(("cls", "argument", "value", "name"), REPLACED)
 def test_a_function_that_files_would_replace_is_refused(cls, argument, value, name):
     first = [2] if cls is pk.ExpertBlock else "a"

@@ -9,8 +9,9 @@ import ple_keras as pk
 from tests.helpers import once
 from tests.models import cloned, compiled, loaded
 
+pytestmark = once
 
-@once
+
 def test_get_expert_refuses_unbuilt_blocks_unknown_names_and_stacked_experts():
     cgc = pk.CGCBlock(["click", "buy"], [4])
     with pytest.raises(ValueError, match=r"the block must be built .*Received: .*built=False"):
@@ -100,15 +101,8 @@ def is_trained(model):
     return {weight.path: weight.trainable for weight in model.weights}
 
 
-@pytest.mark.parametrize(
-    ("trainable", "change", "again"),
-    [
-        (True, freeze_parts, loaded),
-        (False, thaw_parts, cloned),
-        pytest.param(True, freeze_parts, cloned, marks=once),
-        pytest.param(False, thaw_parts, loaded, marks=once),
-    ],
-)
+@pytest.mark.parametrize("again", [loaded, cloned])
+@pytest.mark.parametrize(("trainable", "change"), [(True, freeze_parts), (False, thaw_parts)])
 def test_frozen_parts_stay_frozen_in_loaded_and_cloned_models(trainable, change, again, tmp_path):
     model = model_of_all_kinds(trainable)
     unchanged = is_trained(model)
@@ -132,7 +126,6 @@ def test_a_frozen_part_of_a_template_is_frozen_in_every_copy():
         assert (own.first.trainable, own.second.trainable) == (True, False)
 
 
-@once
 @pytest.mark.parametrize(("is_frozen", "expected"), [(False, [False, True]), (True, [False] * 2)])
 def test_trainable_assigned_before_build_overrides_the_config(is_frozen, expected):
     original = pk.SequentialBlock([keras.layers.Dense(3, name=name) for name in "ab"])

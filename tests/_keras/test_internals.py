@@ -13,10 +13,8 @@ import ple_keras as pk
 from ple_keras._keras import internals
 from tests.helpers import numpy_of, once
 from tests.models import chain
-from tests.processes import run_to_end
 
 PACKAGE = Path(pk.__file__).parent
-IS_JAX = keras.backend.backend() == "jax"
 
 
 def objects_of_keras():
@@ -116,19 +114,6 @@ def test_lists_and_stored_values_show_new_variables_and_tensors():
     assert internals.tracked_lists(keras.metrics.Mean()) != [[]]
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="hooks are those of PyTorch")
-def test_hooks_of_layers_and_tensors_are_found():
-    layer = keras.layers.Dense(2)
-    layer.build((None, 3))
-    assert not internals.has_hooks([layer], [layer.kernel.value])
-    hook = layer.register_forward_pre_hook(print)
-    assert internals.has_hooks([layer], [])
-    hook.remove()
-    assert not internals.has_hooks([layer], [])
-    layer.kernel.value.register_post_accumulate_grad_hook(print)
-    assert internals.has_hooks([], [layer.kernel.value])
-
-
 def test_masks_are_read_attached_and_removed():
     masked = keras.layers.Masking()(keras.ops.convert_to_tensor([[[0.0], [1.0]]]))
     np.testing.assert_array_equal(internals.get_mask(masked), [[False, True]])
@@ -139,13 +124,6 @@ def test_masks_are_read_attached_and_removed():
     np.testing.assert_allclose(keras.layers.GlobalAveragePooling1D()(x), [[1.0]])
     internals.set_mask(x, None)
     assert internals.get_mask(x) is None
-
-
-def test_a_loss_with_an_ignored_class_attaches_a_mask_to_its_values():
-    loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=0)
-    y_true, y_pred = map(keras.ops.convert_to_tensor, ([0, 1], [[0.5, 0.5], [0.5, 0.5]]))
-    values = loss.call(y_true, y_pred)
-    assert internals.get_mask(values) is not None
 
 
 def test_the_outermost_layer_contains_the_current_call():
@@ -173,34 +151,6 @@ def test_serialized_losses_have_the_arguments_that_their_configs_lack():
     assert "delta" not in loss.get_config()
     copy = keras.saving.deserialize_keras_object(internals.serialize_loss(loss))
     assert float(copy(y_true, y_pred)) == float(loss(y_true, y_pred)) != 4.5
-
-
-def test_keras_computes_unbuilt_metrics_before_the_first_step():
-    """TensorFlow does so only under a strategy."""
-    calls = []
-
-    class Unbuilt(keras.metrics.Mean):
-        built = False
-
-    class Recording(keras.Model):
-        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-            calls.append("loss")
-            return keras.ops.mean(y_pred)
-
-        def compute_metrics(self, x, y, y_pred, sample_weight=None):
-            calls.append("metrics")
-            metrics.built = True
-            return {"mean": keras.ops.mean(y_pred)}
-
-    inputs, metrics = keras.Input((1,)), Unbuilt()
-    model = Recording(inputs, keras.layers.Dense(1)(inputs))
-    model.compile("sgd", run_eagerly=not IS_JAX)
-    internals.set_compiled_metrics(model, metrics)
-    x = np.ones((2, 1), "float32")
-    model.fit(x, x, verbose=0)
-    before = [] if keras.backend.backend() == "tensorflow" else ["metrics"]
-    assert calls[: len(before) + 2] == [*before, "loss", "metrics"]
-    assert metrics in model.metrics
 
 
 def test_the_source_of_a_symbolic_tensor_is_its_layer():
@@ -323,42 +273,6 @@ def test_classes_and_functions_of_keras_are_recognized():
     from_keras = (keras.layers.Dense, keras.losses.mean_squared_error, keras.losses.Huber)
     assert all(map(internals.is_from_keras, from_keras))
     assert not any(map(internals.is_from_keras, (pk.ExpertBlock, len)))
-
-
-def test_quantize_is_called_only_on_layers_without_inner_layers():
-    called = []
-
-    class Quantizable(keras.layers.Layer):
-        def __init__(self, inside=None):
-            super().__init__()
-            self.inside = inside
-            self.built = True
-
-        def call(self, inputs):
-            return inputs
-
-        def quantize(self, mode, type_check=True, config=None):
-            called.append(self)
-
-    inner = Quantizable()
-    chain(Quantizable(inner)).quantize("int8")
-    assert called == [inner]
-
-
-LAZY = """
-import sys
-import keras
-from ple_keras._keras.internals import tensorflow_not_imported
-with tensorflow_not_imported():
-    keras.saving.serialize_keras_object(keras.layers.Dense(1))
-print("tensorflow" in sys.modules)
-"""
-
-
-@once
-@pytest.mark.nightly
-def test_serializing_does_not_import_tensorflow():
-    assert run_to_end("-c", LAZY) == "False\n"
 
 
 def test_optimizers_know_the_index_of_a_variable():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests._keras.layer_cases import CASES, by_key, every_computation, every_layer
+from tests._keras.layer_cases import CASES, by_key, every_computation
 from tests.helpers import assert_same, numpy_of, once, plain, randomize
 from tests.pairs import pairs
 
@@ -32,6 +32,7 @@ def dtypes_of(outputs):
 RANKS = {"rank_2": ((2,),), "rank_3": ((2, 3),)}
 
 
+@once
 @pytest.mark.parametrize(
     ("case", "leading"), pairs(CASES, {"unknown": ((None,),), "rank_3": ((2, 3),)})
 )
@@ -120,7 +121,7 @@ def test_outputs_of_examples_and_positions_are_independent(case):
     assert_same(plain(numpy_of(layer(x))), expected)
 
 
-@every_layer
+@every_computation
 def test_every_output_has_the_mask_of_the_input(case):
     mask = np.array([[True, True, False]])
     x = by_key(lambda array: array * mask[..., None], case.arrays(1, 3))

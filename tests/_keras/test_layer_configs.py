@@ -12,6 +12,8 @@ from tests._keras.layer_cases import CASES, every_layer
 from tests.helpers import built, once
 from tests.pairs import fewer, pairs
 
+pytestmark = once
+
 # Values of these arguments are serialized.
 OF_KERAS = (
     *("expert_block", "gate_block", "bottom_block", "feature_block", "features", "tower"),
@@ -24,7 +26,6 @@ OF_KERAS = (
 )
 
 
-@once
 @every_layer
 def test_the_config_contains_every_argument_with_the_given_value(case):
     layer = case.make()
@@ -56,7 +57,6 @@ FOLLOWED = {"activation", "balance_regularizer", "class_weights", "loss", "loss_
 FOLLOWED |= {"missing_label", "pos_weight", "reduction", "softmax_temperature"}
 
 
-@once
 @every_layer
 def test_an_argument_that_a_layer_would_not_follow_cannot_be_assigned(case):
     arguments = inspect.signature(type(case.make()).__init__).parameters.keys() - FOLLOWED
@@ -69,7 +69,6 @@ def test_an_argument_that_a_layer_would_not_follow_cannot_be_assigned(case):
                 setattr(each, name, 7)
 
 
-@once
 def test_the_constructor_of_a_subclass_can_assign_an_argument():
     class Mine(pk.ExpertBlock):
         def __init__(self, units):

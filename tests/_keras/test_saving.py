@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, once, plain
+from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, once
 from tests.layers.feature_networks import network, symbols
 from tests.models import chain, compiled
 from tests.optimizers.tables import arrays, build, train
@@ -29,8 +29,6 @@ model = keras.models.load_model(f"{folder}/model.keras")
 predictions = model.predict(np.load(f"{folder}/x.npy"), verbose=0)
 model.evaluate(np.load(f"{folder}/x.npy"), dict(np.load(f"{folder}/y.npz")), verbose=0)
 np.savez(f"{folder}/predictions.npz", **predictions)
-with_gates = keras.models.load_model(f"{folder}/with_gates.keras")
-np.savez(f"{folder}/with_gates.npz", **with_gates.predict(np.load(f"{folder}/x.npy"), verbose=0))
 
 # How to train a file of PyTorch under another backend, see docs/backends.md.
 model = keras.models.load_model(f"{folder}/model.keras", compile=False)
@@ -58,17 +56,6 @@ def whole_model():
     return model
 
 
-def model_with_gate_weights():
-    """Return a model of unsorted tasks with all gate weights as outputs. Files have no keys."""
-    inputs = keras.Input((5,))
-    ple = pk.PLEBlock(2, ["b", "a"], [3], {"b": 1, "a": 2}, name="ple")
-    cgc = pk.CGCBlock(["d", "c"], [3], {"d": 1, "c": 2}, name="cgc")
-    features, levels = ple(inputs, return_gate_weights=True)
-    others, gates = cgc(inputs, return_gate_weights=True)
-    weights = plain({"gate": {**levels, "cgc": gates}})
-    return keras.Model(inputs, {**features, **others, **weights})
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Return a folder with a trained, compiled model, inputs and labels, and the predictions."""
@@ -79,9 +66,6 @@ def trained(tmp_path_factory):
     y = {task: rng.integers(0, 2, (24, 1)) for task in THREE}
     model.fit(x, y, batch_size=8, epochs=2, verbose=0)
     model.save(folder / "model.keras")
-    with_gates = model_with_gate_weights()
-    with_gates.save(folder / "with_gates.keras")
-    np.savez(folder / "with_gates_expected.npz", **with_gates.predict(x, verbose=0))
     np.save(folder / "x.npy", x)
     np.savez(folder / "y.npz", **y)
     np.savez(folder / "optimizer_expected.npz", *map(numpy_of, model.optimizer.variables))
@@ -103,13 +87,11 @@ def test_a_file_loads_in_a_new_process_with_any_backend(trained, backend):
     is_same = backend == BACKEND
     predictions = dict(np.load(folder / "predictions.npz"))
     assert_same(predictions, expected, atol=0 if is_same else 1e-5)
-    gates, of_file, state, expected_state, tables, expected_tables = (
+    state, expected_state, tables, expected_tables = (
         dict(np.load(folder / f"{name}{end}.npz"))
-        for name in ("with_gates", "optimizer", "tables")
+        for name in ("optimizer", "tables")
         for end in ("", "_expected")
     )
-    assert {"a", "d", "gate/ple/0/shared", "gate/ple/1/b", "gate/cgc/c"} < set(gates)
-    assert_same(gates, of_file)
     assert_same(state, expected_state, atol=0)
     assert_same(tables, expected_tables)
 

@@ -79,25 +79,20 @@ def alone(model):
     """Do nothing: replaces the example's `use_ddp` in a single process."""
 
 
-def train_labeled(distribute=alone, rank=0, ranks=1):
-    model = ple_of_rank(rank)
-    distribute(model)
-    losses = train(model, batches(data(), rank, ranks))
-    results = {"losses": losses, "weights": values(model.trainable_variables)}
-    return {**results, "optimizer": values(model.optimizer.variables)}
-
-
-def train_with_missing_labels(distribute=alone, rank=0, ranks=1, reduction=None, steps=1):
+def train_with_missing_labels(distribute=alone, rank=0, ranks=1):
     """Train with different numbers of labels in the processes."""
-    weighting = "uncertainty" if reduction else None
-    model = ple_of_rank(rank, weighting, reduction, optimizer="sgd")
+    model = ple_of_rank(rank, loss_weighting=None, optimizer="sgd")
     distribute(model)
-    losses = train(model, batches(data(missing=6), rank, ranks, steps))
+    losses = train(model, batches(data(missing=6), rank, ranks, steps=1))
     return {"losses": losses, "weights": values(model.trainable_variables)}
 
 
 def train_divided_by_batch(distribute=alone, rank=0, ranks=1):
-    return train_with_missing_labels(distribute, rank, ranks, "sum_over_batch_size", steps=5)
+    model = ple_of_rank(rank, reduction="sum_over_batch_size")
+    distribute(model)
+    losses = train(model, batches(data(missing=6), rank, ranks))
+    results = {"losses": losses, "weights": values(model.trainable_variables)}
+    return {**results, "optimizer": values(model.optimizer.variables)}
 
 
 def without_sharing(model):
@@ -195,7 +190,6 @@ def run(rank, ranks, folder):
     distributed.init_process_group("gloo", f"file://{folder}/rendezvous", TIMEOUT, ranks, rank)
     process = (use_ddp, rank, ranks)
     results = {
-        "labeled": train_labeled(*process),
         "missing": train_with_missing_labels(*process),
         "exact": train_divided_by_batch(*process),
         "hedged": fit_hedged(*process),

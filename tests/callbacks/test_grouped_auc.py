@@ -17,10 +17,8 @@ GROUPS = np.random.default_rng(0).integers(0, 12, ROWS)
 
 
 def three_heads():
-    click, buy = (
-        pk.BinaryHead("click", missing_label=-1, metrics=[]),
-        pk.BinaryHead("buy", metrics=[]),
-    )
+    click = pk.BinaryHead("click", missing_label=-1, metrics=[])
+    buy = pk.BinaryHead("buy", metrics=[])
     both = pk.ProductHead("both", of=("click", "buy"), metrics=[])
     return pk.TaskHeads([click, buy, pk.RegressionHead("price", metrics=[]), both])
 

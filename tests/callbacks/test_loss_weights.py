@@ -6,9 +6,18 @@ import pytest
 
 import ple_keras as pk
 from tests.callbacks.fitting import fit_validated
-from tests.helpers import QUICK, once
-from tests.models import click_and_time, clicks_and_times, compiled, heads_alone, heads_of
+from tests.helpers import QUICK, every_backend, once
+from tests.models import (
+    Subclassed,
+    click_and_time,
+    clicks_and_times,
+    compiled,
+    heads_alone,
+    heads_of,
+)
 from tests.refusals import all_refused, table
+
+pytestmark = once
 
 
 @pytest.fixture
@@ -16,6 +25,7 @@ def model():
     return click_and_time(None, **QUICK)
 
 
+@every_backend
 def test_a_gamma_of_one_half_halves_the_loss_of_a_frozen_model_in_each_epoch():
     steps = 1 if keras.backend.backend() == "torch" else 2  # in one execution
     model = click_and_time(None, 0.0, steps_per_execution=steps)
@@ -31,7 +41,6 @@ def test_a_gamma_of_one_half_halves_the_loss_of_a_frozen_model_in_each_epoch():
     np.testing.assert_allclose(history["loss_weight/time"], [2, 1, 0.5, 0.25])
 
 
-@once
 def test_the_schedule_is_called_for_every_task_and_epoch(model):
     calls = []
 
@@ -45,19 +54,11 @@ def test_the_schedule_is_called_for_every_task_and_epoch(model):
     np.testing.assert_allclose(history["loss_weight/time"], [6, 8])
 
 
-class Unbuilt(pk.MultiTaskTraining, keras.Model):
-    """On TensorFlow, it is built during the first epoch."""
-
-    def __init__(self):
-        super().__init__()
-        self.heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
-
-    def call(self, inputs):
-        return self.heads({"click": inputs, "time": inputs})
-
-
+@every_backend
 def test_the_first_epoch_of_an_unbuilt_model_uses_the_schedule():
-    model = compiled(Unbuilt())
+    """On TensorFlow, it is built during the first epoch."""
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
+    model = compiled(Subclassed([pk.SharedBottomBlock(heads, [2]), heads]))
     schedule = pk.LossWeightSchedule(lambda task, epoch: float(epoch))
     history = model.fit(*clicks_and_times(), epochs=2, verbose=0, callbacks=[schedule]).history
     assert history["loss"][0] == 0 < history["loss"][1]
@@ -71,7 +72,6 @@ def test_a_task_without_a_gamma_keeps_its_weight(model):
     assert heads_of(model).loss_weights() == {"click": 0.5, "time": 2.0}
 
 
-@once
 def test_a_task_without_a_loss_has_no_weight():
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.Head("score")])
     model = compiled(heads_alone(heads))
@@ -102,7 +102,6 @@ FACTORS = {
 }
 
 
-@once
 @pytest.mark.parametrize(("factor", "message"), table(FACTORS))
 def test_wrong_multipliers_are_refused(model, factor, message):
     with pytest.raises(ValueError, match=message):
@@ -112,7 +111,6 @@ def test_wrong_multipliers_are_refused(model, factor, message):
 CALLBACKS = [pk.LossWeightLogger(), pk.LossWeightDecay(0.5), pk.LossWeightSchedule(max)]
 
 
-@once
 @pytest.mark.parametrize("callback", CALLBACKS)
 def test_a_model_without_heads_or_with_losses_of_its_own_is_refused(model, callback):
     without_heads = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])

@@ -8,9 +8,11 @@ import pytest
 
 import ple_keras as pk
 from tests.callbacks.fitting import fit_validated
-from tests.helpers import QUICK, once
+from tests.helpers import QUICK, every_backend, once
 from tests.models import click_and_time, clicks_and_times
 from tests.refusals import all_refused
+
+pytestmark = once
 
 
 @pytest.fixture
@@ -25,6 +27,7 @@ def test_the_score_is_the_weighted_sum_of_the_metrics(model):
     np.testing.assert_allclose(history["val_mtl_score"], expected, rtol=1e-6)
 
 
+@every_backend
 def test_callbacks_of_keras_read_the_score_and_the_loss_weights(model, tmp_path):
     of_groups = pk.GroupedAUC(clicks_and_times(), np.arange(12) // 6, tasks=["click"])
     score = pk.MultiTaskScore({"val_loss": -1.0, "val_click_gauc": 0.5})
@@ -44,7 +47,6 @@ def test_callbacks_of_keras_read_the_score_and_the_loss_weights(model, tmp_path)
     assert [float(row["val_mtl_score"]) for row in rows] == pytest.approx(history["val_mtl_score"])
 
 
-@once
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_epochs_without_validation_have_no_score(model):
     """Even if GroupedAUC has logged keys of validation data."""
@@ -55,7 +57,6 @@ def test_epochs_without_validation_have_no_score(model):
     assert (len(history["mine"]), len(history["val_click_gauc"])) == (2, 4)
 
 
-@once
 def test_training_metrics_need_no_validation(model):
     history = fit_validated(model, pk.MultiTaskScore({"loss": 1.0}), validation_data=None).history
     assert history["val_mtl_score"] == history["loss"]
@@ -72,7 +73,6 @@ REFUSED = {
 test_wrong_weights_are_refused = all_refused(pk.MultiTaskScore, REFUSED)
 
 
-@once
 def test_an_unknown_metric_is_refused_after_the_first_epoch(model):
     with pytest.raises(ValueError, match=r"keys of the logs.*'val_click_auc'.*weights=\['val_au"):
         fit_validated(model, pk.MultiTaskScore({"val_auc": 1.0, "val_loss": -1.0}))

@@ -10,8 +10,10 @@ from keras import ops
 import ple_keras as pk
 from ple_keras._keras.tensors import to_numpy
 from ple_keras.layers.hidden_ids import HiddenIds
-from tests.helpers import assert_same, once
+from tests.helpers import assert_same, every_backend, once
 from tests.models import loaded
+
+pytestmark = once
 
 LISTS = {"genres": ("genres", 3), "history": ("item", 4)}
 TEXTS = {"title": ("words", 3)}
@@ -29,6 +31,7 @@ def model_of(columns, own=None, packed=False):
     return pk.MultiTaskModel(inputs, heads(pk.HedgedBlock(heads, [8], features=network)(inputs)))
 
 
+@every_backend
 def test_branches_have_copies_of_the_feature_network(columns, frame):
     keras.utils.set_random_seed(0)
     model = model_of(columns)
@@ -42,7 +45,6 @@ def test_branches_have_copies_of_the_feature_network(columns, frame):
     assert [table.shape for table in tables] == [(rows, 4)] * 3  # two tasks and the shared branch
 
 
-@once
 def test_own_tables_have_their_own_widths(columns, frame, tmp_path):
     networks = columns.network({"shared": 4, "click": 1, "time": 2})
     widths = {stream: network.output_shape[1] for stream, network in networks.items()}
@@ -74,7 +76,8 @@ def by_column(columns, width):
     return keras.Model(inputs, ops.concatenate(features, axis=-1)), tables
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@every_backend
+@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=once)])
 @pytest.mark.parametrize("optimizer", [keras.optimizers.SGD, pk.SparseAdagrad])
 @pytest.mark.parametrize("rows_per_id", [0, 6])  # below 6, JAX updates only the rows of a batch
 def test_one_table_has_the_predictions_and_steps_of_a_table_for_each_column(
@@ -107,6 +110,7 @@ def test_one_table_has_the_predictions_and_steps_of_a_table_for_each_column(
     assert_same(*predictions, atol=1e-6)
 
 
+@every_backend
 def test_a_list_is_the_mean_of_rows_of_the_table_of_its_column(columns, frame):
     network = columns.network(4, 0.5)
     features = keras.ops.convert_to_numpy(network(columns.transform(frame)))
@@ -134,6 +138,7 @@ def test_columns_of_one_kind_make_a_network(frame, options):
 OUTSIDE = "outside of the limits in scales.*: age"
 
 
+@every_backend
 def test_numbers_are_limited_or_embedded(frame, tmp_path):
     numbers = frame.assign(time=1.7e9 + np.arange(6.0))
     columns = pk.Columns(numbers=["age", "time"], logs=["votes"]).fit(numbers)
@@ -170,7 +175,6 @@ def test_numbers_are_limited_or_embedded(frame, tmp_path):
         columns.network(number_units=3)
 
 
-@once
 def test_the_codes_of_other_columns_are_refused_by_the_name_of_their_column(columns, frame):
     x = columns.transform(frame)
     x = x | {"item": x["item"] + 2}
@@ -178,7 +182,6 @@ def test_the_codes_of_other_columns_are_refused_by_the_name_of_their_column(colu
         pk.check_inputs(model_of(columns), x)
 
 
-@once
 def test_packed_arrays_have_the_columns_side_by_side(columns, frame):
     plain = columns.transform(frame)
     for rows in (frame, frame.astype("object").to_dict("records")):
@@ -204,7 +207,6 @@ def test_packed_arrays_have_the_columns_side_by_side(columns, frame):
     assert {*named.network().input} == {"user", "ids", "ids_2"}
 
 
-@once
 def test_a_wrong_number_in_a_packed_array_is_named_with_its_column(columns, frame):
     model = model_of(columns, packed=True)
     x = columns.transform(frame, packed=True)
@@ -219,7 +221,6 @@ def test_a_wrong_number_in_a_packed_array_is_named_with_its_column(columns, fram
             pk.check_inputs(model, x | {"ids": ids})
 
 
-@once
 def test_a_model_knows_the_digest_of_its_columns_and_refuses_others(columns, frame, tmp_path):
     network, own = columns.network(), model_of(columns, {"click": 1, "time": 2})
     streams = pk.StreamFeatures(["click"], network, name="streams")
@@ -244,21 +245,14 @@ def test_a_model_knows_the_digest_of_its_columns_and_refuses_others(columns, fra
         pk.check_inputs(own, x, columns="c.json")
 
 
-@once
-@pytest.mark.parametrize(
-    ("width", "error", "reason"),
-    [
-        (0, ValueError, "width must be at least 1"),
-        ("16", TypeError, "width must be an integer"),
-        ({"shared": 16.0}, TypeError, "width must be an integer"),
-    ],
-)
-def test_widths_are_checked(columns, width, error, reason):
-    with pytest.raises(error, match=reason):
-        columns.network(width)
+def test_widths_are_checked(columns):
+    with pytest.raises(ValueError, match="width must be at least 1"):
+        columns.network(0)
+    for width in ("16", {"shared": 16.0}):
+        with pytest.raises(TypeError, match="width must be an integer"):
+            columns.network(width)
 
 
-@once
 def test_names_of_numbers_that_extrapolate_and_shares_of_hidden_ids_are_checked(columns):
     for options in ({"extrapolate": ["item"]}, {"extrapolate": ["age"], "number_units": 2}):
         with pytest.raises(ValueError, match=r"extrapolate must name numbers that are not emb"):
@@ -269,6 +263,7 @@ def test_names_of_numbers_that_extrapolate_and_shares_of_hidden_ids_are_checked(
         columns.network(hidden_ids=1)
 
 
+@every_backend
 def test_training_hides_a_share_of_the_known_codes_anew_in_each_step():
     codes = np.tile(np.arange(4, dtype="int32"), (500, 1))
     layer = HiddenIds(0.2)
@@ -281,6 +276,7 @@ def test_training_hides_a_share_of_the_known_codes_anew_in_each_step():
     assert (to_numpy(layer(codes)) == codes).all()
 
 
+@every_backend
 def test_a_network_hides_ids_in_training_alone(columns, frame, tmp_path):
     heads = pk.TaskHeads([pk.BinaryHead("click")])
     network = columns.network(4, hidden_ids=0.3)
@@ -294,7 +290,6 @@ def test_a_network_hides_ids_in_training_alone(columns, frame, tmp_path):
     assert_same(model.predict(x, verbose=0), model.predict_on_batch(x))
 
 
-@once
 @pytest.mark.parametrize("width", [4, {"shared": 4, "click": 2}])
 def test_a_block_on_the_output_of_its_network_is_refused(columns, width):
     network, heads = columns.network(width), pk.TaskHeads([pk.BinaryHead("click")])
@@ -303,7 +298,6 @@ def test_a_block_on_the_output_of_its_network_is_refused(columns, width):
         pk.HedgedBlock(heads, [4], features=network)(output)
 
 
-@once
 def test_nullable_columns_are_refused_by_fit_with_their_names(columns, frame):
     x, y = columns.transform(frame), {"click": np.arange(6) % 2, "time": np.arange(6.0)}
     model = model_of(columns)
@@ -315,7 +309,6 @@ def test_nullable_columns_are_refused_by_fit_with_their_names(columns, frame):
         model.fit(x, {**y, "time": frame["user"]})
 
 
-@once
 def test_a_network_needs_a_column(frame):
     columns = pk.Columns().fit(frame)
     with pytest.raises(ValueError, match="Call fit first"):

@@ -11,8 +11,10 @@ import pytest
 import site_pages
 
 import ple_keras
-from tests.helpers import once
+from tests.helpers import every_backend, once
 from tests.processes import ROOT
+
+pytestmark = once
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
@@ -82,6 +84,7 @@ def skip_pages(page):
             pytest.skip(f"needs Keras {'.'.join(needed)}")
 
 
+@every_backend
 @with_long_ones_nightly
 def test_the_python_blocks_run_in_order(page, tmp_path, monkeypatch, capsys):
     skip_pages(page)
@@ -99,7 +102,6 @@ def test_the_python_blocks_run_in_order(page, tmp_path, monkeypatch, capsys):
     assert not differing
 
 
-@once
 @all_pages
 def test_links_lead_to_files_and_headings(page):
     lost = []
@@ -113,7 +115,6 @@ def test_links_lead_to_files_and_headings(page):
     assert not lost
 
 
-@once
 @all_pages
 def test_a_page_has_one_title_and_no_skipped_heading_level(page):
     levels = [len(marks) for marks in re.findall(r"^(#{1,6}) ", text_of(page), re.MULTILINE)]
@@ -122,7 +123,6 @@ def test_a_page_has_one_title_and_no_skipped_heading_level(page):
     assert all(next_level <= level + 1 for level, next_level in pairwise(levels))
 
 
-@once
 @all_pages
 def test_code_is_narrow_enough_for_the_site(page):
     wide = [
@@ -135,7 +135,6 @@ def test_code_is_narrow_enough_for_the_site(page):
     assert not wide or name_of(page) in WIDE
 
 
-@once
 def test_every_page_is_in_the_list_of_pages_or_for_maintainers():
     linked = {ROOT / link for link in LINK.findall(text_of(ROOT / "CONTRIBUTING.md"))}
     listed = {
@@ -146,14 +145,12 @@ def test_every_page_is_in_the_list_of_pages_or_for_maintainers():
     assert site_pages.list_of_pages() in (ROOT / "docs" / "README.md").read_text()
 
 
-@once
 def test_the_home_page_begins_as_the_readme_with_code():
     home = site_pages.home_page((ROOT / "docs" / "README.md").read_text())
     assert home.partition("\n")[0] == README.read_text().partition("\n")[0]
     assert home.index("```python") < home.index("\n## Pages\n")
 
 
-@once
 def test_the_diff_changes_a_model_of_one_task_to_two():
     (diff,) = code(ROOT / "docs" / "getting_started.md", "diff")
     x, labels = np.zeros((4, 128)), np.ones((4, 1))
@@ -166,7 +163,6 @@ def test_the_diff_changes_a_model_of_one_task_to_two():
         assert found == outputs
 
 
-@once
 def test_the_list_of_pages_names_every_public_name():
     text = (ROOT / "docs" / "README.md").read_text()
     missing = [name for name in ple_keras.__all__ if f"`{name}" not in text]

@@ -7,9 +7,11 @@ import re
 
 import pytest
 
-from tests.helpers import once
+from tests.helpers import every_backend, once
 from tests.processes import EXAMPLES, ROOT, load_module
 from tests.recorded_outputs import check_form
+
+pytestmark = once
 
 resume = load_module(EXAMPLES / "resume.py")
 ROWS, BATCH = 40, 10
@@ -42,6 +44,7 @@ DAMAGE = {
 }
 
 
+@every_backend
 @pytest.mark.nightly
 def test_a_killed_training_equals_an_uninterrupted_one(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
@@ -83,7 +86,6 @@ def write(folder, name=NAME, **kwargs):
     return folder / name
 
 
-@once
 def test_the_newest_checkpoint_is_continued(tmp_path):
     write(tmp_path, "epoch-00000-step-0000002")
     write(tmp_path)
@@ -95,7 +97,6 @@ def test_the_newest_checkpoint_is_continued(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
-@once
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before(damage, tmp_path, capsys):
     write(tmp_path, "epoch-00000-step-0000002")
@@ -107,7 +108,6 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(damage, tmp_path, ca
     assert (tmp_path / f"{NAME}.damaged").is_dir()
 
 
-@once
 def test_a_training_with_other_data_or_settings_is_refused(tmp_path):
     settings = {"batch_size": BATCH, "data": resume.Rows(ROWS, BATCH).fingerprint()}
     write(tmp_path, settings=settings)

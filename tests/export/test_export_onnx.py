@@ -9,7 +9,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import assert_same, numpy_of, once, plain, randomize
-from tests.models import chain
+from tests.models import Subclassed, chain
 from tests.refusals import check_refused, table
 
 BACKEND = keras.backend.backend()
@@ -144,13 +144,8 @@ def test_float16_models_are_exported_with_a_chosen_opset(runtime, tmp_path):
     assert {x.version for x in onnx.load(tmp_path / "m.onnx").opset_import if not x.domain} == {18}
 
 
-class Subclassed(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.dense = keras.layers.Dense(1)
-
-    def call(self, inputs):
-        return {"a": self.dense(inputs)}
+def subclassed():
+    return Subclassed([keras.layers.Dense(1)])
 
 
 def nameless():
@@ -171,22 +166,11 @@ def twice():
     return keras.Model(inputs, {"a": outputs, "b": outputs})
 
 
-class Overridden(keras.Model):
-    def call(self, inputs):
-        return {"a": 2 * super().call(inputs)["a"]}
-
-
-def overridden():
-    inputs = keras.Input((3,), name="x")
-    return Overridden(inputs, {"a": keras.layers.Dense(1)(inputs)})
-
-
 MODELS = {
     "twice": (twice, ValueError, r"model.output must .* different tensors .*names \['a', 'b'\]"),
-    "call": (overridden, ValueError, "model must be a Functional model or .*<Overridden"),
     "no_name": (lambda: small(task=""), ValueError, r"names that are not empty.* names \[''\]"),
     "no_model": (lambda: 3, TypeError, "model must be a Keras model. Received: model=3"),
-    "subclassed": (Subclassed, ValueError, "model must be a Functional model or .*<Subclassed"),
+    "subclassed": (subclassed, ValueError, "model must be a Functional model or .*<Subclassed"),
     "nameless": (nameless, ValueError, r"different names.* names \['task_heads"),
     "one_name": (lambda: small("a"), ValueError, r"model.input=\['a'\], model.output=\['a'\]"),
     "int8": (quantized, ValueError, "float32 or float16. .*quantization_mode='int8'"),

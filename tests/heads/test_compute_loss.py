@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of
+from tests.helpers import features, numpy_of
 from tests.models import compiled, heads_alone
-from tests.refusals import check_refused, table
+from tests.refusals import all_refused, check_refused
 
 IS_JAX = keras.backend.backend() == "jax"
 ROWS = 12
@@ -27,81 +27,40 @@ Y = {
     "kind": np.arange(ROWS) % 3,
 }
 WEIGHTS = {task: np.linspace(0.5, 2, ROWS) * (i + 1) for i, task in enumerate(Y)}
-CLASS_WEIGHTS = [1.0, 0.0, 2.5]
-
-
-@keras.saving.register_keras_serializable(package="tests")
-class OwnError(keras.losses.MeanSquaredError):
-    """A loss whose learned weight is that of its base class."""
 
 
 def heads_of_every_kind(loss_weighting):
     both = pk.ProductHead("both", of=("click", "buy"), loss_weight=0.5)
     click, buy = pk.BinaryHead("click"), pk.BinaryHead("buy", pos_weight=3.0)
     options = {"missing_label": -1, "reduction": "sum_over_batch_size", "loss_weight": 2.0}
-    time = pk.RegressionHead("time", loss=OwnError(), **options)
-    kind = pk.MulticlassHead("kind", num_classes=3, class_weights=CLASS_WEIGHTS)
+    time = pk.RegressionHead("time", **options)
+    kind = pk.MulticlassHead("kind", num_classes=3, class_weights=[1.0, 0.0, 2.5])
     return pk.TaskHeads([both, click, buy, pk.Head("score"), time, kind], loss_weighting)
 
 
-def in_numpy(predictions, sample_weight, log_variances):
-    """Return the loss of each task, without and with its learned weight, in float64."""
-    p = {task: np.float64(numpy_of(x)).reshape(ROWS, -1) for task, x in predictions.items()}
-    buy = np.nan_to_num(Y["buy"])
-
-    def entropy(y, p):
-        return -np.where(y == 1, np.log(p), np.log(1 - p))
-
-    space = {"buy": HAS_LABEL, "time": HAS_LABEL}
-    losses = {
-        "both": entropy(0, p["both"][:, 0]),
-        "click": entropy(CLICKS, p["click"][:, 0]),
-        "buy": entropy(buy, p["buy"][:, 0]) * (1 + 2 * buy),
-        "time": (p["time"][:, 0] - Y["time"][:, 0]) ** 2,
-        "kind": -np.log(p["kind"][np.arange(ROWS), Y["kind"]]) * np.take(CLASS_WEIGHTS, Y["kind"]),
-    }
-    means, learned = {}, {}
-    for task, loss in losses.items():
-        s = log_variances.get(task)
-        terms = loss if s is None else (0.5 if task == "time" else 1) * np.exp(-s) * loss + s / 2
-        d = space.get(task, np.ones(ROWS, bool))
-        count = ROWS if task == "time" else d.sum()
-        for found, values in ((means, loss), (learned, terms)):
-            found[task] = (d * values * sample_weight.get(task, 1)).sum() / count
-    return means, learned
-
-
 @pytest.mark.parametrize("loss_weighting", [None, "uncertainty"])
-def test_the_loss_is_that_of_numpy_and_of_keras(loss_weighting):
+def test_the_losses_are_those_of_keras(loss_weighting):
+    """Which tests of training and of heads compare with NumPy."""
     heads = heads_of_every_kind(loss_weighting)
-    model = heads_alone(heads)
+    model = compiled(heads_alone(heads))
     predictions = model(X)
-    multipliers = {"time": 0.25, "buy": 3.0}
-    heads.multiply_loss_weights(multipliers)
-    log_variances = {}
+    heads.multiply_loss_weights({"time": 0.25, "buy": 3.0})
     if loss_weighting:
-        values = np.float32([0.5, -0.25, 1.0, 0.75, -0.5])
-        next(w for w in heads.weights if w.name == "log_variances").assign(values)
-        log_variances = dict(zip(heads.trained_tasks, values))
-    some = {task: WEIGHTS[task] for task in ("click", "buy")}
-    weights = {"both": 0.5, "click": 1.0, "buy": 3.0, "time": 2.0 * 0.25, "kind": 1.0}
-    for sample_weight in (None, some):
-        loss = heads.compute_loss(Y, predictions, sample_weight)
-        assert loss.shape == ()
-        means, learned = in_numpy(predictions, sample_weight or {}, log_variances)
-        expected = sum(weights[task] * learned[task] for task in Y)
-        assert float(numpy_of(loss)) == pytest.approx(expected, rel=1e-5)
-        losses = numpy_of(heads.compute_losses(Y, predictions, sample_weight))
-        assert [*losses] == heads.trained_tasks
-        assert_same(losses, means)
-
-    compiled(model)
-    reported = model.test_on_batch(X, Y, sample_weight=WEIGHTS, return_dict=True)["loss"]
+        heads._log_variances.assign([0.5, -0.25, 1.0, 0.75, -0.5])
+    reported = model.test_on_batch(X, Y, sample_weight=WEIGHTS, return_dict=True)
+    losses = numpy_of(heads.compute_losses(Y, predictions, WEIGHTS))
+    assert [*losses] == heads.trained_tasks
+    assert losses == pytest.approx({t: float(reported[f"{t}_loss"]) for t in losses}, rel=1e-5)
     for loss in (
         heads.compute_loss(Y, {**predictions, "gate": None}, WEIGHTS),
         model.compute_loss(y=Y, y_pred=predictions, sample_weight=WEIGHTS),
     ):
-        assert float(numpy_of(loss)) == pytest.approx(float(reported), rel=1e-5)
+        assert loss.shape == ()
+        assert float(numpy_of(loss)) == pytest.approx(float(reported["loss"]), rel=1e-5)
+    if not loss_weighting:
+        weights = {"both": 0.5, "click": 1.0, "buy": 3.0, "time": 2.0 * 0.25, "kind": 1.0}
+        total = sum(weights[task] * loss for task, loss in losses.items())
+        assert float(reported["loss"]) == pytest.approx(total, rel=1e-5)
 
 
 def two_heads(**kwargs):
@@ -147,32 +106,24 @@ def test_predictions_are_not_kept():
 
 CALLS = {
     "y_array": ({"y": CLICKS}, TypeError, r"y must be a dict keyed by task, \['click', 't"),
-    "y_missing": (
-        {"y": {"click": CLICKS}},
-        ValueError,
-        r"exactly the keys \['click', 'time'\]; missing: \['time'\], .*: y=\{'click'\}$",
-    ),
+    "y_missing": ({"y": {"click": CLICKS}}, ValueError, r"missing: \['time'\], .*: y=\{'click'\}$"),
     "y_shape": ({"y": two_labels(time=CLICKS[:4])}, ValueError, r"y_true of 'time' .*=\(4,\)"),
     "y_none": ({"y": two_labels(click=None)}, TypeError, "y_true of 'click' .*: y_true=None$"),
-    "y_pred_missing": (
-        {"y_pred": {"click": CLICKS}},
-        ValueError,
-        r"y_pred must have exactly the keys .*missing: \['time'\].*Received: y_pred=\{'click'\}$",
-    ),
+    "y_pred_missing": ({"y_pred": {"click": CLICKS}}, ValueError, r"\['time'\].*: y_pred=\{'cl"),
     "weights_length": (
-        {"sample_weight": {"click": np.ones(ROWS - 1)}},
-        ValueError,
+        *({"sample_weight": {"click": np.ones(ROWS - 1)}}, ValueError),
         r"sample_weight of 'click' must have a shape \(12,\) or \(12, 1\)\. .*=\(11,\)$",
     ),
     "weights_array": ({"sample_weight": CLICKS}, TypeError, "sample_weight must be a dict"),
 }
 
 
-@pytest.mark.parametrize(("arguments", "error", "message"), table(CALLS))
-def test_wrong_arguments_are_refused(arguments, error, message):
+def call(arguments):
     heads, predictions = two_heads()
-    arguments = {"y": two_labels(), "y_pred": predictions, **arguments}
-    check_refused(lambda: heads.compute_loss(**arguments), error, message)
+    return heads.compute_loss(**{"y": two_labels(), "y_pred": predictions, **arguments})
+
+
+test_wrong_arguments_are_refused = all_refused(call, CALLS)
 
 
 def test_heads_that_are_not_built_or_have_no_loss_are_refused():

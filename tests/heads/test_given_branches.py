@@ -88,7 +88,10 @@ def by_hand(model, x, given, value, activation):
 
 @pytest.mark.parametrize(
     ("kind", "missing"),
-    [*((kind, [2, 5]) for kind in KINDS), ("binary", []), ("binary", range(ROWS))],
+    [
+        *(pytest.param(kind, [2, 5], marks=once) for kind in ("binary", "values", "standardized")),
+        *(("classes", [2, 5]), ("counts", [2, 5]), ("binary", []), ("binary", range(ROWS))),
+    ],
 )
 def test_the_mixture_is_that_of_numpy(kind, missing):
     make, given, value, activation = KINDS[kind]
@@ -223,6 +226,7 @@ def test_rows_without_predictions_do_not_count_for_their_weight():
     assert np.isfinite(logs["hedge/a/boosting_loss"]).all()
 
 
+@once
 def test_given_logits_of_a_binary_task_warn():
     rows, reason = 40, r"'boosting' for 'a' must be probabilities.*Received: values from -1 to 2"
     model = compiled(hedged(pk.BinaryHead("a")), "sgd")

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import features, numpy_of, once, randomize
-from tests.layers.reference import inside
+from tests.helpers import features, numpy_of, once
 from tests.models import compiled, heads_alone, loaded
-from tests.templates import TEMPLATES, ScaledExpert
+from tests.templates import ScaledExpert
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
@@ -22,26 +21,15 @@ def test_only_the_tower_computes_at_half_precision(policy):
     assert [layer.compute_dtype for layer in dense] == [half, "float32"]
 
 
-@pytest.mark.parametrize("kind", [pytest.param("built_sequential", marks=once), "functional"])
-def test_towers_are_copies_that_agree_with_their_template(kind):
-    """Two heads with one template, whose initializer is seeded, differ."""
-    template, x = TEMPLATES[kind](keras.initializers.HeNormal(seed=1)), features(5, 4)
-    before = template.get_weights()
-    heads = [pk.RegressionHead(task, tower=template) for task in "ab"]
+@once
+def test_towers_of_two_heads_with_one_seeded_template_differ():
+    template = pk.ExpertBlock(4, kernel_initializer=keras.initializers.HeNormal(seed=1))
     kernels = []
-    for head in heads:
-        head(x)
+    for task in "ab":
+        head = pk.RegressionHead(task, tower=template)
+        head(features(5, 4))
         kernels.append(numpy_of(head.weights[0]))
-        randomize(head)
     assert not np.allclose(*kernels)
-    np.testing.assert_equal(template.get_weights(), before)
-
-    projection = ("projection/kernel", "projection/bias")
-    kernel, bias = (inside(heads[0])[name] for name in projection)
-    template(x)
-    template.set_weights([numpy_of(w) for w in heads[0].weights if not w.path.endswith(projection)])
-    expected = np.float64(numpy_of(template(x))) @ kernel + bias
-    np.testing.assert_allclose(numpy_of(heads[0](x)), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_training_is_passed_to_the_tower():

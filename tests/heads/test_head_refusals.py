@@ -10,8 +10,9 @@ from tests.helpers import features, once
 from tests.pairs import pairs
 from tests.refusals import BAD_INPUTS, BAD_NAMES, RULE, all_refused, check_refused, table
 
+pytestmark = once
 
-@once
+
 @pytest.mark.parametrize(("name", "error", "received"), table(BAD_NAMES))
 def test_a_task_name_outside_the_rule_is_refused(name, error, received):
     check_refused(lambda: pk.Head(name), error, f"{RULE}. Received: task{received}")
@@ -20,20 +21,13 @@ def test_a_task_name_outside_the_rule_is_refused(name, error, received):
 WITHOUT_REDUCTION = keras.losses.MeanSquaredError(reduction=None)
 BAD_ARGUMENTS = {
     "activation": ({"activation": "rellu"}, r"activation must be .*='rellu'$"),
-    "activation_layer": (
-        {"activation": keras.layers.PReLU()},
-        TypeError,
-        r"activation must be a name or a function.*Received: activation=<PReLU",
-    ),
+    "activation_layer": ({"activation": keras.layers.PReLU()}, TypeError, "a function.*=<PReLU"),
     "loss": ({"loss": "nope"}, r"loss must be known to Keras.*: loss='nope'$"),
     "loss_of_logits": (
         {"loss": keras.losses.BinaryCrossentropy(from_logits=True), "activation": "sigmoid"},
         r"loss must have from_logits=False, .*Received: loss=<.*, activation='sigmoid'$",
     ),
-    "loss_without_a_reduction": (
-        {"loss": WITHOUT_REDUCTION},
-        r"loss must have the default reduction.*Received: loss=<.* with reduction=None",
-    ),
+    "loss_without_a_reduction": ({"loss": WITHOUT_REDUCTION}, "loss=<.* with reduction=None"),
     "metric": ({"metrics": ["mae", "nope"]}, r"known to Keras.* metrics='nope'$"),
     "metrics_string": ({"metrics": "auc"}, TypeError, r"a sequence of metrics.* metrics='auc'$"),
     "extra_metrics": ({"extra_metrics": [3]}, r"known to Keras.*extra_metrics=3$"),
@@ -47,7 +41,6 @@ test_a_bad_argument_is_refused = all_refused(
 )
 
 
-@once
 def test_losses_of_logits_are_allowed_only_for_logits():
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
     sparse = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -61,7 +54,6 @@ def test_losses_of_logits_are_allowed_only_for_logits():
     pk.Head("a", loss=loss, activation="tanh")
 
 
-@once
 def test_a_loss_of_logits_in_a_file_of_an_older_version_loads():
     config = pk.BinaryHead("a", loss=keras.losses.BinaryCrossentropy()).get_config()
     config["loss"]["config"]["from_logits"] = True
@@ -70,26 +62,6 @@ def test_a_loss_of_logits_in_a_file_of_an_older_version_loads():
     assert heads["a"].loss.from_logits
 
 
-FIXED = {
-    pk.BinaryHead: {"units": 2, "activation": "tanh"},
-    pk.CountHead: {"units": 2, "activation": "softplus", "loss": "mse"},
-    pk.MulticlassHead: {"units": 2, "activation": "tanh"},
-    pk.ProductHead: {"units": 2, "activation": "tanh", "tower": 3},
-    pk.RankingHead: {"units": 2, "activation": "tanh"},
-}
-
-
-@once
-@pytest.mark.parametrize(("cls", "fixed"), FIXED.items())
-def test_arguments_that_a_head_sets_itself_are_refused(cls, fixed):
-    needed = {pk.MulticlassHead: {"num_classes": 3}, pk.ProductHead: {"of": ("b", "c")}}
-    needed[pk.RankingHead] = {"loss": keras.Loss()}
-    for name, value in fixed.items():
-        with pytest.raises(TypeError, match=f"multiple values for argument '{name}'"):
-            cls("a", **needed.get(cls, {}), **{name: value})
-
-
-@once
 def test_a_pos_weight_of_0_is_refused():
     call = functools.partial(pk.BinaryHead, "a", pos_weight=0)
     check_refused(call, ValueError, r"finite and above 0\..*pos_weight=0$")

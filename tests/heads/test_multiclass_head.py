@@ -79,14 +79,6 @@ def test_weights_are_given_in_a_sequence_or_by_class(given, expected):
     assert head.get_config()["class_weights"] == expected
 
 
-def test_labels_of_integers_and_with_a_last_axis_have_the_same_loss():
-    integers = np.where(np.isnan(INDICES), -1, INDICES).astype("int64")
-    expected = np.nanmean(weighted_losses(INDICES))
-    for labels in (integers[:, None], integers.astype("int8")):
-        loss = loss_of_head(head_of(missing_label=-1), labels, PREDICTIONS)
-        assert loss == pytest.approx(expected, rel=1e-6)
-
-
 def test_an_ignored_class_has_no_weight():
     ignored = 255
     head = head_of(loss=keras.losses.SparseCategoricalCrossentropy(ignore_class=ignored))

@@ -164,25 +164,13 @@ def test_the_report_of_tasks_counts_lists_which_may_have_different_lengths():
     assert (both.examples, both.tasks["rank"].labels) == (8, 2 * use.labels)
 
 
+UNREDUCED = LOSSES["pairwise"](reduction=None)
 REFUSED = {
     "name": (lambda: pk.RankingHead("a", "mse"), TypeError, r"loss must be a keras\.losses\.Loss"),
-    "keras": (
-        lambda: pk.RankingHead("a", keras.losses.MeanSquaredError()),
-        TypeError,
-        r"loss must be a keras.losses.Loss object for lists.*Received: loss=",
-    ),
-    "reduction": (
-        lambda: pk.RankingHead("a", LOSSES["pairwise"](reduction=None)),
-        r"loss must have the default reduction",
-    ),
-    "inputs": (
-        lambda: head_of()(features(2, 3)),
-        r"must have a shape \(batch, items, features\)\. Received: inputs\.shape=\(2, 3\)",
-    ),
-    "labels": (
-        lambda: loss_of_head(head_of(), LABELS[:, :3], SCORES),
-        r"y_true of 'rank' must have a shape \(4, 4, 1\) or \(4, 4\)",
-    ),
+    "keras": (lambda: pk.RankingHead("a", keras.losses.Huber()), TypeError, "object for lists"),
+    "reduction": (lambda: pk.RankingHead("a", UNREDUCED), "loss must have the default reduction"),
+    "inputs": (lambda: head_of()(features(2, 3)), r"\(batch, items, features\)\. .*=\(2, 3\)"),
+    "labels": (lambda: loss_of_head(head_of(), LABELS[:, :3], SCORES), r"a shape \(4, 4, 1\) or"),
     "metric": (
         lambda: logs_of_head(head_of(metrics=["mse"]), LABELS, SCORES[..., None]),
         r"metrics must accept labels and predictions.*The update of 'mse' failed",

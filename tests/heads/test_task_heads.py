@@ -6,8 +6,10 @@ import keras
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of, streams
+from tests.helpers import assert_same, features, numpy_of, once, streams
 from tests.refusals import all_refused, check_refused, table
+
+pytestmark = once
 
 
 def test_heads_by_task_and_in_a_sequence_are_the_same_and_keep_their_order():
@@ -117,12 +119,7 @@ INPUTS = {
     "missing": (lambda x: {"a": x}, ValueError, r"missing: \['b'\], unknown: \[\]", "later"),
     "extra": (lambda x: dict.fromkeys("abc", x), ValueError, r"unknown: \['c'\]", "first"),
     "shared": (lambda x: {"shared": x}, ValueError, r"missing: \['a', 'b'\]", "later"),
-    "width": (
-        lambda x: dict.fromkeys("ab", keras.Input((4,))),
-        ValueError,
-        r"\(batch, \.\.\., 5\) that",
-        "later",
-    ),
+    "width": (lambda x: dict.fromkeys("ab", keras.Input((4,))), ValueError, r"5\) that", "later"),
 }
 
 
@@ -131,5 +128,4 @@ def test_anything_but_a_dict_of_all_tasks_is_refused(inputs, error, message, whe
     heads = pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")])
     if when == "later":
         heads(streams(a=5, b=5))
-    x = keras.Input((5,)) if when == "symbolic" else features(2, 5)
-    check_refused(lambda: heads(inputs(x)), error, f"{message}.*Received: inputs")
+    check_refused(lambda: heads(inputs(features(2, 5))), error, f"{message}.*Received: inputs")

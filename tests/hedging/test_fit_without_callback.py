@@ -11,9 +11,11 @@ import pytest
 import ple_keras as pk
 from ple_keras._keras.batches import Batches
 from ple_keras.hedging.branched_model import BranchedModel
-from tests.helpers import QUICK, Dataset, features, once
+from tests.helpers import QUICK, Dataset, every_backend, features, once
 from tests.models import Subclassed, chain, compiled, heads_of
 from tests.refusals import check_refused
+
+pytestmark = once
 
 ROWS = 24
 
@@ -82,6 +84,7 @@ FORMS = {
 }
 
 
+@every_backend
 @pytest.mark.parametrize(
     "name",
     [
@@ -105,7 +108,6 @@ def test_fit_is_equal_to_stream_features_and_a_callback_by_hand(name):
     np.testing.assert_equal(*predictions)
 
 
-@once
 def test_the_rows_of_a_split_and_of_steps():
     (x, y), start = rows(), make().get_weights()
     split, first = make(), make()
@@ -130,7 +132,6 @@ def test_the_rows_of_a_split_and_of_steps():
     np.testing.assert_allclose(mixtures[2], mixtures[0], atol=1e-3)
 
 
-@once
 def test_repeated_fits_go_on_from_what_was_kept():
     model, data = make(rate=0.05), rows()
     options = {"validation_data": data, **OPTIONS}
@@ -146,6 +147,7 @@ def test_repeated_fits_go_on_from_what_was_kept():
     assert not model._fit_hedge.kept
 
 
+@every_backend
 def test_a_callback_can_fit_its_model():
     """Each `fit` has rows and best epochs of its own."""
     model, data, inner = make(), rows(), []
@@ -166,7 +168,6 @@ def test_a_callback_can_fit_its_model():
     assert logs["hedge/loss"][-1] == pytest.approx(loss, rel=1e-4)
 
 
-@once
 def test_the_validation_of_branches_is_traced_once(monkeypatch):
     traced_step = importlib.import_module("ple_keras.steps.traced_step")  # it imports PyTorch
     model, found = make(), []
@@ -212,7 +213,6 @@ WARNED = {
 }
 
 
-@once
 @pytest.mark.parametrize(
     "name",
     [
@@ -237,7 +237,6 @@ def test_a_fit_that_cannot_fit_the_mixtures_warns_once_before_the_first_step(nam
     assert caught(fit) == ([], [])
 
 
-@once
 def test_weights_in_front_of_the_block_have_a_warning_before_the_first_step():
     task_heads, data = heads(), rows()
     task_heads.adapt(data[1])
@@ -251,7 +250,7 @@ def test_weights_in_front_of_the_block_have_a_warning_before_the_first_step():
     assert not later
 
 
-@once  # Keras can't average weights on JAX
+# Keras can't average weights on JAX.
 def test_with_averaged_weights_fit_keeps_the_last_epoch():
     model, data = make(), rows()
     compiled(model, keras.optimizers.Adam(0.1, use_ema=True), **QUICK)
@@ -262,7 +261,6 @@ def test_with_averaged_weights_fit_keeps_the_last_epoch():
     assert heads_of(model)["click"].branch_weights()["own"] != 0.5
 
 
-@once
 def test_files_and_clones_keep_the_switch(tmp_path):
     model = make()
     model.compile("sgd", hedge=False)
@@ -273,6 +271,7 @@ def test_files_and_clones_keep_the_switch(tmp_path):
     check_refused(lambda: model.compile("sgd", hedge="no"), TypeError, "hedge must be True or")
 
 
+@every_backend
 def test_a_subclassed_model_is_built_and_fitted():
     task_heads, (x, y) = heads(), rows()
     block = pk.HedgedBlock(task_heads, [3], features=network())
@@ -293,7 +292,6 @@ def fitted_heads(adapt=None, **kwargs):
     return heads_of(model)["time"].mean + heads_of(model)["time"].deviation
 
 
-@once
 def test_fit_adapts_heads_that_nobody_has_adapted():
     y = rows()[1]
     other = {task: np.where(labels == labels[3], labels, labels * 2) for task, labels in y.items()}
@@ -311,7 +309,6 @@ def test_fit_adapts_heads_that_nobody_has_adapted():
     assert alone["time"].mean == pytest.approx(expected[:1], rel=1e-5)
 
 
-@once
 def test_a_callback_without_rows_needs_validation_data():
     model, (x, y) = make(), rows()
     heads_of(model).adapt(y)

@@ -15,9 +15,11 @@ from ple_keras._keras.slices import assign_slices, read_slice
 from ple_keras.heads.task_heads import hedged_heads
 from ple_keras.hedging.branch_weights import find_weights
 from ple_keras.hedging.branched_model import BranchedModel
-from tests.helpers import QUICK, assert_same, features, numpy_of, once, randomize
-from tests.models import branched, chain, compiled, heads_of
+from tests.helpers import QUICK, assert_same, every_backend, features, numpy_of, once, randomize
+from tests.models import Subclassed, branched, chain, compiled, heads_of
 from tests.refusals import check_refused
+
+pytestmark = once
 
 TASKS = ["click", "time"]
 ROWS = 24
@@ -91,22 +93,10 @@ def products():
     return branched(pk.TaskHeads([click, cvr, both, pk.RegressionHead("time")]))
 
 
-class Subclassed(pk.MultiTaskTraining, keras.Model):
-    """Model with a table that all branches read."""
-
-    def __init__(self):
-        super().__init__()
-        self.heads = two_heads()
-        self.table = keras.layers.Embedding(2, 3, name="table")
-        self.block = pk.HedgedBlock(self.heads, [3])
-
-    def call(self, inputs, training=None):
-        ids = keras.ops.cast(inputs[:, 0] > 0, "int32")
-        return self.heads(self.block(self.table(ids) + inputs), training=training)
-
-
 def subclassed():
-    model = Subclassed()
+    """Return a model with a layer that all branches read."""
+    heads = two_heads()
+    model = Subclassed([dense(name="common"), pk.HedgedBlock(heads, [3]), heads])
     model(rows()[0])
     return model
 
@@ -128,10 +118,11 @@ MODELS = {
         {("shared", ("both", "click", "cvr", "time")), JOINED, ("own", ("time",))},
         [],
     ),
-    "subclassed": (subclassed, {SHARED, *OWNS}, ["table"]),
+    "subclassed": (subclassed, {SHARED, *OWNS}, ["common"]),
 }
 
 
+@every_backend
 @pytest.mark.parametrize(
     "name",
     [
@@ -177,7 +168,6 @@ def test_no_other_branch_reads_the_weights_of_a_unit(name):
     }
 
 
-@once
 def test_statistics_that_branches_have_in_common_cause_a_warning():
     heads, (x, y) = two_heads(), rows()
     normalization = keras.layers.BatchNormalization(center=False, scale=False, momentum=0.5)
@@ -217,6 +207,7 @@ def relative_loss(model, x, y):
     return float(np.mean(numpy_of(keras.ops.stack(ratios))))
 
 
+@every_backend
 @pytest.mark.parametrize("make", [stacked, pytest.param(products, marks=once)])
 def test_each_branch_ends_with_the_weights_of_its_best_epoch(make):
     model, (x, y) = make(), rows()
@@ -253,7 +244,6 @@ def large_distance(y_true, y_pred):
     return distance(y_true, y_pred, 1000.0)
 
 
-@once
 def test_relative_losses_do_not_depend_on_units():
     def relative(scale, loss):
         time = pk.RegressionHead("time", standardize=True, mean=scale, deviation=scale)
@@ -270,7 +260,6 @@ def test_relative_losses_do_not_depend_on_units():
     assert relative(1000.0, large_distance) == pytest.approx(expected, rel=1e-4)
 
 
-@once
 def test_training_ends_after_epochs_in_which_no_branch_improves():
     model, data = branched(two_heads()), rows()
     logs, _ = fit(model, data, data, epochs=9, learning_rate=0.0, patience=2)
@@ -279,7 +268,6 @@ def test_training_ends_after_epochs_in_which_no_branch_improves():
     assert len(logs["loss"]) == 4
 
 
-@once
 def test_a_fit_that_continues_keeps_the_branches_of_earlier_epochs():
     model, data = branched(two_heads()), rows()
     logs, hedge = fit(model, data, data, epochs=2, learning_rate=0.01)
@@ -302,7 +290,6 @@ def test_a_fit_that_continues_keeps_the_branches_of_earlier_epochs():
     assert not [text for text in report.warnings if "was lowest in" in text]
 
 
-@once
 def test_nan_is_never_the_best_and_a_task_without_labels_keeps_the_last_epoch():
     heads = pk.TaskHeads([pk.RegressionHead("a"), pk.RegressionHead("b")])
     model, (x, _) = branched(heads), rows()
@@ -329,7 +316,6 @@ def test_nan_is_never_the_best_and_a_task_without_labels_keeps_the_last_epoch():
             np.testing.assert_array_equal(numpy_of(w), value)
 
 
-@once
 def test_refusals():
     data = rows()
     check_refused(
@@ -344,7 +330,7 @@ def test_refusals():
             model.fit(*data, callbacks=[pk.FitHedge(data)], verbose=0)
 
 
-@once  # Keras can't average weights on JAX
+# Keras can't average weights on JAX.
 def test_the_mixture_is_fitted_to_averaged_weights():
     model, data = stacked(), rows()
     compiled(model, keras.optimizers.Adam(0.1, use_ema=True, ema_momentum=0.5), **QUICK)
@@ -364,7 +350,6 @@ class Shuffled:
             yield keras.tree.map_structure(itemgetter(part), self.data)
 
 
-@once
 def test_the_logged_loss_is_that_of_the_restored_model_in_any_order_of_rows():
     heads = pk.TaskHeads([*two_heads().values(), pk.MulticlassHead("kind", num_classes=3)])
     model, (x, y) = branched(heads), rows()

@@ -11,6 +11,8 @@ from tests.helpers import QUICK, Dataset, assert_same, features, once, randomize
 from tests.models import branched, compiled, heads_of
 from tests.refusals import INF, NAN, all_refused, check_refused
 
+pytestmark = once
+
 ROWS = 60
 
 
@@ -62,7 +64,6 @@ def test_mixtures_are_those_of_repeated_rows():
     assert max(abs(plain[task]["own"] - expected[task]["own"]) for task in expected) > 0.01
 
 
-@once
 @pytest.mark.parametrize("form", ["arrays", "callback", "split", "batches"])
 def test_best_epochs_and_the_relative_loss_are_those_of_repeated_rows(form):
     valid, (x, y, _) = rows(), rows(seed=1)
@@ -94,7 +95,6 @@ def test_weights_of_1_change_nothing_and_weights_for_all_tasks_are_those_of_each
     assert found[0] == found[1]
 
 
-@once
 def test_adapt_and_fit_store_weighted_means():
     def heads():
         time = pk.RegressionHead("time", standardize=True)
@@ -161,7 +161,6 @@ REFUSED = {
 test_refusals = all_refused(operator.call, REFUSED)
 
 
-@once
 def test_weights_of_sequences_have_any_shape_that_the_loss_takes():
     statistics = []
     y = {"a": features(4, 3)}
@@ -173,7 +172,6 @@ def test_weights_of_sequences_have_any_shape_that_the_loss_takes():
     assert statistics[0] == statistics[1] == statistics[2]
 
 
-@once
 def test_weights_without_labels_are_not_read():
     weights = np.where(np.isnan(Y["click"]), NAN, 1.0)
     assert fit_with({"click": weights}) == pk.fit_hedge(hedged_model(), X, Y)

@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 
 import ple_keras as pk
-from tests.helpers import once
+from tests.helpers import every_backend, once
 from tests.models import compiled, heads_alone
 from tests.refusals import all_refused
+
+pytestmark = once
 
 no_warning = pytest.mark.filterwarnings("error::UserWarning")
 ROWS = 1500  # more rows than one call of the model has
@@ -73,6 +75,7 @@ def model(request):
     return request.param()
 
 
+@every_backend
 @no_warning
 def test_valid_features_are_accepted(model):
     pk.check_inputs(model, features())
@@ -93,7 +96,6 @@ def test_tables_inside_copies_of_features_and_of_several_columns_are_found(is_he
         pk.check_inputs(model, x)
 
 
-@once
 def test_an_input_with_the_name_of_a_task_causes_a_warning():
     inputs = [keras.Input((3,), name="x"), keras.Input((1,), name="a")]
     heads = pk.TaskHeads([pk.BinaryHead("a")])
@@ -102,6 +104,7 @@ def test_an_input_with_the_name_of_a_task_causes_a_warning():
         pk.check_inputs(model, [np.ones((2, 3)), np.ones((2, 1))])
 
 
+@every_backend
 def test_ids_that_the_model_computes_or_selects_are_its_own():
     inputs = keras.Input((2,), dtype="int32", name="ids")
     table = keras.layers.Embedding(4, 2)
@@ -126,12 +129,14 @@ def test_an_id_in_an_input_of_floats_must_be_whole():
         pk.check_inputs(model, np.array([3.0, 2.5, 4.0], "float32"))
 
 
+@every_backend
 def test_numbers_that_the_model_replaces_may_be_nan():
     inputs = keras.Input((1,))
     filled = keras.ops.where(keras.ops.isnan(inputs), 0.0, inputs)
     pk.check_inputs(keras.Model(inputs, filled), np.array([[1.0], [np.nan]]))
 
 
+@every_backend
 def test_a_value_that_becomes_infinite_names_the_layer():
     """Even if the prediction is finite, such as a sigmoid's."""
     keras.config.set_dtype_policy("mixed_float16")
@@ -161,24 +166,11 @@ def test_inputs_in_a_list_may_come_by_name():
 X = features()
 NONE = np.array([None, *X["numbers"][1:, 0]], object)
 REFUSED = {
-    "nan": (
-        with_value("numbers", (1403, 1), np.nan),
-        r"x must .* stay finite .* row 1403\. Received: x\['numbers'\]\[1403, 1\]=nan$",
-    ),
-    "id": (
-        with_value("city", 1401, 10),
-        r"x must have ids from 0 to 9 for the Embedding 'city_table'\. .*x\['city'\]\[1401\]=10$",
-    ),
-    "shape": (
-        features(numbers=np.zeros((ROWS, 1))),  # Keras trains on it
-        ValueError,
-        r"x\['numbers'\] must have a shape \(batch, 2\).*\.shape=\(1500, 1\)",
-    ),
-    "strings": (
-        features(city=np.array(["Rome"] * ROWS)),
-        TypeError,
-        r"x\['city'\] must contain numbers\. Received: x\['city'\]\.dtype=<U4",
-    ),
+    "nan": (with_value("numbers", (1403, 1), np.nan), r"finite .*x\['numbers'\]\[1403, 1\]=nan$"),
+    "id": (with_value("city", 1401, 10), r"from 0 to 9 .*'city_table'\. .*x\['city'\]\[1401\]=10$"),
+    # Keras trains on it.
+    "shape": (features(numbers=np.zeros((ROWS, 1))), r"\(batch, 2\).*\['numbers'\]\.shape=\(1500,"),
+    "strings": (features(city=np.array(["Rome"] * ROWS)), TypeError, r"'city'\]\.dtype=<U4"),
     "none": (features(numbers=NONE), TypeError, r"None to NaN\. .*x\['numbers'\]\.dtype=object"),
     "lists": ({"city": [0, 1]}, TypeError, r"x must be arrays.*Received: x=\{'city': \[0, 1\]\}"),
     "column": ({**X, "age": X["city"]}, r"missing: \[\], unknown: \['age'\]"),
@@ -190,7 +182,6 @@ REFUSED = {
 test_invalid_features_are_refused = all_refused(lambda x: pk.check_inputs(functional(), x), REFUSED)
 
 
-@once
 def test_a_failing_model_is_reported():
     model = keras.Sequential([keras.layers.Dense(2)])
     model.build((None, 3))
@@ -211,7 +202,6 @@ def adapted_to(data):
     return scale
 
 
-@once
 @pytest.mark.parametrize("scale", [None, keras.layers.Normalization(name="not_adapted")])
 def test_a_column_that_is_not_scaled_causes_a_warning(scale):
     message = r"x\['numbers'\]\[:, 1\] has a mean of 4\.03e\+04 and a standard deviation of 8\.9"
@@ -221,7 +211,6 @@ def test_a_column_that_is_not_scaled_causes_a_warning(scale):
     assert [warning.filename for warning in shown] == [__file__]
 
 
-@once
 @no_warning
 @pytest.mark.parametrize(
     "scale",
@@ -244,7 +233,6 @@ def batches(**wrong):
     return [(part, None) for part in parts]
 
 
-@once
 @no_warning
 def test_features_that_stream_features_scale_cause_no_warning():
     numbers = keras.Input((2,), name="numbers")
@@ -255,7 +243,6 @@ def test_features_that_stream_features_scale_cause_no_warning():
     pk.check_inputs(keras.Model(numbers, block(numbers)), income().astype("float32"))
 
 
-@once
 def test_batches_are_checked_and_a_warning_is_given_once():
     empty = {name: array[:0] for name, array in X.items()}
     pk.check_inputs(functional(), [(empty, None), *batches()])
@@ -268,13 +255,13 @@ def test_batches_are_checked_and_a_warning_is_given_once():
     assert [warning.category for warning in caught].count(UserWarning) == 1
 
 
-@once
 def test_a_standardized_head_that_is_not_adapted_is_named():
     model = heads_alone(pk.TaskHeads([pk.RegressionHead("time", standardize=True)]))
     with pytest.raises(ValueError, match=r"The head of 'time' .*Call adapt\(y\)"):
         pk.check_inputs(model, np.ones((2, 3)))
 
 
+@every_backend
 def test_the_model_stays_as_it_was(model):
     nodes = [len(layer._inbound_nodes) for layer in model._flatten_layers()]
     pk.check_inputs(model, features())
@@ -287,6 +274,7 @@ def test_the_model_stays_as_it_was(model):
     assert np.isfinite(compiled(model).fit(x, y, verbose=0).history["loss"]).all()
 
 
+@every_backend
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has strings")
 def test_strings_are_accepted_by_an_input_of_strings():
     city = keras.Input((), dtype="string", name="city")

@@ -9,9 +9,11 @@ import pytest
 
 import ple_keras as pk
 from ple_keras.layers.levels import find_levels
-from tests.helpers import features, numpy_of, once
+from tests.helpers import every_backend, features, numpy_of, once
 from tests.models import TASKS, functional, tracked_block
 from tests.refusals import table
+
+pytestmark = once
 
 X = features(40, 4)
 
@@ -30,6 +32,7 @@ def cgc(gates=None, **kwargs):
 ONES = np.concatenate([np.ones((40, 1), "float32"), X[:, 1:]], axis=1)
 
 
+@every_backend
 def test_gate_figures_are_those_of_the_weights_over_the_examples():
     model = functional(tracked_block())
     report = pk.gate_report(model, X, batch_size=16)
@@ -57,6 +60,7 @@ def test_expert_figures_are_the_mean_weights_and_the_shares_of_the_tasks():
     assert shared.share == pytest.approx({"click": 2 / 3, "buy": 1 / 3}, abs=1e-5)
 
 
+@every_backend
 @pytest.mark.parametrize("template", ["stacked", "copied"])
 def test_dead_units_are_0_for_99_percent_of_the_examples(template):
     expert = [4] if template == "stacked" else keras.layers.Dense(4, "relu")
@@ -99,7 +103,6 @@ WARNINGS = {
 }
 
 
-@once
 @pytest.mark.parametrize(("gates", "experts", "message"), table(WARNINGS))
 def test_warnings(gates, experts, message):
     found = pk.gate_report(cgc(gates, num_task_experts=experts), ONES).warnings
@@ -110,7 +113,6 @@ def test_warnings(gates, experts, message):
     assert not found or re.match(f"cgc: {message}", found[0], re.DOTALL), found
 
 
-@once
 def test_even_gates_whose_weights_vary_with_the_example_have_no_warning():
     """Near even weights, the entropy is insensitive: it is over 0.99 here."""
     level = cgc()
@@ -125,13 +127,13 @@ def test_even_gates_whose_weights_vary_with_the_example_have_no_warning():
         assert sum("equal weights" in warning for warning in report.warnings) == expected
 
 
-@once
 def test_figures_are_nan_if_the_weights_of_an_example_are():
     report = pk.gate_report(cgc(), np.where(np.arange(40)[:, None] == 3, np.nan, X))
     assert np.isnan(report.levels["cgc"].gates["click"].max)
     assert report.to_dict()["levels"]["cgc"]["gates"]["click"]["max"] is None
 
 
+@every_backend
 def test_padded_positions_are_not_counted():
     mask = np.arange(6) < np.array([[6], [2], [1]])
     x = (1 + np.abs(features(3, 6, 4))) * mask[..., None]
@@ -149,7 +151,6 @@ def test_padded_positions_are_not_counted():
     assert report.levels["cgc"].experts["click/expert_0"].dead_units == 1
 
 
-@once
 def test_the_report_is_the_same_as_json_and_text_within_100_columns():
     tasks = [f"a_long_task_name_{i}" for i in range(5)]
     ple = pk.PLEBlock(2, tasks, [3], num_task_experts=3, num_shared_experts=2, name="ple")

@@ -6,7 +6,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import features, numpy_of, once
-from tests.models import TASKS, chain, compiled, functional, nested, subclassed, tracked_block
+from tests.models import TASKS, chain, compiled, functional, tracked_block
 from tests.pairs import fewer
 
 X = features(7, 4)
@@ -26,20 +26,6 @@ def test_the_weights_are_those_of_each_level(batch_size):
     assert list(weights) == ["ple/0", "ple/1"]
     assert_equal_weights(weights["ple/0"], numpy_of(ple[0].gate_weights(X)))
     assert_equal_weights(weights["ple/1"], numpy_of(ple[1].gate_weights(ple[0](X))))
-
-
-@pytest.mark.parametrize("make_model", [subclassed, nested])
-def test_blocks_are_found_at_any_depth(make_model):
-    model = make_model(tracked_block())
-    model(X)
-    weights = pk.gate_weights(model, X)
-    assert {level: list(gates) for level, gates in weights.items()} == {
-        "ple/0": [*TASKS, "shared"],
-        "ple/1": TASKS,
-    }
-    for gates in weights.values():
-        for of_gate in gates.values():
-            np.testing.assert_allclose(of_gate.sum(axis=-1), np.ones(7), rtol=1e-5)
 
 
 def test_a_block_is_taken_as_a_model_and_keeps_the_leading_axes():

@@ -1,9 +1,8 @@
-"""Cosines between gradients, compared with gradients computed by hand or finite differences.
+"""Cosines between gradients, compared with those of finite differences."""
 
-For different models, losses and data formats.
-"""
-
+import keras
 import numpy as np
+import pytest
 
 import ple_keras as pk
 from tests.helpers import features, numpy_of
@@ -14,56 +13,11 @@ from tests.inspection.conflicts import (
     model_of,
     two_regression_heads,
 )
-from tests.refusals import NAN
+from tests.refusals import NAN, table
 
 
 def cosine(first, second):
     return first @ second / np.linalg.norm(first) / np.linalg.norm(second)
-
-
-def weight(model, end):
-    (found,) = [w for w in model.weights if w.path.endswith(end)]
-    return np.float64(numpy_of(found))
-
-
-def kernels(block, width):
-    """Kernel and bias of each linear expert, from its outputs for 0 and unit vectors."""
-    points = np.concatenate([np.zeros((1, width)), np.eye(width)]).astype("float32")
-    outputs = {
-        name: np.float64(out) for name, out in numpy_of(block.expert_outputs(points)).items()
-    }
-    return {name: (out[1:] - out[0], out[0]) for name, out in outputs.items()}
-
-
-def gradients_by_hand(model, block, task, x, y):
-    """The gradients of one task's mean squared error: `{expert: vector}`."""
-    gate, head = weight(model, f"gate-{task}/projection/kernel"), f"{task}_head/projection/"
-    kernel, bias = weight(model, f"{head}kernel")[:, 0], weight(model, f"{head}bias")
-    experts = kernels(block, x.shape[-1])
-    names = block.gate_experts[task]
-    weights = np.exp(x @ gate)
-    weights /= weights.sum(axis=-1, keepdims=True)
-    parts = np.stack([(x @ experts[n][0] + experts[n][1]) @ kernel for n in names], axis=-1)
-    mixed = (weights * parts).sum(axis=-1, keepdims=True)
-    has_label = np.isfinite(y)
-    error = np.where(has_label, 2 * (mixed[:, 0] + bias - y) / has_label.sum(), 0)[:, None]
-    found = {}
-    for i, name in enumerate(names):
-        of_output = error * weights[:, [i]] * kernel
-        found[name] = np.concatenate([(x.T @ of_output).ravel(), of_output.sum(axis=0)])
-    return found
-
-
-@every_kind
-def test_cosines_are_those_of_the_gradients_computed_by_hand(expert):
-    block = pk.CGCBlock(["a", "b"], expert(), num_shared_experts=2, add_shared_gate=False, name="c")
-    model = model_of(block, two_regression_heads())
-    x, y = features(12, 4), labels("a", "b")
-    y["a"][::3], y["b"][1::4] = NAN, NAN
-    a, b = (gradients_by_hand(model, block, task, np.float64(x), y[task]) for task in y)
-    shared = ["shared/expert_0", "shared/expert_1"]
-    expected = {"c": {expert: {("a", "b"): cosine(a[expert], b[expert])} for expert in shared}}
-    assert_close(pk.gradient_conflict(model, x, y), expected)
 
 
 def losses_of(model, heads, x, y):
@@ -100,21 +54,31 @@ def cosines_of(tasks, gradients):
     return {(tasks[i], tasks[j]): cosine(gradients[i], gradients[j]) for i, j in pairs}
 
 
-def test_cosines_of_two_levels_are_those_of_finite_differences():
-    """With stacked experts, whose normalizations are separate layers."""
+# In a stack of experts, normalizations are separate layers.
+EXPERTS = {
+    "stacked": (pk.ExpertBlock([3], activation="tanh", normalization="layer"), 2),
+    "copied": (keras.layers.Dense(3, "tanh"), 0),
+}
+
+
+@pytest.mark.parametrize(("expert", "count"), table(EXPERTS))
+def test_cosines_are_those_of_finite_differences(expert, count):
     heads = two_regression_heads()
-    expert = pk.ExpertBlock([3], activation="tanh", normalization="layer")
-    ple = pk.PLEBlock(2, heads, expert, name="ple")
+    ple = pk.PLEBlock(2, heads, expert, num_shared_experts=2, name="ple")
     model = model_of(ple, heads, width=2)
     x, y = features(6, 2), labels("a", "b", rows=6)
+    y["a"][::3] = y["b"][1::4] = NAN
     expected = {}
     for level, block in zip(("ple/0", "ple/1"), ple):
-        own = [w for w in block.weights if "expert-shared-0" in w.path]
         stacks = [w for w in block.weights if w.path[:-2].endswith(("/kernel", "/bias"))]
-        assert (len(own), len(stacks)) == (2, 2)
-        pieces = [(w, slice(None)) for w in own] + [(w, 2) for w in stacks]
-        found = [finite_differences_of_weight(model, heads, x, y, *piece) for piece in pieces]
-        expected[level] = {"shared/expert_0": cosines_of(["a", "b"], np.concatenate(found, axis=1))}
+        assert len(stacks) == count
+        expected[level] = {}
+        for i in range(2):
+            own = [w for w in block.weights if f"expert-shared-{i}" in w.path]
+            pieces = [(w, slice(None)) for w in own] + [(w, 2 + i) for w in stacks]
+            found = [finite_differences_of_weight(model, heads, x, y, *piece) for piece in pieces]
+            cosines = cosines_of(["a", "b"], np.concatenate(found, axis=1))
+            expected[level][f"shared/expert_{i}"] = cosines
     assert_close(pk.gradient_conflict(model, x, y), expected, atol=0.01)
 
 

@@ -12,6 +12,8 @@ from tests.helpers import features, once
 from tests.inspection.task_models import HEALTHY, healthy_model
 from tests.models import chain, compiled
 
+pytestmark = once
+
 ROWS = 2048
 X = features(ROWS, 4)
 RNG = np.random.default_rng(1)
@@ -69,7 +71,6 @@ def report_of(
     return pk.task_report(model, X[:rows], labels, validation)
 
 
-@once
 def test_the_best_model_has_no_warning():
     report = report_of(("click", "time", "visits"), validation_y=Y)
     assert report.warnings == []
@@ -137,7 +138,6 @@ WARNINGS = {
 }
 
 
-@once
 @pytest.mark.parametrize("name", WARNINGS)
 def test_data_made_for_a_warning_have_only_this_warning(name):
     arguments, parts = WARNINGS[name]
@@ -145,14 +145,12 @@ def test_data_made_for_a_warning_have_only_this_warning(name):
     assert re.search(".*".join(map(re.escape, parts)), warning), warning
 
 
-@once
 def test_predicted_medians_may_differ_from_the_mean_label():
     skewed = {"time": Y["time"] + np.random.default_rng(3).exponential(0.5, ROWS)}
     assert "mean label" in report_of(y=skewed).warnings[0]
     assert report_of(y=skewed, time={"loss": "mean_absolute_error"}).warnings == []
 
 
-@once
 def test_a_count_in_a_hedged_model_is_told_to_be_standardized():
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.CountHead("visits")])
     model = chain(pk.HedgedBlock(heads, [4]), heads, width=4)
@@ -160,7 +158,6 @@ def test_a_count_in_a_hedged_model_is_told_to_be_standardized():
     assert warning.endswith("Use CountHead('visits', standardize=True) and heads.adapt(y).")
 
 
-@once
 @pytest.mark.parametrize(
     ("train", "validation", "hints"),
     [(0.507, 0.680, True), (0.828, 0.927, True), (0.507, 0.640, False), (0.90, 0.94, False)],
@@ -170,7 +167,6 @@ def test_a_task_overfits_if_much_of_its_gain_is_lost(train, validation, hints):
     assert len([*gap_warnings("", use, other, "")]) == hints
 
 
-@once
 @pytest.mark.parametrize(
     ("rows", "remedy"),
     [
@@ -192,14 +188,12 @@ def test_the_remedy_for_a_model_with_large_tables_names_them(rows, remedy):
 NO_CONFLICTS = {"not settled": {"bottom": ((0.1,), (0.1,), (0,), (0,))}, "few rows": {"rows": 900}}
 
 
-@once
 @pytest.mark.parametrize("name", NO_CONFLICTS)
 def test_conflicts_are_not_mentioned(name):
     arguments = {**WARNINGS["a conflict"][0], **NO_CONFLICTS[name]}
     assert report_of(**arguments).warnings == []
 
 
-@once
 def test_few_batches_are_no_evidence_of_a_conflict():
     heads = [pk.RegressionHead("age"), pk.RegressionHead("time")]
     model = linear_model(heads, {"age": (1,), "time": (1,)}, ONE_SUM)
@@ -208,7 +202,6 @@ def test_few_batches_are_no_evidence_of_a_conflict():
         assert len(pk.task_report(model, X, y, batch_size=size).warnings) == expected
 
 
-@once
 @pytest.mark.parametrize("rise", [0.05, 0.15])
 def test_a_rise_of_a_loss_below_zero_is_relative_to_the_deviance(rise):
     model = linear_model([pk.BinaryHead("click"), pk.CountHead("visits")], BEST, TWO_COLUMNS)
@@ -227,7 +220,6 @@ EPOCHS = {
 }
 
 
-@once
 @pytest.mark.parametrize("name", EPOCHS)
 def test_a_task_that_was_better_in_an_earlier_epoch_is_named(name):
     options, where = EPOCHS[name]
@@ -240,7 +232,6 @@ def test_a_task_that_was_better_in_an_earlier_epoch_is_named(name):
     assert warning.startswith(start)
 
 
-@once
 def test_losses_of_epochs_are_means_over_labels_in_the_unit_of_the_report():
     """Keras counts the loss of a batch without labels as 0."""
     time = pk.RegressionHead("time", standardize=True, mean=0, deviation=0.5)
@@ -250,13 +241,11 @@ def test_losses_of_epochs_are_means_over_labels_in_the_unit_of_the_report():
     assert pk.task_report(model, X, y, (X, y)).warnings == []
 
 
-@once
 def test_a_healthy_model_has_no_warning():
     model, train, validation = healthy_model(6, rows=4000, epochs=2)
     assert pk.task_report(model, *train, validation).warnings == []
 
 
-@once
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", HEALTHY)
 def test_every_healthy_model_has_no_warning(seed):

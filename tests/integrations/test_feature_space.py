@@ -46,18 +46,6 @@ def make(tf, names):
     return space, compiled(chain(pk.PLEBlock(1, heads, [4]), heads, width=width))
 
 
-def test_a_feature_space_works_in_the_input_pipeline(tf):
-    space, model = make(tf, KINDS)
-    y = {"click": np.arange(ROWS) % 2, "time": np.where(np.arange(ROWS) % 3, 1.0, np.nan)}
-    rows = tf.data.Dataset.from_tensor_slices((columns(KINDS), y)).batch(ROWS)
-    encoded = rows.map(lambda x, y: (space(x), y))
-    history = model.fit(encoded, shuffle=False, verbose=0).history
-    assert np.isfinite(history["loss"]).all()
-    arrays = numpy_of(space(columns(KINDS)))
-    assert arrays.shape[1] == 1 + (1 + 4) + (1 + 3)  # the categories and the unknown one of each
-    assert_same(model.predict(encoded, verbose=0), model.predict(arrays, verbose=0))
-
-
 @pytest.mark.parametrize("names", [["age", "device"], list(KINDS)], ids=["numbers", "strings"])
 def test_a_feature_space_works_in_a_model_for_raw_columns(tf, names, tmp_path):
     if "country" in names and keras.backend.backend() != "tensorflow":

@@ -21,6 +21,8 @@ import ple_keras as pk
 from tests.helpers import once
 from tests.processes import EXAMPLES, run_example
 
+pytestmark = once
+
 for package in ("fastapi", "onnx", "onnxruntime", "prometheus_client", "uvicorn"):
     pytest.importorskip(package)
 _batches, _limits, _metrics, model_folder, serve = (
@@ -116,7 +118,7 @@ def while_serving(test):
 
         asyncio.run(serve_and_test())
 
-    return once(run)
+    return run
 
 
 async def send(app, method, path, chunks=(b"",), length=None, ends="complete"):
@@ -277,7 +279,6 @@ DAMAGES = {
 }  # fmt: skip
 
 
-@once
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_model_that_does_not_fit_is_refused(folder, damage):
     parts, message = DAMAGES[damage]
@@ -296,7 +297,6 @@ CHANGES = {  # of a version, after it was published
 }
 
 
-@once
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_version_that_was_changed_is_refused(folder, caplog, name):
     CHANGES[name](write(folder, 2))
@@ -347,7 +347,6 @@ def hedged_model(columns, heads, packed=False):
     return pk.MultiTaskModel(network.input, heads(pk.HedgedBlock(heads, [8])(features)))
 
 
-@once
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_published_model_answers_as_it_predicts(tmp_path, packed):
     """A hedged model with a history, whose request has an unknown id and missing values."""
@@ -372,7 +371,6 @@ def test_a_published_model_answers_as_it_predicts(tmp_path, packed):
     asyncio.run(run())
 
 
-@once
 def test_a_model_and_columns_of_different_trainings_are_refused(tmp_path):
     columns, other = (pk.Columns(["job"]).fit(FRAME.assign(job=j), 1) for j in ("ab", "cd"))
     model = hedged_model(columns, pk.TaskHeads([pk.BinaryHead("click")]))
@@ -389,7 +387,6 @@ def test_a_model_and_columns_of_different_trainings_are_refused(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-@once
 def test_given_predictions_are_missing_or_those_of_a_function(tmp_path):
     columns = pk.Columns(["job"]).fit(FRAME, min_rows=1)
     heads = pk.TaskHeads([pk.MulticlassHead("kind", num_classes=3)], given=["trees"])
@@ -409,7 +406,6 @@ def test_given_predictions_are_missing_or_those_of_a_function(tmp_path):
         np.testing.assert_allclose(found["kind"], model.predict_on_batch(x)["kind"], atol=1e-6)
 
 
-@once
 def test_a_model_of_a_frame_answers_with_the_names_of_its_columns(tmp_path):
     frame = pd.concat([FRAME] * 20).rename(columns={"job": "the job"}).assign(tags="x")
     frame["next click"] = frame["age"] > 1
@@ -423,7 +419,6 @@ def test_a_model_of_a_frame_answers_with_the_names_of_its_columns(tmp_path):
     assert {*x} == {"the job", "town", "age", "tags"}
 
 
-@once
 def test_versions_have_increasing_numbers_and_can_be_rolled_back_and_removed(tmp_path):
     columns = pk.Columns(numbers=["age"]).fit(FRAME)
     network = columns.network()
@@ -453,7 +448,6 @@ async def test_alerts_use_the_names_of_metrics(app):
 
 
 @pytest.mark.nightly
-@once
 def test_the_server_under_load_and_attacks(folder, tmp_path):
     options = ("--folder", str(folder), "--seconds", "1", "--clients", "2")
     out = run_example("serving/load_test.py", *options, cwd=tmp_path)
@@ -461,7 +455,6 @@ def test_the_server_under_load_and_attacks(folder, tmp_path):
         assert re.search(rf"{attack} .* none$", out, re.M)
 
 
-@once
 def test_a_model_that_can_not_be_exported_is_published_as_a_keras_file(
     tmp_path, capsys, monkeypatch
 ):
@@ -481,7 +474,6 @@ def test_a_model_that_can_not_be_exported_is_published_as_a_keras_file(
     np.testing.assert_allclose(model_folder.Model(version).predict(rows)[1]["click"], expected)
 
 
-@once
 def test_a_failed_publication_leaves_no_version_and_old_parts_are_removed(folder, monkeypatch):
     for name, age in ((".part-old", 25 * 3600), (".part-new", 0)):
         (folder / name).mkdir()

@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 
 import ple_keras as pk
-from tests.helpers import once
+from tests.helpers import Dataset, every_backend, once
 from tests.refusals import all_refused, table
+
+pytestmark = once
 
 
 def all_heads(**kwargs):
@@ -51,6 +53,7 @@ def test_a_missing_label_may_be_rounded_to_float32(value):
         assert heads["a"].label_share == pytest.approx(2 / 3)
 
 
+@every_backend
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="others store 64 bits")
 def test_integers_that_jax_would_wrap_are_refused():
     heads = pk.TaskHeads([pk.RegressionHead("a", missing_label=-(2**40))])
@@ -101,7 +104,6 @@ WARNINGS = {
 }
 
 
-@once
 @pytest.mark.parametrize(("y", "message"), table(WARNINGS))
 def test_labels_that_teach_little_cause_a_warning(y, message):
     with pytest.warns(UserWarning, match=message) as caught:
@@ -118,25 +120,10 @@ def test_the_scale_of_labels_does_not_matter_for_other_losses():
     pk.TaskHeads(heads).check_labels(y)
 
 
-class Numbered(keras.utils.PyDataset):
-    """Batches of labels; the second one is wrong for the task "kind"."""
-
-    def __init__(self, batches):
-        super().__init__()
-        self.batches, self.read = batches, []
-
-    def __len__(self):
-        return self.batches
-
-    def __getitem__(self, index):
-        self.read.append(index)
-        return np.ones((3, 1)), valid_labels(kind=np.array([0, 1, 2 + index]))
-
-
 def test_only_the_first_steps_are_read():
-    data = Numbered(2)
+    kinds = np.array([[0, 1, 2], [0, 1, 3]])
+    data = Dataset([(np.ones((3, 1)), valid_labels(kind=kind)) for kind in kinds])
     all_heads().check_labels(data, steps=1)
-    assert data.read == [0]
     with pytest.raises(ValueError, match=r"y\['kind'\].*=\[\.\.\., 3\]"):
         all_heads().check_labels(data)
 
@@ -169,33 +156,16 @@ CHECKS = r"y must be a dict keyed by task"
 REFUSED = {
     "no_dict": ([1, 2], TypeError, rf"{CHECKS}.*Received: y=\[1, 2\]"),
     "frame": (pd.DataFrame({"click": [0, 1]}), TypeError, rf"{CHECKS}.*a data frame with dict\(y"),
-    "iterator": (
-        iter([(1, valid_labels())]),
-        r"y must be readable more than once.*Received: y=<list_iterator",
-    ),
-    "no_batch": (Numbered(0), r"y must contain at least one batch\. Received: y="),
+    "iterator": (iter([(1, valid_labels())]), "more than once.*Received: y=<list_iterator"),
+    "no_batch": (Dataset([]), r"y must contain at least one batch\. Received: y="),
     "keys": (
         {"click": [1], "klick": [1]},
-        r"exactly the keys \['click', 'place', 'kind'\]; missing: \['place', 'kind'\], "
-        r"unknown: \['klick'\]\. Received: y=\{'click', 'klick'\}",
+        r"missing: \['place', 'kind'\], unknown: \['klick'\]\. Received: y=\{'click', 'klick'\}",
     ),
-    "binary_shape": (
-        valid_labels(click=np.zeros((3, 2))),
-        r"y\['click'\] must have a shape \(batch, 1\) or \(batch,\) for predictions \(batch, 1\)\. "
-        r"Received: y\['click'\]\.shape=\(3, 2\)",
-    ),
-    "binary_range": (
-        valid_labels(click=[0, 2, -1]),
-        r"y\['click'\] must lie in \[0, 1\] or be missing; invalid: 2\. .*=\[\.\.\., -1, 2\]",
-    ),
-    "class_range": (
-        valid_labels(kind=[0, 3, 4]),
-        r"y\['kind'\] must be class indices from 0 to 2 or be missing; invalid: 2\. .*\., 3, 4\]",
-    ),
-    "infinite": (
-        valid_labels(place=[[1, np.nan], [np.inf, np.nan], [2, 3]]),
-        r"finite or be missing; invalid: 1",
-    ),
+    "binary_shape": (valid_labels(click=np.zeros((3, 2))), r"a shape \(batch, 1\) or .*=\(3, 2\)"),
+    "binary_range": (valid_labels(click=[0, 2, -1]), r"in \[0, 1\] or .*: 2\. .*=\[\.\.\., -1, 2"),
+    "class_range": (valid_labels(kind=[0, 3, 4]), r"from 0 to 2 or .*: 2\. .*=\[\.\.\., 3, 4\]"),
+    "infinite": (valid_labels(place=[[1, np.nan], [np.inf, np.nan], [2, 3]]), "be finite .*: 1"),
     "words": (valid_labels(click=["a", "b", "c"]), TypeError, r"y\['click'\] must .*dtype=<U1"),
     "objects": (
         valid_labels(click=np.array([0, None, 1])),
@@ -244,7 +214,6 @@ OF_LOSSES = {
 }
 
 
-@once
 @pytest.mark.parametrize(("loss", "units", "valid", "invalid", "rule"), table(OF_LOSSES))
 def test_labels_that_a_loss_does_not_take_are_refused(loss, units, valid, invalid, rule):
     heads = pk.TaskHeads([pk.Head("a", units=units, loss=loss)])

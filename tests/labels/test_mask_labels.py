@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 
 import ple_keras as pk
-from tests.helpers import numpy_of, once
+from tests.helpers import every_backend, numpy_of, once
 from tests.refusals import all_refused
+
+pytestmark = once
 
 NAN = float("nan")
 CLICK = [1, 1, 0, 1, 0]
@@ -67,6 +69,7 @@ def test_labels_of_several_numbers_are_missing_as_a_whole():
     np.testing.assert_array_equal(np.isnan(masked["liked"][..., 0]), [[False, True], [True, False]])
 
 
+@every_backend
 def test_tensors_stay_tensors():
     y = {task: keras.ops.convert_to_tensor(np.int32(value)) for task, value in labels().items()}
     masked = pk.mask_labels(y, {"buy": "click"})
@@ -74,6 +77,7 @@ def test_tensors_stay_tensors():
     np.testing.assert_array_equal(numpy_of(masked["buy"]), np.float32([0, 1, NAN, 1, NAN]))
 
 
+@every_backend
 @pytest.mark.skipif(not importlib.util.find_spec("tensorflow"), reason="needs TensorFlow")
 @pytest.mark.parametrize("is_batched", [True, pytest.param(False, marks=once)])
 def test_mask_labels_works_in_a_tf_data_pipeline_with_every_backend(is_batched):
@@ -98,17 +102,8 @@ REFUSED = {
     "spaces": (labels(), {"buy": ["click"]}, TypeError, "spaces must map tasks to tasks"),
     "cycle": (labels(), CYCLE, r"not contain a cycle\. .*\{'buy': 'click', 'c"),
     "missing_label": (labels(), CHAIN, "x", TypeError, r"missing_label='x'"),
-    "missing_label_out_of_range": (
-        labels(buy=np.uint8(BUY)),
-        CHAIN,
-        -1,
-        r"a value of the dtype of y\['buy'\], uint8\. Received: missing_label=-1",
-    ),
-    "rows": (
-        labels(click=np.ones(4)),
-        CHAIN,
-        r"y\['click'\] must have one label for each.*Received: y\['click'\]\.shape=\(4,\)",
-    ),
+    "missing_label_out_of_range": (labels(buy=np.uint8(BUY)), CHAIN, -1, r"y\['buy'\], uint8\. "),
+    "rows": (labels(click=np.ones(4)), CHAIN, r"one label for each.*y\['click'\]\.shape=\(4,\)"),
 }
 
 

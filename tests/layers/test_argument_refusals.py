@@ -303,6 +303,7 @@ NONE_OF_A, NONE_OF_B = (
     for task in TASKS
 )
 NO_SHARED = r"keys \['a', 'b'\]; missing: \[\], unknown: \['shared'\]"
+TWO = {"a": bottom("a"), "b": bottom("b")}
 TOGETHER = [
     (pk.CGCBlock, {"num_task_experts": 0, "num_shared_experts": 0}, NONE_OF_A),
     (pk.PLEBlock, {"num_task_experts": {"a": 1, "b": 0}, "num_shared_experts": 0}, NONE_OF_B),
@@ -311,6 +312,8 @@ TOGETHER = [
     (pk.HedgedBlock, {}, "Exactly one of expert_block and branches"),
     (pk.HedgedBlock, {"expert_block": 3, "branches": {}}, "Exactly one of"),
     (pk.HedgedBlock, {"expert_block": 3, "features": {}}, "features must have exactly the keys"),
+    (pk.HedgedBlock, {"branches": TWO, "features": {}}, "features must be one network"),
+    (pk.StreamFeatures, {"feature_block": {}, "own": []}, "own must be None"),
 ]
 
 

@@ -1,6 +1,5 @@
 """Arguments, names, representation and layers of PLEBlock, MMoEBlock and SequentialBlock."""
 
-import inspect
 import json
 import typing
 
@@ -15,24 +14,9 @@ from tests.layers import reference
 from tests.models import TASKS, chain, cloned, loaded
 from tests.refusals import check_refused
 
-OF_ANCESTOR = ["gate_block", "gate_softmax_temperature", "enable_gate_weights_metrics", "name"]
-OF_LEVELS = ["gate_kwargs", "isolate_task_experts", "gate_reads", "stack_experts"]
-OF_PLE = ["num_layers", "outputs", "expert_block", "num_task_experts", "num_shared_experts"]
-OF_MMOE = ["outputs", "expert_block", "num_experts"]
+pytestmark = once
 
 
-@once
-@pytest.mark.parametrize(("block", "first"), [(pk.PLEBlock, OF_PLE), (pk.MMoEBlock, OF_MMOE)])
-def test_all_arguments_are_named_and_the_ancestor_s_come_first(block, first):
-    parameters = inspect.signature(block).parameters
-    assert list(parameters) == [*first, *OF_ANCESTOR, *OF_LEVELS, "dtype", "trainable"]
-    of_level = inspect.signature(pk.CGCBlock).parameters
-    assert {name: parameters[name].default for name in OF_LEVELS} == {
-        name: of_level[name].default for name in OF_LEVELS
-    }
-
-
-@once
 def test_the_levels_get_the_arguments():
     arguments = {
         "gate_kwargs": {"dropout": 0.25},
@@ -62,7 +46,6 @@ def test_layers_are_found_by_name_and_index():
     assert ple[:1] == [first]
 
 
-@once
 @pytest.mark.parametrize("arguments", [{}, {"name": "cgc_block_0", "index": 0}])
 def test_get_layer_refuses_keys_of_no_layer(arguments):
     ple = pk.PLEBlock(2, ["a"], 3)
@@ -84,7 +67,6 @@ OPTIONS = {
 }
 
 
-@once
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_values_in_a_signature_are_accepted_and_no_others(name):
     for value in typing.get_args(getattr(_typing, name)):
@@ -118,7 +100,6 @@ def test_files_and_clones_keep_the_counts(copied, tmp_path):
 # Subclasses of CGCBlock that override `call`, and summaries.
 
 
-@once
 def test_a_summary_shows_the_levels_experts_and_gates(capsys):
     levels = [
         pk.CGCBlock(TASKS, [4], name="stacked"),

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import built, features, streams
+from tests.helpers import built, every_backend, features, once, streams
 from tests.layers.feature_networks import network
 from tests.pairs import pairs
 from tests.refusals import BAD_INPUTS, check_refused, table
+
+pytestmark = once
 
 X, C, SYMBOL = features(4, 3), features(4, 2), keras.Input((3,))
 TASKS = ["a", "b"]
@@ -28,6 +30,7 @@ LAYERS_OF_ONE_TENSOR = {
 }
 
 
+@every_backend
 @pytest.mark.parametrize(
     ("make", "make_inputs", "message"), pairs(LAYERS_OF_ONE_TENSOR, BAD_INPUTS)
 )
@@ -182,6 +185,10 @@ def of_features(template=None):
     return pk.StreamFeatures(TASKS, template or network())
 
 
+def hedged_of_features():
+    return pk.HedgedBlock(TASKS, 4, features=keras.layers.Dense(3))
+
+
 def with_input(x, **kwargs):
     """Return the call with an input."""
     return lambda layer: layer(x, **kwargs)
@@ -263,6 +270,7 @@ WRONG_TYPES = [
     (level, with_input(X, return_gate_weights="yes"), "return_gate_weights must be True or False"),
     (levels, with_input(SYMBOL, return_gate_weights="yes"), "must be True or False"),
     (of_features, with_input([X, X]), "inputs must be a tensor or a dict of columns"),
+    (hedged_of_features, with_input([X]), "inputs must be a tensor or a dict"),
     (of_features, with_input(None), "inputs must be a tensor or a dict of columns"),
 ]
 

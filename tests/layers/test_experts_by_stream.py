@@ -4,9 +4,11 @@ import keras
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of, once, randomize
+from tests.helpers import assert_same, every_backend, features, numpy_of, once, randomize
 from tests.layers import reference
 from tests.models import TASKS, chain, click_and_buy_heads, loaded
+
+pytestmark = once
 
 SIZES = {"shared": [6, 4], "click": [3, 4], "buy": [5, 2, 4]}
 PAIR = {"shared": [6, 4], "click": [3, 4], "buy": [3, 4]}  # two streams have one template
@@ -19,6 +21,7 @@ def built_ple(expert_block, **kwargs):
     return ple
 
 
+@every_backend
 @pytest.mark.parametrize(
     ("expert_block", "stack_experts", "shape"),
     [(SIZES, True, (5, 3)), (PAIR, False, (5, 3)), ([PAIR, [4]], True, (2, 4, 3))],
@@ -46,7 +49,6 @@ def test_experts_may_be_of_any_layer_and_keep_their_options(tmp_path):
     assert isinstance(block.get_expert("buy/expert_0"), keras.layers.Dense)
 
 
-@once
 def test_no_expert_starts_equal_to_another():
     init = keras.initializers.GlorotUniform
     expert = pk.ExpertBlock([4], kernel_initializer=init(seed=1))
@@ -57,13 +59,11 @@ def test_no_expert_starts_equal_to_another():
     assert len({*values}) == len(values) == 6
 
 
-@once
 def test_levels_without_shared_experts_ignore_the_dict_of_all_levels():
     ple = pk.PLEBlock(2, TASKS, SIZES, 1, [1, 0])
     assert list(ple[1].get_config()["expert_block"]) == TASKS
 
 
-@once
 def test_a_task_without_experts_keeps_its_template(tmp_path):
     block = pk.CGCBlock(TASKS, SIZES, {"click": 0, "buy": 1}, name="cgc")
     model = chain(block, click_and_buy_heads())

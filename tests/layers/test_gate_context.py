@@ -5,44 +5,17 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import JIT, QUICK, assert_same, features, numpy_of, randomize
+from tests.helpers import assert_same, features, numpy_of, randomize
 from tests.layers import reference
-from tests.models import TASKS, click_and_buy_heads, cloned, compiled, loaded
+from tests.models import TASKS
 
 
-def model_of(reads, **kwargs):
-    """Return a Functional model of heads, and its inputs."""
-    heads = click_and_buy_heads()
-    inputs = {"x": keras.Input((3,), name="x"), "device": keras.Input((2,), name="device")}
-    ple = pk.PLEBlock(2, heads, [3], 2, gate_reads=reads, name="ple", **kwargs)
-    model = pk.MultiTaskModel(inputs, heads(ple(inputs["x"], gate_context=inputs["device"])))
-    randomize(model)
-    return model, {"x": features(5, 3), "device": features(5, 2, seed=1)}
-
-
-def expected_predictions(model, inputs):
-    streams, _ = reference.ple(model.get_layer("ple"), inputs["x"], inputs["device"])
-    heads = model.get_layer("heads")
-    return numpy_of(heads({task: streams[task].astype("float32") for task in TASKS}))
-
-
-@pytest.mark.parametrize("jit_compile", JIT)
-def test_a_functional_model_predicts_by_the_equations(jit_compile):
-    model, inputs = model_of("both")
-    model.compile(jit_compile=jit_compile)
-    assert_same(model.predict(inputs, verbose=0), expected_predictions(model, inputs))
-
-
-@pytest.mark.parametrize(("reads", "copied"), [("both", loaded), ("context", cloned)])
-def test_files_and_clones_read_the_same(reads, copied, tmp_path):
-    model, inputs = model_of(reads)
-    expected = numpy_of(model(inputs))
-    copy = copied(model, tmp_path)
-    assert [block.gate_reads for block in copy.get_layer("ple")] == [reads] * 2
-    if copied is cloned:
-        copy.set_weights(model.get_weights())
-    assert [w.path for w in copy.weights] == [w.path for w in model.weights]
-    assert_same(numpy_of(copy(inputs)), expected)
+def test_a_level_alone_has_the_gate_weights_of_numpy():
+    block, x, context = pk.CGCBlock(TASKS, [3], gate_reads="both"), features(5, 3), features(5, 2)
+    block(x, gate_context=context)
+    randomize(block)
+    found = numpy_of(block.gate_weights(x, gate_context=context))
+    assert_same(found, reference.ple([block], x, context)[1][0])
 
 
 def test_a_block_alone_is_built_from_its_config():
@@ -112,29 +85,3 @@ def test_positions_have_the_mask_of_the_stream_and_not_of_the_context(reads):
     statistics = block.gate_statistics()["click"]
     assert statistics["count"] == mask.sum()
     np.testing.assert_allclose(statistics["mean"], valid.mean(axis=0), atol=1e-6)
-
-
-# Other tools.
-
-
-def test_inspection_and_transfer_work_with_a_context():
-    model, inputs = model_of("both", enable_gate_weights_metrics=True)
-    compiled(model, **QUICK)
-    y = {task: np.arange(5) % 2 for task in TASKS}
-    logs = model.fit(inputs, y, callbacks=[pk.GateWeightsLogger()], verbose=0).history
-    ple = model.get_layer("ple")
-    means = [logs[f"gate/ple/0/click/{name}"][0] for name in ple[0].gate_experts["click"]]
-    assert sum(means) == pytest.approx(1, rel=1e-5)
-    _, expected = reference.ple(ple, inputs["x"], inputs["device"])
-    weights = pk.gate_weights(model, inputs)
-    for level, of_level in enumerate(expected):
-        assert_same(weights[f"ple/{level}"], of_level)
-    level = ple[0].gate_weights(inputs["x"], gate_context=inputs["device"])
-    assert_same(numpy_of(level), expected[0])
-    report = pk.gate_report(model, inputs)
-    means = list(report.levels["ple/1"].gates["buy"].mean.values())
-    np.testing.assert_allclose(means, expected[1]["buy"].mean(axis=0), atol=1e-5)
-    other, _ = model_of("both", enable_gate_weights_metrics=True)
-    randomize(other, seed=1)
-    assert not pk.transfer_weights(model, other).left_out
-    assert_same(numpy_of(other(inputs)), numpy_of(model(inputs)))

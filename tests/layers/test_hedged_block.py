@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import features, numpy_of, once, randomize, streams
+from tests.helpers import features, numpy_of, randomize, streams
 from tests.layers.feature_networks import columns, network, symbols
 from tests.models import cloned, loaded
-from tests.refusals import check_refused
 
 TASKS = ["click", "buy"]
 
@@ -126,20 +125,3 @@ def test_features_are_copied_for_each_branch(tmp_path):
     again.build({key: x.shape for key, x in symbols().items()})  # floats of all columns
     again.set_weights(block.get_weights())
     np.testing.assert_equal(numpy_of(again(x)), outputs)
-
-
-@once
-def test_refused_features():
-    branches = {"a": pk.SharedBottomBlock(TASKS, 4), "b": pk.PLEBlock(1, TASKS, 4)}
-    networks = {stream: keras.layers.Dense(3) for stream in (*TASKS, "shared")}
-    dense = keras.layers.Dense(3)
-    for refused, error, message in [
-        ({"branches": branches, "features": networks}, ValueError, "features must be one network"),
-        ({"expert_block": 4, "features": {"click": dense}}, ValueError, "missing: .*'shared'"),
-        ({"expert_block": 4, "features": 4}, TypeError, "features must be an instance"),
-    ]:
-        check_refused(lambda kwargs=refused: pk.HedgedBlock(TASKS, **kwargs), error, message)
-    block = pk.HedgedBlock(TASKS, 4, features=dense)
-    check_refused(lambda: block([features(2, 3)]), TypeError, "inputs must be a tensor or a dict")
-    message = "own must be None"
-    check_refused(lambda: pk.StreamFeatures(TASKS, networks, own=[]), ValueError, message)

@@ -221,27 +221,3 @@ def test_another_number_of_columns_is_refused():
         ValueError,
         r"^inputs must have 7 features, .*shape=\(None, 2\)",
     )
-
-
-@once
-def test_random_tables_are_those_of_numpy():
-    hypothesis = pytest.importorskip("hypothesis")
-    floats = hypothesis.strategies.floats(-(2.0**120), 2.0**120, width=32, allow_subnormal=False)
-    columns = hypothesis.strategies.lists(floats | hypothesis.strategies.just(NAN), min_size=1)
-
-    @hypothesis.settings(max_examples=60, deadline=None)
-    @hypothesis.given(columns, hypothesis.strategies.integers(1, 9))
-    def check(column, num_bins):
-        x = np.array(column, "float32")[:, None]
-        layer = adapted(x, None, num_bins)
-        every = with_extremes(x)
-        outputs = numpy_of(layer(every))
-        expected = reference(every, layer.edges, num_bins)[:, 0]
-        np.testing.assert_allclose(outputs, expected, atol=1e-6)
-        (edges,) = layer.edges
-        assert (np.diff(edges) > 0).all()
-        if not np.isnan(x).all():
-            assert edges[0] == np.nanmin(x)
-            assert edges[-1] <= np.nanmax(x)
-
-    check()

@@ -110,15 +110,6 @@ def test_the_error_states_the_ids(wrong):
         layer(np.array([1, wrong]))
 
 
-@once
-def test_check_inputs_refuses_ids_that_an_int32_input_wraps():
-    model, x = build("sgd"), {column: array.astype("int64") for column, array in ids().items()}
-    x["user"][0] = 2**32 + 5
-    assert np.isfinite(model.predict(x, verbose=0)["click"]).all()  # row 5
-    with pytest.raises(ValueError, match=r"values of int32, .*Received: x\['user'\].*=4294967301$"):
-        pk.check_inputs(model, x)
-
-
 def test_models_use_xla_only_on_jax():
     model = small("sgd", jit_compile="auto", run_eagerly=False)
     train_small(model, steps=1)

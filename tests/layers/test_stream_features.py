@@ -10,7 +10,8 @@ import ple_keras as pk
 from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, once, randomize
 from tests.layers.feature_networks import ROWS, columns, network, symbols
 from tests.models import cloned, loaded
-from tests.refusals import check_refused, table
+from tests.pairs import fewer
+from tests.refusals import check_refused
 
 BACKEND = keras.backend.backend()
 TASKS = ["click", "buy", "like"]
@@ -78,7 +79,7 @@ ADAPTED = {
 }
 
 
-@pytest.mark.parametrize(("make_network", "x"), table(ADAPTED))
+@pytest.mark.parametrize(("make_network", "x"), fewer(ADAPTED, "nested", "numbers_in_block"))
 def test_copies_have_the_state_of_adapted_layers(make_network, x, tmp_path):
     pytest.importorskip("tensorflow")  # some of these layers need it
     network, x = make_network(), x()
@@ -126,6 +127,7 @@ UNADAPTED = {
 }
 
 
+@once
 @pytest.mark.parametrize("name", list(UNADAPTED))
 def test_layers_without_an_adapted_state_are_refused(name):
     if name == "lookup":
@@ -137,27 +139,6 @@ def test_layers_without_an_adapted_state_are_refused(name):
         r"^feature_block must have adapted layers, but '.*' has no state\. Call its `adapt` .*"
         r"Functional or Sequential model, .*Received: feature_block=<",
     )
-
-
-SEEDS = {
-    "by_name": lambda: "uniform",
-    "seeded": lambda: keras.initializers.RandomUniform(seed=7),
-    "one_instance": lambda: keras.initializers.RandomUniform(),
-}
-
-
-@once
-@pytest.mark.parametrize("initializer", SEEDS)
-def test_copies_start_with_different_weights_and_the_template_does_not_change(initializer):
-    template = network(embeddings_initializer=SEEDS[initializer]())
-    before = template.get_weights()
-    layer = make(feature_block=template)
-    layer(columns())
-    tables = [numpy_of(copy.get_layer("embedding").embeddings) for copy in layer.layers]
-    tables.append(before[0])
-    assert len({one.tobytes() for one in tables}) == len(TASKS) + 2
-    assert id(template) not in {id(each) for each in layer._flatten_layers()}
-    np.testing.assert_equal(template.get_weights(), before)
 
 
 # Columns.
@@ -217,27 +198,6 @@ def test_dtypes_of_columns_come_from_the_first_call_and_stay_in_the_config(first
     assert keras.backend.standardize_dtype(layer(mixed_columns())["buy"].dtype) == (
         policy.removeprefix("mixed_")
     )
-
-
-@keras.saving.register_keras_serializable(package="test_stream_features")
-class Subclassed(keras.Model):
-    """A subclassed model, which Keras builds from shapes when it loads a file."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.features = make(own=["buy"])
-        self.ple = pk.PLEBlock(2, TASKS, [3], isolate_task_experts=True)
-
-    def call(self, inputs, training=None):
-        return self.ple(self.features(inputs, training=training), training=training)
-
-
-def test_a_subclassed_model_is_loaded(tmp_path):
-    model, x = Subclassed(), columns()
-    predictions = model.predict(x, verbose=0)
-    again = loaded(model, tmp_path)
-    assert_same(again.predict(x, verbose=0), predictions, atol=0)
-    assert all(layer.built for layer in again._flatten_layers())
 
 
 def test_floats_of_all_columns_do_not_replace_the_dtypes_of_the_config():

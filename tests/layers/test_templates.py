@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK, assert_same, built, features, numpy_of, once
+from tests.helpers import QUICK, assert_same, built, every_backend, features, numpy_of, once
 from tests.models import chain, compiled, loaded
 from tests.pairs import fewer, pairs
 from tests.templates import TEMPLATES, OwnExpert, WideningExpert
+
+pytestmark = once
 
 INITIALIZERS = {
     "by_name": lambda: "glorot_uniform",
@@ -39,7 +41,6 @@ def kernels_by_expert(block):
     return kernels
 
 
-@once
 @pytest.mark.parametrize(("make", "initializer"), pairs(TEMPLATES, INITIALIZERS))
 def test_all_experts_have_different_initial_weights(make, initializer):
     ple = pk.PLEBlock(2, ["a", "b"], make(initializer()), 2, 2)
@@ -53,7 +54,6 @@ def test_all_experts_have_different_initial_weights(make, initializer):
         assert not np.array_equal(one, other)
 
 
-@once
 @pytest.mark.parametrize(("make", "initializer"), pairs(TEMPLATES, OF_GLOBAL_SEED))
 def test_the_same_global_seed_gives_the_same_block(make, initializer):
     values = []
@@ -63,7 +63,6 @@ def test_the_same_global_seed_gives_the_same_block(make, initializer):
     np.testing.assert_equal(*values)
 
 
-@once
 def test_the_seeded_kernel_of_an_expert_does_not_depend_on_other_tasks():
     template = pk.ExpertBlock(4, kernel_initializer=keras.initializers.HeNormal(seed=1))
     few, many = (built(pk.CGCBlock(tasks, template)) for tasks in (["b"], ["a", "b", "c"]))
@@ -71,26 +70,6 @@ def test_the_seeded_kernel_of_an_expert_does_not_depend_on_other_tasks():
     np.testing.assert_array_equal(*kernels)
 
 
-@once
-@pytest.mark.parametrize("make_template", fewer(TEMPLATES))
-def test_experts_share_no_weights(make_template):
-    block, x = pk.CGCBlock(["a", "b"], make_template("glorot_uniform")), features(3, 4)
-    block(x)
-    before = numpy_of(block.expert_outputs(x))
-    for weight in block.trainable_weights:
-        if "/experts/" in weight.path:
-            value = numpy_of(weight).copy()
-            if "expert-a-0" in weight.path:
-                weight.assign(value + 0.5)
-            elif "/expert-" not in weight.path:
-                value[0] += 0.5  # the first slice of the stack is the first expert
-                weight.assign(value)
-    after = numpy_of(block.expert_outputs(x))
-    assert not np.allclose(before.pop("a/expert_0"), after.pop("a/expert_0"))
-    np.testing.assert_equal(after, before)
-
-
-@once
 @pytest.mark.parametrize("make_template", fewer(TEMPLATES))
 def test_a_template_is_unchanged_and_its_copies_are_built_with_unique_paths(make_template):
     """PyTorch and sharding rules identify weights by their paths."""
@@ -99,6 +78,7 @@ def test_a_template_is_unchanged_and_its_copies_are_built_with_unique_paths(make
     blocks = [
         pk.CGCBlock(["a", "b"], template, gate_block=template),
         pk.SharedBottomBlock(["a", "b"], template),
+        pk.StreamFeatures(["a", "b"], template),
         pk.BinaryHead("a", tower=template),
     ]
     for block in blocks:
@@ -111,6 +91,7 @@ def test_a_template_is_unchanged_and_its_copies_are_built_with_unique_paths(make
     np.testing.assert_equal(template.get_weights(), weights)
 
 
+@every_backend
 @pytest.mark.parametrize(
     "make_template", fewer(TEMPLATES, "expert_block_batchnorm", "built_sequential")
 )
@@ -129,6 +110,7 @@ def test_a_model_with_templates_can_be_trained_saved_and_loaded(make_template, t
     assert_same(numpy_of(again(x)), numpy_of(model(x)), atol=0)
 
 
+@every_backend
 @pytest.mark.parametrize(
     ("normalization", "use_bias"), [(None, True), ("batch", False), ("layer", True)]
 )
@@ -170,6 +152,7 @@ def test_stacked_and_copied_experts_give_the_same_results(normalization, use_bia
     assert len(stacked.weights) < len(copied.weights)
 
 
+@every_backend
 def test_dropout_is_independent_for_each_stacked_expert_and_only_in_training():
     block = pk.CGCBlock(["a"], pk.ExpertBlock(50, activation=None, dropout=0.5))
     x = np.ones((40, 4), "float32")
@@ -184,14 +167,12 @@ def test_dropout_is_independent_for_each_stacked_expert_and_only_in_training():
     assert (first != second).mean() > 0.3
 
 
-@once
 def test_each_slice_of_a_stack_is_initialized_with_its_own_fan_in():
     block = built(pk.CGCBlock(["a", "b"], 64, num_task_experts=4), 64)
     for kernels in kernels_by_expert(block).values():
         assert abs(kernels[0].std() - np.sqrt(2 / (64 + 64))) < 0.005
 
 
-@once
 def test_each_level_may_have_a_different_expert_template():
     levels = [pk.ExpertBlock([8, 6]), WideningExpert(3), keras.layers.Dense(2)]
     ple = pk.PLEBlock(3, ["a", "b"], levels)
@@ -207,7 +188,6 @@ def test_the_output_shape_of_a_widening_subclass_is_the_same_before_and_after_bu
     assert block.compute_output_shape((None, 4)) == before
 
 
-@once
 def test_gate_blocks_are_copied_for_every_gate():
     seeded = pk.ExpertBlock(4, kernel_initializer=keras.initializers.HeNormal(seed=3))
     block = built(pk.CGCBlock(["a", "b"], 4, gate_block=seeded))
@@ -215,6 +195,7 @@ def test_gate_blocks_are_copied_for_every_gate():
     assert len({*kernels}) == len(kernels) == 3
 
 
+@every_backend
 def test_custom_layers_as_experts_receive_training():
     @keras.saving.register_keras_serializable(package="tests")
     class Noisy(OwnExpert):
@@ -228,7 +209,6 @@ def test_custom_layers_as_experts_receive_training():
     assert numpy_of(block.expert_outputs(x, training=True))["a/expert_0"].min() > 50
 
 
-@once
 def test_a_template_is_copied_when_it_is_given():
     template = keras.layers.Dense(4)
     block = pk.SharedBottomBlock(["a"], template)
@@ -238,7 +218,6 @@ def test_a_template_is_copied_when_it_is_given():
     assert block(features(2, 3))["a"].shape == (2, 4)
 
 
-@once
 def test_every_expert_is_a_separate_layer():
     """One expert can have LoRA or its own regularizer."""
     cgc = built(pk.CGCBlock(["click", "buy"], [6, 4], 2, stack_experts=False))

@@ -14,8 +14,14 @@ def variable(model, name):
     return next(w for w in heads_of(model).weights if w.name == name)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class OwnError(keras.losses.MeanSquaredError):
+    """A loss whose learned weight is that of its base class."""
+
+
 FORMS = {
     "mse": (pk.RegressionHead("a"), 0.5, 0.5),
+    "subclass": (pk.RegressionHead("a", loss=OwnError()), 0.5, 0.5),
     "binary_weighted": (pk.BinaryHead("a", pos_weight=3.0), 1.0, 0.5),
     "multiclass_weighted": (
         *(pk.MulticlassHead("a", num_classes=2, class_weights={1: 3.0}), 1.0, 0.5),

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
+from tests.helpers import every_backend, once
 from tests.metrics.clicks import click_data
 from tests.refusals import all_refused
+
+pytestmark = once
 
 
 def expected(labels, predictions, limits):
@@ -34,6 +37,7 @@ def test_the_error_is_that_of_the_definition(base_rate, num_bins):
         assert found > 1e-3
 
 
+@every_backend
 def test_missing_labels_are_left_out():
     labels, predictions = click_data(0.3, 1.0, size=400)
     kept = np.arange(400) % 3 == 0

@@ -7,8 +7,10 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import ple_keras as pk
-from tests.helpers import once
+from tests.helpers import every_backend, once
 from tests.refusals import all_refused
+
+pytestmark = once
 
 
 def expected(labels, predictions, groups, weighting="rows"):
@@ -48,6 +50,7 @@ def test_the_mean_is_that_of_scikit_learn_group_by_group(decimals, weighting):
             assert np.isnan(area)
 
 
+@every_backend
 def test_groups_may_be_integers_strings_or_objects():
     labels, predictions, groups = random_rows()
     names = np.array([f"user {group}" for group in groups])
@@ -77,7 +80,6 @@ def test_infinite_predictions_are_ties_and_nan_gives_nan():
     assert np.isnan(pk.grouped_auc([], [], np.zeros(0, int)))
 
 
-@once
 @pytest.mark.parametrize("dtype", ["int64", "bool", "Int64"])
 def test_pandas_columns_are_arrays(dtype):
     y, p = pd.Series([0, 1, 0, 1], dtype=dtype), pd.Series([0.1, 0.2, 0.8, 0.7])

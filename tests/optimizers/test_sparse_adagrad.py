@@ -58,13 +58,6 @@ def test_steps_are_those_of_adagrad_with_dense_gradients(clipping, compiled):
     assert difference(model, reference) < 1e-6
 
 
-def test_by_default_a_row_starts_at_a_multiple_of_the_mean_squared_gradient():
-    models = [small(pk.SparseAdagrad(), make) for make in (embedding, dense_embedding)]
-    for model in models:
-        train_small(model)
-    assert difference(*models) < 1e-6
-
-
 @pytest.mark.parametrize(("dtype", "rtol"), [("float16", 1e-2), ("float32", 1e-5)])
 def test_steps_in_numpy(dtype, rtol):
     """In float16, the squares of these gradients are mostly 0."""

@@ -11,7 +11,7 @@ from keras import layers, ops
 
 import ple_keras as pk
 from ple_keras._keras.layers import Untracked
-from tests.helpers import numpy_of, once, randomize
+from tests.helpers import every_backend, numpy_of, once, randomize
 from tests.models import loaded
 from tests.training.test_traced_step import (
     At,
@@ -22,6 +22,8 @@ from tests.training.test_traced_step import (
     numbers_and_labels,
     train,
 )
+
+pytestmark = once
 
 HIDDEN = Untracked(None)
 FIT = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0}
@@ -101,7 +103,6 @@ USERS = {
 }
 
 
-@once
 @pytest.mark.parametrize("name", USERS)
 def test_code_of_users_runs_eagerly_with_one_warning(name):
     with pytest.warns(UserWarning, match=r"Steps of .* eagerly(?s:.)*trace=True") as caught:
@@ -116,7 +117,6 @@ def test_code_of_users_runs_eagerly_with_one_warning(name):
         model.predict(x, verbose=0)
 
 
-@once
 def test_predictions_run_no_loss_and_are_traced():
     def make():
         return dense(heads=pk.TaskHeads([pk.RegressionHead("stars", loss=own_absolute_error)]))
@@ -131,7 +131,6 @@ def test_predictions_run_no_loss_and_are_traced():
 # compile(trace=True)
 
 
-@once
 @pytest.mark.parametrize(
     "make",
     [
@@ -146,7 +145,6 @@ def test_code_of_users_is_traced_on_demand(make):
         assert_equal_steps(make)
 
 
-@once
 @pytest.mark.parametrize(
     ("function", "cause"),
     [
@@ -159,7 +157,6 @@ def test_code_that_cannot_be_traced_on_demand_runs_eagerly_with_a_warning(functi
         assert_equal_steps(with_layer(function, trace=True), traced=0)
 
 
-@once
 def test_attributes_of_users_are_constants_until_compile():
     x, _ = numbers_and_labels()
     model = dense(before=[layer := Custom(multiply)], trace=True)
@@ -171,13 +168,13 @@ def test_attributes_of_users_are_constants_until_compile():
     assert graphs(model, "predict") == 0  # the first batch of a shape is eager
 
 
-@once
 def test_no_step_is_traced_with_false_or_eagerly():
     for trace, is_eager in ((False, False), (True, True)):
         model = train(lambda: dense(trace=trace), is_eager, epochs=1)[0]  # noqa: B023
         assert not hasattr(model.train_function, "_graphs")
 
 
+@every_backend
 @pytest.mark.parametrize("trace", ["auto", True, False])
 def test_the_argument_is_saved_with_the_model(trace, tmp_path):
     assert loaded(dense(trace=trace), tmp_path).get_compile_config()["trace"] == trace
@@ -192,29 +189,6 @@ def test_other_values_are_refused(trace):
 # Threads
 
 
-@once
-def test_a_hook_of_a_weight_runs_in_the_next_fit():
-    calls, model, (x, y) = [], dense(before=[layer := layers.Dense(3)]), numbers_and_labels()
-    model.fit(x, y, **FIT)
-    layer.kernel.value.register_hook(lambda gradient: calls.append(1))
-    model.fit(x, y, **FIT)
-    assert (len(calls), graphs(model)) == (4, 0)
-
-
-@once
-def test_another_optimizer_trains_without_compile():
-    model, (x, y) = dense(), numbers_and_labels()
-    model.fit(x, y, **FIT)
-    model.optimizer = keras.optimizers.SGD(0.0)
-    model.optimizer.build(model.trainable_variables)
-    before = model.get_weights()
-    model.fit(x, y, **FIT)
-    for old, new in zip(before, model.get_weights()):
-        np.testing.assert_array_equal(old, new)
-    assert graphs(model) == 1
-
-
-@once
 def test_an_activation_that_a_callback_assigns_is_constant_until_the_next_epoch():
     model, (x, y) = dense(before=[layer := layers.Dense(3)]), numbers_and_labels()
     assign = At(4, lambda model: setattr(layer, "activation", own_activation))
@@ -239,7 +213,6 @@ METHODS = {
 }
 
 
-@once
 @pytest.mark.parametrize(
     "name",
     [
@@ -263,7 +236,6 @@ def test_a_method_that_is_assigned_to_a_model_runs_in_the_next_step(name):
     np.testing.assert_equal(found, results(False))
 
 
-@once
 def test_another_epsilon_is_part_of_the_next_step():
     model, (x, y) = dense(), numbers_and_labels()
     losses = []
@@ -277,7 +249,6 @@ def test_another_epsilon_is_part_of_the_next_step():
     assert losses[0] != losses[1]
 
 
-@once
 def test_threads_predict_compile_and_assign_while_another_one_traces():
     heads = heads_of_two()
     block = pk.HedgedBlock(heads, [4])
@@ -309,7 +280,6 @@ def test_threads_predict_compile_and_assign_while_another_one_traces():
     assert graphs(model) >= 1
 
 
-@once
 def test_code_that_runs_by_chance_is_not_found():
     class Finalized:
         def __del__(self):
@@ -336,7 +306,6 @@ class Accumulating(keras.optimizers.SGD):
         self.assign_sub(variable, 0.1 * gradient)
 
 
-@once
 def test_an_optimizer_whose_code_runs_seldom_trains_eagerly():
     def make():
         return dense(optimizer=Accumulating(0.05, gradient_accumulation_steps=2))

@@ -240,28 +240,18 @@ def test_metrics_without_a_label_are_nan_with_one_warning_for_each_task():
 
 
 @keras.saving.register_keras_serializable("test_task_metrics")
-class Unweighted(keras.metrics.Metric):
+class Unweighted(keras.metrics.Mean):
     """A metric that does not accept sample weights."""
 
     def update_state(self, y_true, y_pred):
         pass
 
-    def result(self):
-        return 0.0
 
-
-class IncompleteConfig(keras.metrics.Metric):
+class IncompleteConfig(keras.metrics.Mean):
     """A metric whose config lacks an argument."""
 
     def __init__(self, k=10, name="incomplete_config", **kwargs):
         super().__init__(name=name, **kwargs)
-        self.k = k
-
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        pass
-
-    def result(self):
-        return keras.ops.convert_to_tensor(self.k)
 
 
 def total(y_true, y_pred):

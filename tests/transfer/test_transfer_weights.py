@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of, once, randomize
+from tests.helpers import assert_same, every_backend, features, numpy_of, once, randomize
 from tests.layers.feature_networks import columns, network, symbols
 from tests.models import chain, heads_of, loaded
 from tests.templates import CopiedExpert
+
+pytestmark = once
 
 
 def random_model(tasks, levels=1, towers=(3,), loss_weighting=None, **kwargs):
@@ -32,6 +34,7 @@ def check_whole_transfer(source, target, x):
     return transfer
 
 
+@every_backend
 @pytest.mark.parametrize(
     ("old", "new", "normalization"),
     [
@@ -126,7 +129,6 @@ def parallel(blocks):
     return keras.Model(inputs, [next(iter(output.values())) for output in outputs])
 
 
-@once
 @pytest.mark.parametrize(
     ("of_source", "of_target", "expected"),
     [
@@ -157,7 +159,6 @@ def test_blocks_are_matched_by_name_and_one_unnamed_block_by_its_class(
     assert bool(transfer.left_out) == (len(expected) < len(sources))
 
 
-@once
 def test_branches_are_matched_by_name():
     """Not by their order: "own" is the second branch of the target."""
 
@@ -182,8 +183,6 @@ def test_branches_are_matched_by_name():
 
 TASKS = ["a", "b"]
 UNNAMED = {
-    "ple": lambda: pk.PLEBlock(2, TASKS, [4]),
-    "shared_bottom": lambda: pk.SharedBottomBlock(TASKS, [4]),
     "hedged": lambda: pk.HedgedBlock(TASKS, [4]),
     "branches": lambda: pk.HedgedBlock(
         TASKS, branches={"x": pk.PLEBlock(1, TASKS, 4), "y": pk.SharedBottomBlock(TASKS, [4])}
@@ -191,7 +190,6 @@ UNNAMED = {
 }
 
 
-@once
 @pytest.mark.parametrize("block", UNNAMED.values(), ids=UNNAMED)
 def test_blocks_without_a_given_name_are_matched(block):
     source, target = (
@@ -224,7 +222,6 @@ def with_two_submodels():
     return keras.Model(inputs, pk.PLEBlock(1, ["a"], [4], name="ple")(x))
 
 
-@once
 def test_layers_with_equal_names_in_two_submodels_are_distinguished(tmp_path):
     source, target = with_two_submodels(), with_two_submodels()
     source = loaded(source, tmp_path)  # Keras's own paths of a loaded Sequential are shorter
@@ -275,6 +272,7 @@ def model_of_streams(tasks, **kwargs):
     return model
 
 
+@every_backend
 def test_the_copies_of_old_tasks_do_not_change_when_a_task_is_added():
     source = model_of_streams(["click", "buy"])
     target = model_of_streams(["new", "buy", "click"])
@@ -331,7 +329,6 @@ def model_of_times(**kwargs):
     return chain(pk.SharedBottomBlock(heads, [3], name="bottom"), heads)
 
 
-@once
 def test_the_unit_of_a_standardized_regression_is_copied_with_its_weights():
     source, target = (
         model_of_times(standardize=True, mean=1.0, deviation=deviation) for deviation in (2.0, 3.0)
@@ -342,7 +339,6 @@ def test_the_unit_of_a_standardized_regression_is_copied_with_its_weights():
     assert heads_of(target)["time"].deviation == [2.0]
 
 
-@once
 @pytest.mark.parametrize("is_of_source", [True, False])
 def test_a_head_of_logits_in_another_unit_is_left_out(is_of_source):
     models = model_of_times(standardize=True, mean=1.0, deviation=9.0), model_of_times()
@@ -353,6 +349,7 @@ def test_a_head_of_logits_in_another_unit_is_left_out(is_of_source):
     assert {"task_heads/time/tower", "task_heads/click/head"} < set(transfer.copied)
 
 
+@every_backend
 def test_lora_weights_of_gates_are_copied():
     source, target = random_model(["a"]), random_model(["a"])
     for model in (source, target):
@@ -362,6 +359,7 @@ def test_lora_weights_of_gates_are_copied():
     check_whole_transfer(source, target, features(2, 3))
 
 
+@every_backend
 def test_normalization_uses_the_copied_statistics():
     def normalized():
         layer = keras.layers.Normalization(name="normalization")
@@ -373,7 +371,6 @@ def test_normalization_uses_the_copied_statistics():
     check_whole_transfer(source, target, x)
 
 
-@once
 @pytest.mark.parametrize("block", [pk.HedgedBlock, pk.SharedBottomBlock])
 def test_tables_and_embeddings_of_numbers_of_other_columns_are_left_out(block):
     frames = [pd.DataFrame({"user": [n, n + 1], "age": [1.0, n]}) for n in (3, 4)]
