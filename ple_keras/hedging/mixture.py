@@ -30,8 +30,7 @@ MAX_VALUES = 2**18  # numbers of all branches, times the candidates that are com
 class LabeledValues(NamedTuple):
     """The labeled rows of a task, with the values that its head mixes.
 
-    FitHedge keeps two of them for each task: of the last epoch, and of the best epochs. Values take
-    four bytes for each row, branch and unit.
+    Values take four bytes for each row, branch and unit.
 
     Attributes:
         labels: `(examples, width)`, without missing labels. Single numbers can be NaN.
@@ -44,10 +43,6 @@ class LabeledValues(NamedTuple):
     weights: np.ndarray
     values: np.ndarray
     given: Sequence[int] = ()
-
-    def rows(self) -> np.ndarray:
-        """Return the labels and weights, `(examples, width + 1)`."""
-        return np.column_stack([self.labels, self.weights])
 
     def missing(self) -> np.ndarray:
         """Return which values of given branches are missing, in the shape of the values."""

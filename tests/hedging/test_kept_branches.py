@@ -177,16 +177,6 @@ def test_no_other_branch_reads_the_weights_of_a_unit(name):
     }
 
 
-@once
-def test_statistics_that_branches_have_in_common_cause_a_warning():
-    heads, (x, y) = two_heads(), rows()
-    normalization = keras.layers.BatchNormalization(center=False, scale=False, momentum=0.5)
-    model = chain(normalization, pk.HedgedBlock(heads, [3]), heads)
-    randomize(model)
-    with pytest.warns(UserWarning, match=r"hedge/loss is .*, but .* after fit.*as its features"):
-        fit(model, (x / 10, y), (x, y), epochs=2, learning_rate=0.0)
-
-
 def branch_loss(model, data, *branch):
     """Return the loss of a branch, and its relative loss."""
     branched = BranchedModel(model)
