@@ -341,8 +341,8 @@ class Columns:
 
         Raises:
             TypeError: If a value has a different type than in training.
-            ValueError: If a column is missing, a number of `logs` is negative, or an integer is too
-                large for a float.
+            ValueError: If a column is missing, or a number of `logs` is negative.
+            OverflowError: If an integer is too large for a float.
 
         Warns:
             UserWarning: If more than 1% of the rows of a frame have a number outside of the limits
@@ -377,11 +377,8 @@ class Columns:
         mean, deviation, limit = self._scale_arrays
         if isinstance(rows, list):  # all columns of a request at once
             x = np.empty(scaled.shape)
-            try:
-                for i, name in enumerate(self.numbers):
-                    x[i] = (self._numbers if name in self.logs else self._read)(rows, name)
-            except OverflowError:
-                self._numbers(rows, name)  # raises an error with the number
+            for i, name in enumerate(self.numbers):
+                x[i] = (self._numbers if name in self.logs else self._read)(rows, name)
             scaled[:] = np.clip((x - mean) / deviation, -limit, limit)
             return scaled
         outside, shares = np.zeros(len(rows), bool), []
@@ -639,15 +636,7 @@ class Columns:
         elif hasattr(dtype, "is_numeric") and dtype.is_numeric() and not dtype.is_decimal():
             x = column.to_numpy().astype("float64")  # of polars, with NaN for null
         else:
-            values = self._read(rows, name)
-            try:
-                x = np.array(values, "float64")
-            except OverflowError:
-                largest = max((value for value in values if value is not None), key=abs)
-                raise ValueError(
-                    f"{name} must contain numbers below 1.8e308. "
-                    f"Received: {name}={short_repr(largest)}"
-                ) from None
+            x = np.array(self._read(rows, name), "float64")
         if name in self.logs and (x < 0).any():
             raise ValueError(f"{name} must be at least 0. Received: {name}={np.nanmin(x)}")
         return np.log1p(x) if name in self.logs else x

@@ -163,21 +163,10 @@ class Branches:
 
     def prediction(self, features: ByName, training: bool | None = None) -> Tensor:
         """Return the prediction, for a call of the head itself."""
-        self._check_not_overridden()
         return self._head._predict(self.value(features, training))
-
-    def _check_not_overridden(self) -> None:
-        """Check that the head's own methods run, and not those that its copies have run."""
-        cls = type(self._head)
-        if cls.call is not Head.call or cls.logits is not Head.logits:
-            raise ValueError(
-                f"{self._head.name!r} overrides call or logits, which only its copies for branches "
-                f"run. Call the TaskHeads instead. Received: head={self._head!r}"
-            )
 
     def logits(self, features: ByName) -> Tensor:
         """Return the mixture of the logits of branches; with given ones, that of values."""
-        self._check_not_overridden()
         if self.given:
             return self.value(features)
         self._check(features)

@@ -165,17 +165,6 @@ def test_arguments_of_the_heads_are_refused_by_compile(argument):
     model.compile("adam", **{argument: None})
 
 
-@once
-def test_metrics_of_two_tasks_with_one_key_are_refused_by_compile():
-    heads = [pk.Head("a", loss="mse", metrics=[keras.metrics.AUC(name="b_auc")])]
-    heads += [pk.BinaryHead("a_b"), pk.BinaryHead("a_c", metrics=[])]
-    model = functional(lambda x: predictions(x, heads=pk.TaskHeads(heads)), pk.MultiTaskModel)
-    message = r"unique keys of logs.*Received: heads=\['a', 'a_b', 'a_c'\].* keys \['a_b_auc'\]"
-    check_refused(lambda: model.compile("adam"), ValueError, message)
-    model.compile_from_config({"optimizer": "adam"})  # of a file of 0.3.0
-    check_refused(lambda: model.compile("adam"), ValueError, message)
-
-
 # Functional and subclassed classes
 
 

@@ -1,9 +1,7 @@
 """Steps of a MultiTaskModel: labels, sample weights, losses, gradients and regularization."""
 
-import contextlib
 import functools
 import warnings
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -293,26 +291,3 @@ def test_losses_in_every_form_train_and_are_kept_in_files(head, function, tmp_pa
     np.testing.assert_allclose(copied.get_weights()[0], before, rtol=1e-6)
     assert type(copied) is type(head)
     assert heads_of(copy).get_config() == heads_of(model).get_config()
-
-
-@once
-@pytest.mark.parametrize(
-    ("rows", "batch_size", "message"),
-    [
-        (10, 4, r"4 devices .* 2 rows of a batch with 2 rows\. Received: batch_size=4$"),
-        (12, 6, r"2 rows of a batch with 6 rows\. Received: batch_size=6$"),
-        (5, 16, r"1 rows of a batch with 5 rows\. Received: batch_size=16$"),
-        (8, 6, r"2 rows of a batch with 6 rows"),
-        (4, 6, None),
-        (12, 8, None),
-    ],
-)
-def test_batches_of_arrays_are_known_before_the_first_step(rows, batch_size, message, monkeypatch):
-    heads = pk.TaskHeads([pk.BinaryHead("click")])
-    model = compiled(chain(pk.PLEBlock(1, heads, [2]), heads))
-    devices = SimpleNamespace(num_model_replicas=8, num_processes=2)
-    monkeypatch.setattr(keras.distribution, "distribution", lambda: devices)
-    x, y = np.ones((rows, 3)), {"click": np.ones(rows)}
-    with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
-        model.fit(x, y, batch_size=batch_size, verbose=0)
-    assert (int(model.optimizer.iterations) > 0) == (message is None)
