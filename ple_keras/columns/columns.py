@@ -500,10 +500,9 @@ class Columns:
         self._check_fitted()
         extrapolate = _names(extrapolate, "extrapolate")
         allowed = self.numbers if number_units is None else []
-        if unknown := [name for name in extrapolate if name not in allowed]:
+        if not {*extrapolate} <= {*allowed}:
             raise ValueError(
-                f"extrapolate must name numbers that are not embedded, {allowed}. "
-                f"Received: extrapolate={unknown}"
+                f"extrapolate must name numbers not embedded, {allowed}. Received: {extrapolate=}"
             )
         edges = None if number_units is None else self._edges(number_units)
         return build_network(
@@ -659,8 +658,7 @@ def _column(frame: Rows, name: str) -> Rows:
     names = [*getattr(frame, "columns", ())]
     if names.count(name) != 1:
         raise ValueError(
-            f"The frame of pandas or polars must have the column {name!r} once. "
-            f"Received: {short_repr(names or frame)}"
+            f"The frame must have the column {name!r} once. Received: {short_repr(names or frame)}"
         )
     return frame[name]
 

@@ -166,8 +166,7 @@ class ProductHead(ProbabilityHead):
 
     def __call__(self, inputs: Tensor, *args: object, **kwargs: object) -> Tensor:
         raise ValueError(
-            f"{self.name!r} reads no features. Call the TaskHeads of the product and its factors "
-            f"instead. Received: inputs={short_repr(inputs)}"
+            f"Call TaskHeads, not {self.name!r}. Received: inputs={short_repr(inputs)}"
         )
 
     def build(self, input_shape: Shape) -> None:
@@ -194,10 +193,7 @@ def _check_factors(of: Sequence[TaskName], task: str) -> list[str]:
         raise TypeError(f"of must be a sequence of task names. Received: of={of!r}")
     names = [check_task_name(name, "of", of) for name in of]
     if len(names) < 2 or len(set(names)) < len(names) or task in names:
-        raise ValueError(
-            f"of must name at least two tasks, each once, and not {task!r} itself. "
-            f"Received: of={of!r}"
-        )
+        raise ValueError(f"of must name at least two other tasks, each once. Received: {of=}")
     return names
 
 
@@ -215,9 +211,9 @@ def sort_products(heads: Sequence[Head]) -> list[TaskName]:
             is_known = isinstance(head, ProbabilityHead) and type(head).call is Head.call
             if not is_known or head.activity_regularizer is not None:
                 raise ValueError(
-                    "of must name other ProductHeads of the same TaskHeads, or BinaryHeads without "
-                    f"an activity_regularizer that do not override `call`, but {task!r} is "
-                    f"{head!r}. Received: of={product.of} in {product.name!r}"
+                    "of must name ProductHeads of the same TaskHeads, or BinaryHeads without an "
+                    "activity_regularizer and an own `call`. Received: "
+                    f"of={product.of} in {product.name!r}, with {task!r}, {head!r}"
                 )
     factors = {task: product.of for task, product in products.items()}
     message = f"heads must not contain a cycle of products. Received: heads with of={factors}"

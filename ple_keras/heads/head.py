@@ -17,7 +17,6 @@ from ple_keras._checks import (
     check_width,
 )
 from ple_keras._keras.building import build_on
-from ple_keras._keras.copying import check_custom_functions
 from ple_keras._keras.internals import serialize_loss
 from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.saving import register, stable_name
@@ -137,13 +136,9 @@ class Head(BaseLayer):
         self.loss = check_loss(loss)
         # Not `self.loss`: a config has a dict instead, and files of 0.3.0 can contain such heads.
         if getattr(loss, "from_logits", False) and self.activation in LOGIT_ACTIVATIONS:
-            raise ValueError(
-                "loss must have from_logits=False, since the predictions are not logits. "
-                f"Received: loss={loss!r}, activation={activation!r}"
-            )
+            raise ValueError(f"loss must have from_logits=False. Received: {loss=}, {activation=}")
         own = None if metrics is None else check_metrics(metrics)
         extra = check_metrics(extra_metrics, "extra_metrics")
-        check_custom_functions(activation=activation, loss=loss, metrics=own, extra_metrics=extra)
         self._metric_templates = Untracked((own, extra))
         self.loss_weight = check_number(loss_weight, "loss_weight", minimum=0)
         self.missing_label = check_missing_label(missing_label)

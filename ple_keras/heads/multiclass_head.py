@@ -114,8 +114,7 @@ def _check_class_weights(class_weights: Any, num_classes: int) -> list[float]:
         weights = [weights.get(index, 1.0) for index in classes]
     if np.shape(weights) != (num_classes,):
         raise ValueError(
-            f"class_weights must have a weight for each of the {num_classes} classes, or be a "
-            f"dict keyed by class, from 0 to {num_classes - 1}. "
-            f"Received: class_weights={short_repr(class_weights)}"
+            f"class_weights must have {num_classes} weights, or be a dict with keys from 0 to "
+            f"{num_classes - 1}. Received: class_weights={short_repr(class_weights)}"
         )
     return [check_number(weights[i], f"class_weights[{i}]", minimum=0) for i in classes]

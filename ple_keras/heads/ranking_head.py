@@ -76,16 +76,14 @@ class RankingHead(Head):
         super().__init__(task, 1, None, loss, metrics, tower, **kwargs)
         if not isinstance(self.loss, keras.Loss) or is_from_keras(type(self.loss)):
             raise TypeError(
-                "loss must be a keras.losses.Loss object for lists, such as "
-                f"keras_rs.losses.PairwiseLogisticLoss(). Received: loss={loss!r}"
+                f"loss must be a loss of lists, such as one of keras_rs.losses. Received: {loss=}"
             )
         self._leading_axes = (None, None)
 
     def build(self, input_shape: Shape) -> None:
         if len(input_shape) != 3:
             raise ValueError(
-                f"inputs of {self.name!r} must have a shape (batch, items, features). "
-                f"Received: inputs.shape={input_shape}"
+                f"{self.name!r} must read (batch, items, features). Received: {input_shape=}"
             )
         super().build(input_shape)
 

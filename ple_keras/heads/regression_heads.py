@@ -144,9 +144,8 @@ class RegressionHead(StandardizedHead):
         is_linear = self.activation is keras.activations.linear
         if self.standardize and not (is_linear and loss_name(self.loss) in ERRORS | {""}):
             raise ValueError(
-                "activation must be None, and loss a squared or an absolute error, Huber, LogCosh "
-                "or a custom loss, if standardize=True. "
-                f"Received: activation={activation!r}, loss={loss!r}"
+                "activation must be None, and loss a squared or absolute error, Huber, LogCosh or "
+                f"custom, if standardize=True. Received: {activation=}, {loss=}"
             )
         self._given = _check_scale(mean, deviation, units, standardize)
         scale = self._given or ((math.nan,) * units, (math.nan,) * units)
@@ -192,10 +191,8 @@ class RegressionHead(StandardizedHead):
         smallest = np.maximum(np.finfo("float32").eps * np.abs(mean), MIN_DEVIATION)
         if not (deviation > smallest).all():
             raise ValueError(
-                f"y[{self.task!r}] must have labels that vary in each unit by more than float32 "
-                "rounds them (subtract a constant), because its head has standardize=True. "
-                f"Received: deviation={np.round(deviation, 6).tolist()} of "
-                f"labels={statistics.labels.tolist()} in y[{self.task!r}]"
+                f"y[{self.task!r}] must have labels that vary by more than float32 rounds them if "
+                f"standardize=True. Received: {deviation=}, labels={statistics.labels.tolist()}"
             )
         self._set_scale(mean, deviation)
 
@@ -259,8 +256,7 @@ class PositiveHead(StandardizedHead):
         if self.standardize and mean <= 0:
             raise ValueError(
                 f"y[{self.task!r}] must have a label above 0, because its head has "
-                f"standardize=True. Received: mean={mean:g} of labels={statistics.labels.item()} "
-                f"in y[{self.task!r}]"
+                f"standardize=True. Received: {mean=:g} of labels={statistics.labels.item()}"
             )
         super()._adapt(statistics)
         if self.standardize:
@@ -439,9 +435,8 @@ def check_adapted(heads: Mapping[str, Head]) -> None:
     """Check that all standardized heads know the mean of their labels."""
     for task in unadapted(heads):
         raise ValueError(
-            f"The head of {task!r} has standardize=True and needs the mean (and a regression "
-            "the deviation) of its labels. Call adapt(y) of the TaskHeads with the training "
-            "labels, or create a RegressionHead with mean and deviation. Received: mean=None"
+            f"The head of {task!r} has standardize=True and needs the mean of its labels. Call "
+            "adapt(y) of the TaskHeads, or give mean and deviation. Received: mean=None"
         )
 
 

@@ -159,8 +159,7 @@ class FitHedge(keras.callbacks.Callback):
         self.patience = None if patience is None else check_int(patience, "patience", minimum=1)
         if patience is not None and not keep_best:
             raise ValueError(
-                "patience must be None with keep_best=False, since it counts the epochs in which "
-                f"no branch improves. Received: {patience=}, {keep_best=}"
+                f"patience must be None with keep_best=False. Received: {patience=}, {keep_best=}"
             )
         self.kept: dict[Unit, KeptWeights] = {}
         self._logged: dict[str, float] = {}
@@ -219,8 +218,7 @@ class FitHedge(keras.callbacks.Callback):
         if self.keep_best and averages_weights(self.model.optimizer):
             raise ValueError(
                 "keep_best must be False with use_ema=True of the optimizer, since Keras replaces "
-                "the weights by their averages at the end of fit. "
-                "Received: keep_best=True, use_ema=True"
+                "the weights by their averages. Received: keep_best=True, use_ema=True"
             )
         self._logged = {}
         if self.model.built:  # raises errors before the training

@@ -75,9 +75,8 @@ def best_mixture(head: Head, found: LabeledValues, prior: float) -> np.ndarray:
     wrong = values[~np.isfinite(values) & ~missing]
     if len(wrong):
         raise ValueError(
-            f"The predictions of {head.task!r} must be finite to fit its mixture. Lower the "
-            "learning rate if the loss is NaN. `check_inputs` finds NaN in x. "
-            f"Received: predictions=[..., {wrong[0]}]"
+            f"The predictions of {head.task!r} must be finite to fit its mixture. `check_inputs` "
+            f"finds NaN in x. Received: predictions=[..., {wrong[0]}]"
         )
     scale, slope = uncertainty_form(head.loss)
     is_likelihood = (scale, slope) == (1.0, 0.5)  # neither a squared nor an absolute error

@@ -37,7 +37,7 @@ def gate_weights(
 
     The model runs as in `predict`: without dropout and gate dropout. Gate statistics do not change
     and need not be enabled. Masked positions are included. If several processes train one model,
-    each can call this function with its own `x`.
+    each can call this function with its own `x`. Of a block that runs twice, the first run counts.
 
     Args:
         model: A built model that contains PLEBlocks, MMoEBlocks or CGCBlocks at any depth, except
@@ -52,9 +52,9 @@ def gate_weights(
 
     Raises:
         TypeError: If `model` is not a Keras layer, or `x` is neither arrays nor batches.
-        ValueError: If `model` has no such block, is not built, runs one block twice in one pass,
-            or fails on `x`, if `x` is empty or its batches differ in more than their size, or in
-            the scope of a `tf.distribute` strategy with several replicas.
+        ValueError: If `model` has no such block, is not built, or fails on `x`, if `x` is empty or
+            its batches differ in more than their size, or in the scope of a `tf.distribute`
+            strategy with several replicas.
 
     Example:
 
@@ -94,12 +94,6 @@ def _observe_levels(
     examples, by_batch = 0, []
     for batch, *_ in batches:
         by_batch.append(observed.run_batch(batch))
-        if observed.repeated.value:
-            raise ValueError(
-                "model must run each block once, since all runs of a block have the same name. "
-                f"Received: model={model!r}, which runs {sorted(observed.repeated.value)} more "
-                "than once"
-            )
         examples += len(keras.tree.flatten(batch)[0])
     joined = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *by_batch)
     return examples, {key: (levels[key], joined[key]) for key in levels if key in joined}
@@ -271,35 +265,30 @@ def _warnings(level: LevelUse) -> Iterator[str]:
         if len(gate.mean) > 1 and gate.over_95 > COLLAPSED_SHARE:
             yield (
                 f"the gate of {name} has collapsed, with a weight over {COLLAPSED_WEIGHT} for "
-                f"{gate.over_95:.0%} of the examples. Try a higher gate_softmax_temperature, "
-                "dropout or balance_regularizer in gate_kwargs."
+                f"{gate.over_95:.0%} of the examples. Try a higher gate_softmax_temperature."
             )
         elif gate.entropy >= EVEN_ENTROPY and max(gate.spread.values()) <= EVEN_SPREAD:
             yield (
                 f"the gate of {name} assigns almost equal weights to all experts, with an entropy "
-                f"of {gate.entropy:.3f}. Try more training, a lower gate_softmax_temperature or a "
-                "gate_block."
+                f"of {gate.entropy:.3f}. Try more training, or a lower gate_softmax_temperature."
             )
     uniform = {name: 1 / len(gate.mean) for name, gate in level.gates.items()}
     for expert, use in level.experts.items():
         if all(w < UNUSED_SHARE * uniform[gate] for gate, w in use.weight.items()):
             yield (
-                f"{expert} is almost unused: each gate assigns it less than {UNUSED_SHARE:.0%} "
-                "of a uniform weight. Try fewer experts, or a higher dropout or "
-                "balance_regularizer in gate_kwargs."
+                f"{expert} is almost unused: each gate assigns it less than {UNUSED_SHARE:.0%} of "
+                "a uniform weight. Try fewer experts, or a balance_regularizer in gate_kwargs."
             )
         elif len(use.share) > 1 and max(use.share.values()) > ONE_TASK_SHARE:
             task = max(use.share, key=use.share.__getitem__)
             yield (
-                f"{expert} is used almost only by {task}, with {use.share[task]:.0%} of "
-                "the tasks' weight. Try a higher dropout in gate_kwargs, or one more task expert "
-                f"for {task}."
+                f"{expert} is used almost only by {task}, with {use.share[task]:.0%} of the tasks' "
+                f"weight. Try a higher dropout in gate_kwargs, or a task expert more for {task}."
             )
         if use.dead_units > DEAD_UNITS_SHARE:
             yield (
-                f"{expert} has {use.dead_units:.0%} dead units, 0 for almost every "
-                'example. Try ExpertBlock(..., activation="swish", normalization="batch"), or a '
-                "lower learning rate."
+                f"{expert} has {use.dead_units:.0%} dead units, 0 for almost every example. Try "
+                'ExpertBlock(..., activation="swish"), or a lower learning rate.'
             )
 
 

@@ -336,10 +336,8 @@ class CGCBlock(GatedBlock):
         is_symbolic = any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(inputs))
         if not self.built or isinstance(inputs, list | tuple) or is_symbolic:
             raise ValueError(
-                "inputs must be a tensor or a dict keyed by stream, with values, and the block "
-                "must be built. For gate weights as outputs of a model, call the block with "
-                f"return_gate_weights=True. Received: built={self.built}, "
-                f"inputs={short_repr(inputs)}"
+                "inputs must be a tensor or a dict keyed by stream, not symbolic, and the block "
+                f"built. Received: built={self.built}, inputs={short_repr(inputs)}"
             )
         streams = self._connections.by_stream(inputs)
         self._check_widths(shape_of(streams))
@@ -460,9 +458,8 @@ class CGCBlock(GatedBlock):
         layers = self._level.experts.expert_layers() if self.built else {}
         if name not in layers:
             raise ValueError(
-                f"name must be one of {self.expert_names}, and the block must be built with "
-                f"stack_experts=False. Received: name={name!r}, built={self.built}, "
-                f"stack_experts={self.stack_experts}"
+                f"name must be one of {self.expert_names}, and the block built with stack_experts="
+                f"False. Received: {name=}, stack_experts={self.stack_experts}, built={self.built}"
             )
         return layers[name]
 
@@ -478,9 +475,8 @@ class CGCBlock(GatedBlock):
         """
         if not (self.built and self.enable_gate_weights_metrics):
             raise ValueError(
-                "the block must be built and have enable_gate_weights_metrics=True to return gate "
-                "statistics. Received: enable_gate_weights_metrics="
-                f"{self.enable_gate_weights_metrics}, built={self.built}"
+                "the block must be built with enable_gate_weights_metrics=True to return gate "
+                f"statistics. Received: built={self.built}"
             )
         return {name: gate.statistics() for name, gate in self._level.gates.items()}
 

@@ -84,10 +84,7 @@ class CopiedExperts(Experts):
         self.width, *others = {*widths.values()}
         if others:
             argument = self._templates.argument
-            raise ValueError(
-                f"{argument} must have the same output width for all experts of a level, not "
-                f"{widths}. Received: {argument}={self._templates.layer!r}"
-            )
+            raise ValueError(f"{argument} must have one output width. Received: {widths=}")
 
     def expert_layers(self) -> dict[str, keras.Layer]:
         return self._copies.value

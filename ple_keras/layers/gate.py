@@ -207,8 +207,7 @@ class Gate(BaseLayer):
         """
         if not (self.track_weights and self.built):
             raise ValueError(
-                "the gate must be built and have track_weights=True to return statistics. "
-                f"Received: track_weights={self.track_weights}, built={self.built}"
+                f"the gate must be built with track_weights=True. Received: built={self.built}"
             )
         sums = np.array(ops.convert_to_numpy(self._sums))
         means = sums / (sums[-1] or math.nan)
@@ -271,10 +270,7 @@ def gate_options(gate_kwargs: Mapping[str, object] | None, *path: object) -> dic
     if gate_kwargs is None:
         return {}
     if not isinstance(gate_kwargs, Mapping):
-        raise TypeError(
-            "gate_kwargs must be a dict of arguments of Gate, or None. "
-            f"Received: gate_kwargs={gate_kwargs!r}"
-        )
+        raise TypeError(f"gate_kwargs must be a dict or None. Received: {gate_kwargs=}")
     _, *names, _ = inspect.signature(Gate.__init__).parameters  # without `self` and `kwargs`
     known = [name for name in names if name not in SET_BY_BLOCKS]
     check_keys(gate_kwargs, known, "gate_kwargs", has_all=False)

@@ -104,8 +104,7 @@ class HedgedBlock(BaseLayer):
             )
         if branches is not None and isinstance(features, Mapping):
             raise ValueError(
-                "features must be one network if branches are given, since each branch has a copy. "
-                f"Received: features={features!r}"
+                f"features must be one network if branches are given. Received: {features=}"
             )
         self._template = as_optional_template(expert_block, "expert_block", self.dtype_policy)
         if self._template:

@@ -57,10 +57,9 @@ def _check_no_reader(model: keras.Model, heads: TaskHeads) -> None:
         for layer, tensors in calls_of(inner) if functional_outputs(inner) is not None else ():
             if any(_inner_source(tensor)[0] is heads for tensor in tensors):
                 raise ValueError(
-                    f"No layer of {model.name!r} can read the outputs of {heads.name!r}: in "
-                    "training, they contain the values of all branches of a HedgedBlock instead of "
-                    "predictions. For a layer after the heads, make a second keras.Model from the "
-                    f"same layers, which is not trained. Received: layer={layer.name!r}"
+                    f"No layer of {model.name!r} can read the outputs of {heads.name!r}, which are "
+                    "branches in training: make a second keras.Model from the same layers. "
+                    f"Received: layer={layer.name!r}"
                 )
 
 
@@ -69,7 +68,6 @@ def outputs_error(model: keras.Model, heads: TaskHeads, outputs: Nested) -> Valu
     received = list(outputs) if isinstance(outputs, Mapping) else short_repr(outputs)
     return ValueError(
         f"The outputs of {model.name!r} must be the predictions of its TaskHeads {heads.name!r}, "
-        f"a dict with all tasks, {list(heads)}, without a layer after it. For other outputs, make "
-        f"a second keras.Model from the same layers, which is not trained. "
+        f"a dict with all tasks, {list(heads)}. Make a second keras.Model for other outputs. "
         f"Received: outputs={received}"
     )

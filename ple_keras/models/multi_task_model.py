@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import check_bool, check_by_task, short_repr, warn_user
+from ple_keras._checks import check_bool, check_by_task, check_known_value, short_repr, warn_user
 from ple_keras._keras.internals import set_compiled_metrics
 from ple_keras._keras.layers import Untracked, find_layers
 from ple_keras._keras.saving import register
@@ -73,9 +73,8 @@ class MultiTaskTraining(Mixin):
         super().__init_subclass__(**kwargs)
         if cls.compile is keras.Model.compile or (cls._is_functional and "call" in vars(cls)):
             raise TypeError(
-                "A subclass of MultiTaskModel is functional. For a model with call, use the mixin, "
-                f"first: class {cls.__name__}(MultiTaskTraining, keras.Model). "
-                f"Received: bases={cls.__bases__}"
+                "A subclass of MultiTaskModel is functional. With call, write "
+                f"{cls.__name__}(MultiTaskTraining, keras.Model). Received: bases={cls.__bases__}"
             )
 
     def compile(
@@ -107,14 +106,12 @@ class MultiTaskTraining(Mixin):
         for argument in HEAD_ARGUMENTS:
             if kwargs.get(argument) is not None:
                 raise TypeError(
-                    f"{argument} must be passed to the heads, not to compile: Head(loss=..., "
-                    "loss_weight=..., metrics=..., extra_metrics=...). "
-                    f"Received: {argument}={short_repr(kwargs[argument])}"
+                    f"{argument} must be passed to heads, not to compile, as loss, loss_weight, "
+                    f"metrics or extra_metrics. Received: {argument}={short_repr(kwargs[argument])}"
                 )
-        if not isinstance(trace, bool) and trace != "auto":
-            raise ValueError(f"trace must be 'auto', True or False. Received: {trace=}")
         heads = only_task_heads(self)
-        self._trace, self._warns_of_eager_steps = trace, True
+        self._trace = check_known_value(trace, ("auto", True, False), "trace")
+        self._warns_of_eager_steps = True
         self._hedges, self._fit_hedge = check_bool(hedge, "hedge"), None
         super().compile(optimizer, **kwargs)
         # In attributes of layers, Keras would find metrics once per enclosing layer.

@@ -96,8 +96,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         for argument in REFUSED:
             if kwargs.get(argument):
                 raise ValueError(
-                    f"{argument} affects all rows of a table, so SparseAdagrad does not support it."
-                    f" Received: {argument}={kwargs[argument]!r}"
+                    f"SparseAdagrad has no {argument}. Received: {argument}={kwargs[argument]!r}"
                 )
         if initial_accumulator_value is not None:  # 0 would cause a division by 0
             check_number(initial_accumulator_value, "initial_accumulator_value", above=0)
@@ -254,11 +253,10 @@ def _split_jax(gradient: Tensor, variable: keras.Variable) -> tuple[Tensor | Non
         if updates is not None and updates.rows >= LARGE_TABLE and not updates.has_warned:
             updates.has_warned = True
             warn_user(
-                f"A training step updates all rows of the table {variable.path!r}, and takes longer"
-                " with a larger table. On JAX, it updates only the rows of a batch if only the "
-                "layer reads the table, without a regularizer, tied weights or RematScope; if the "
-                "`call` of a subclassed model passes `training` on; and if the loss is not scaled "
-                "for float16."
+                f"A training step updates all rows of the table {variable.path!r}. On JAX, it "
+                "updates those of a batch if only the layer reads the table, without a regularizer "
+                "or RematScope, if `call` of a subclassed model passes `training` on, and if the "
+                "loss is not scaled for float16."
             )
         return None, gradient
     updates.forget()

@@ -165,11 +165,11 @@ def test_the_report_of_tasks_counts_lists_which_may_have_different_lengths():
 
 
 REFUSED = {
-    "name": (lambda: pk.RankingHead("a", "mse"), TypeError, r"loss must be a keras\.losses\.Loss"),
+    "name": (lambda: pk.RankingHead("a", "mse"), TypeError, r"loss must be a loss of lists"),
     "keras": (
         lambda: pk.RankingHead("a", keras.losses.MeanSquaredError()),
         TypeError,
-        r"loss must be a keras.losses.Loss object for lists.*Received: loss=",
+        r"loss must be a loss of lists.*Received: loss=",
     ),
     "reduction": (
         lambda: pk.RankingHead("a", LOSSES["pairwise"](reduction=None)),
@@ -177,7 +177,7 @@ REFUSED = {
     ),
     "inputs": (
         lambda: head_of()(features(2, 3)),
-        r"must have a shape \(batch, items, features\)\. Received: inputs\.shape=\(2, 3\)",
+        r"must read \(batch, items, features\)\. Received: input_shape=\(2, 3\)",
     ),
     "labels": (
         lambda: loss_of_head(head_of(), LABELS[:, :3], SCORES),

@@ -335,7 +335,7 @@ REFUSED = {
     "labels": (lambda: pk.fit_hedge(hedged_model(), X, CLICK), r"missing: \['time'\]"),
     "endless": (
         lambda: pk.fit_hedge(hedged_model(), Dataset([(X, Y)], is_endless=True)),
-        "x must be readable more than once, .* have an end",
+        "x must be no iterator, .* have an end",
     ),
 }
 

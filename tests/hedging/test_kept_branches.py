@@ -326,7 +326,7 @@ def test_refusals():
         lambda: pk.FitHedge(data, keep_best=False, patience=2), ValueError, "patience must be None"
     )
     check_refused(lambda: pk.FitHedge(data, patience=0), ValueError, "patience must be at least 1")
-    check_refused(lambda: pk.FitHedge(iter([data])), ValueError, "validation_data must be readable")
+    check_refused(lambda: pk.FitHedge(iter([data])), ValueError, "data must be no iterator")
     model = compiled(stacked(), keras.optimizers.Adam(use_ema=True))
     for optimizer in (model.optimizer, pk.table_optimizer(model.optimizer)):
         compiled(model, optimizer)

@@ -171,9 +171,9 @@ REFUSED = {
     "frame": (pd.DataFrame({"click": [0, 1]}), TypeError, rf"{CHECKS}.*a data frame with dict\(y"),
     "iterator": (
         iter([(1, valid_labels())]),
-        r"y must be readable more than once.*Received: y=<list_iterator",
+        r"y must be no iterator.*Received: y=<list_iterator",
     ),
-    "no_batch": (Numbered(0), r"y must contain at least one batch\. Received: y="),
+    "no_batch": (Numbered(0), r"y must contain a batch\. Received: batch="),
     "keys": (
         {"click": [1], "klick": [1]},
         r"exactly the keys \['click', 'place', 'kind'\]; missing: \['place', 'kind'\], "

@@ -102,12 +102,12 @@ REFUSED = {
         labels(buy=np.uint8(BUY)),
         CHAIN,
         -1,
-        r"a value of the dtype of y\['buy'\], uint8\. Received: missing_label=-1",
+        r"fit the dtype uint8 of y\['buy'\]\. Received: missing_label=-1",
     ),
     "rows": (
         labels(click=np.ones(4)),
         CHAIN,
-        r"y\['click'\] must have one label for each.*Received: y\['click'\]\.shape=\(4,\)",
+        r"y\['click'\] must have the shape .*Received: shape=\(4,\)",
     ),
 }
 

@@ -136,10 +136,10 @@ def test_refused_features():
     for refused, error, message in [
         ({"branches": branches, "features": networks}, ValueError, "features must be one network"),
         ({"expert_block": 4, "features": {"click": dense}}, ValueError, "missing: .*'shared'"),
-        ({"expert_block": 4, "features": 4}, TypeError, "features must be an instance"),
+        ({"expert_block": 4, "features": 4}, TypeError, "features must be a Keras layer"),
     ]:
         check_refused(lambda kwargs=refused: pk.HedgedBlock(TASKS, **kwargs), error, message)
     block = pk.HedgedBlock(TASKS, 4, features=dense)
-    check_refused(lambda: block([features(2, 3)]), TypeError, "inputs must be a tensor or a dict")
+    check_refused(lambda: block([features(2, 3)]), TypeError, "inputs must be a tensor or dict")
     message = "own must be None"
     check_refused(lambda: pk.StreamFeatures(TASKS, networks, own=[]), ValueError, message)

@@ -37,7 +37,7 @@ def test_the_name_at_the_end_of_a_key_determines_the_direction(key):
 
 
 REFUSED = {
-    "unknown": ({"x": 1}, {"x": 1}, r"for 'x', whose.*lower_is_better=\{\}"),
+    "unknown": ({"x": 1}, {"x": 1}, r"'x', whose.*given=\{\}"),
     "not_common": ({"auc": 1}, {"x": 1}, r"common keys.*, but single has \['x'\]"),
     "flag": ({"auc": 1}, {"auc": 1}, {"auc": -1}, TypeError, r"True or False\. .*\['auc'\]=-1"),
     "nan": ({"auc": 1}, {"auc": float("nan")}, r"Received: single\['auc'\]=nan"),

@@ -186,16 +186,6 @@ def test_fit_and_evaluate_check_the_first_arrays_of_labels_without_warnings(monk
         check_refused(call, ValueError, r"y\['a'\] must be at least 0 for the loss.*invalid: 10")
 
 
-def failing(y_true, y_pred):
-    raise RuntimeError("all elements of target should be between 0 and 1")  # as PyTorch
-
-
-def test_an_error_in_a_loss_has_a_note_with_the_task():
-    with pytest.raises(RuntimeError) as caught:
-        model_of(pk.Head("b", loss=failing)).train_on_batch(X, Y["click"])
-    assert caught.value.__notes__[0].startswith("In the loss of 'b': see check_labels ")
-
-
 # Regularization
 
 

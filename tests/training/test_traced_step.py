@@ -13,7 +13,7 @@ from keras import layers, ops
 import ple_keras as pk
 from ple_keras._keras.internals import set_mask
 from ple_keras._keras.layers import walk
-from ple_keras.layers.hidden_ids import HiddenIds
+from ple_keras.layers.column_layers import HiddenIds
 from tests.helpers import assert_all_close, numpy_of, once
 from tests.models import chain, heads_of
 
