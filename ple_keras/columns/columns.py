@@ -39,14 +39,12 @@ SELDOM = 5  # occurrences, below which a string looks like a text
 VALID_NAME = re.compile(r"(?!\d+$)\w[\w-]*", re.ASCII)  # of an input, also in ONNX files
 WORD = re.compile(r"[^\W_]+")
 NUMBERS, LISTS = {bool, int, float, Decimal, NoneType}, {list, tuple, NoneType}
-NOTHING: Set[type] = set()
 PLAIN = {str, int, bool, list, tuple, NoneType}  # types that are not converted
 NUMERIC = {"i", "u", "f", "b"}  # kinds of dtypes of NumPy and pandas
 NAMES: dict[Any, str] = {str: "string", int: "whole number", bool: "boolean"}
 REMEDY = (
     'Integers with missing values are floats in pandas: astype("Int64") converts them, and '
-    'dtype_backend="pyarrow" reads lists of them. Other floats are numbers, or strings after '
-    "astype(str)"
+    'dtype_backend="pyarrow" reads lists of them'
 )
 ID_NAME = re.compile(r"(^|[^A-Za-z])(id|ID|Id)$|[a-z]I[dD]$")
 MANY = 100  # different integers, from which they look like ids
@@ -184,9 +182,8 @@ class Columns:
                 kinds["id" if name in ids else _kind_of(frame, name)].append(name)
         if like_ids := [name for name in kinds["number"] if not ids and _is_like_ids(frame, name)]:
             warnings.warn(
-                f"These integers are read as numbers, but look like ids, whose names end in id, or "
-                f"with {MANY} different values in {SELDOM} rows each: {like_ids}. Name those that "
-                "are ids in `ids`",
+                f"These integers are read as numbers, but look like ids by their names or numbers "
+                f"of values: {like_ids}. Name those that are ids in `ids`",
                 stacklevel=2,
             )
         lists, texts = ({name: (name, MAX_LENGTH) for name in kinds[k]} for k in ("list", "text"))
@@ -290,9 +287,8 @@ class Columns:
         excess = {name: FIRST + len(v) - self._rows(name) for name, v in known.items()}
         if full := {name: n for name, n in excess.items() if n > 0}:
             raise ValueError(
-                "frames must not have more new values than tables have free rows. Train a new model"
-                " with columns from `fit(frames, spare=...)`, or increase min_rows. Received: "
-                f"{min_rows=}, which leaves this number of new values without a row: {full}"
+                "Tables must have a free row for each new value. Train a new model with `spare` of "
+                f"`fit`, or increase min_rows. Received: {min_rows=}, and too many values: {full}"
             )
         updated = copy(self)
         updated.rare, updated.previous = rare, self.digest
@@ -602,7 +598,7 @@ class Columns:
     def _read(self, rows: Rows, name: str) -> list[Value]:
         """Return the checked values of a column."""
         values = _raw_values(rows, name)
-        if {*map(type, values)} <= self._types.get(name, NOTHING):
+        if {*map(type, values)} <= self._types.get(name, set()):
             return values
         values = _plain_values(values)
         self._check(name, values)

@@ -9,7 +9,7 @@ from keras import ops
 from ple_keras._checks import check_number, short_repr
 from ple_keras._keras.saving import register
 from ple_keras._typing import Config, LayerLike, LossLike, MetricLike, Shape, TaskName, Tensor
-from ple_keras.heads.head import Head, without_keys
+from ple_keras.heads.head import Head
 from ple_keras.labels.label_arrays import check_probabilities
 from ple_keras.labels.task_names import check_task_name, in_dependency_order
 from ple_keras.losses.example_losses import ProbabilityCrossentropy
@@ -60,6 +60,8 @@ class BinaryHead(ProbabilityHead):
     (8, 1)
     """
 
+    _set_by_class = ("units", "activation")
+
     def __init__(
         self,
         task: str,
@@ -70,9 +72,8 @@ class BinaryHead(ProbabilityHead):
         pos_weight: float | None = None,
         **kwargs: Any,
     ) -> None:
-        if pos_weight is not None:
-            pos_weight = check_number(pos_weight, "pos_weight", above=0)
-        self.pos_weight = pos_weight
+        weight = None if pos_weight is None else check_number(pos_weight, "pos_weight", above=0)
+        self.pos_weight = weight
         loss = keras.losses.BinaryCrossentropy() if loss is None else loss
         super().__init__(task, 1, "sigmoid", loss, metrics, tower, **kwargs)
 
@@ -87,8 +88,7 @@ class BinaryHead(ProbabilityHead):
         return losses * (1 + (self.pos_weight - 1) * ops.squeeze(y_true, -1))
 
     def get_config(self) -> Config:
-        config = without_keys(super().get_config(), "units", "activation")
-        return {**config, "pos_weight": self.pos_weight}
+        return {**super().get_config(), "pos_weight": self.pos_weight}
 
 
 @register
@@ -150,6 +150,7 @@ class ProductHead(ProbabilityHead):
     """
 
     _fixed = (*Head._fixed, "of")
+    _set_by_class = ("units", "activation", "tower")
 
     def __init__(
         self,
@@ -183,9 +184,6 @@ class ProductHead(ProbabilityHead):
             `(..., 1)`.
         """
         return sum(factors[1:], start=factors[0])
-
-    def get_config(self) -> Config:
-        return without_keys(super().get_config(), "units", "activation", "tower")
 
 
 def _check_factors(of: Sequence[TaskName], task: str) -> list[str]:

@@ -152,10 +152,6 @@ class Branches:
                 values[i] = ops.where(missing[name], fill_value, values[i])
         return ops.stack([mixed, *values])
 
-    def prediction(self, features: ByName, training: bool | None = None) -> Tensor:
-        """Return the prediction, for a call of the head itself."""
-        return self._head._predict(self.value(features, training))
-
     def logits(self, features: ByName) -> Tensor:
         """Return the mixture of the logits of branches; with given ones, that of values."""
         if self.given:

@@ -111,6 +111,7 @@ class Head(BaseLayer):
 
     built: bool
     _fixed: tuple[str, ...] = ("task", "units")
+    _set_by_class: tuple[str, ...] = ()  # arguments of this class that a subclass does not take
     _initial_bias = 0.0  # of the last Dense layer
     branches: Any = None  # the Branches from TaskHeads, for the features of a HedgedBlock
 
@@ -210,7 +211,7 @@ class Head(BaseLayer):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Return the predictions of the task."""
         if self.branches is not None:
-            return self.branches.prediction(inputs, training)
+            return self._predict(self.branches.value(inputs, training))
         return self._activate(self.logits(inputs))
 
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -361,7 +362,7 @@ class Head(BaseLayer):
     def get_config(self) -> Config:
         serialize = keras.saving.serialize_keras_object
         own, extra = self._metric_templates.value
-        return {
+        config = {
             **super().get_config(),
             "activation": keras.activations.serialize(self.activation),
             "loss": serialize_loss(self.loss),
@@ -372,14 +373,10 @@ class Head(BaseLayer):
             "missing_label": to_config(self.missing_label),
             "reduction": self.reduction,
         }
+        return {key: x for key, x in config.items() if key not in self._set_by_class}
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
         if "tower" in config:  # files of 0.3.0 can contain 0 or [] for no tower
             config = {**config, "tower": config["tower"] or None}
         return super().from_config(config)
-
-
-def without_keys(config: Config, *keys: str) -> Config:
-    """Return a head's config without the arguments that its class does not accept."""
-    return {key: value for key, value in config.items() if key not in keys}

@@ -10,7 +10,7 @@ from keras import ops
 from ple_keras._keras.internals import get_mask, is_from_keras, set_mask
 from ple_keras._keras.saving import register
 from ple_keras._typing import ByName, Config, LayerLike, LossLike, MetricLike, Shape, Tensor
-from ple_keras.heads.head import Head, without_keys
+from ple_keras.heads.head import Head
 from ple_keras.labels.label_arrays import check_values
 from ple_keras.labels.sample_space import LabeledExamples, find_labeled, to_number_tensor
 from ple_keras.metrics.masked_metric import call_metric
@@ -64,6 +64,8 @@ class RankingHead(Head):
     >>> tuple(head(keras.ops.ones((8, 20, 32))).shape)  # doctest: +SKIP
     (8, 20)
     """
+
+    _set_by_class = ("units", "activation")
 
     def __init__(
         self,
@@ -142,9 +144,6 @@ class RankingHead(Head):
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
         return tuple(input_shape[:-1])
-
-    def get_config(self) -> Config:
-        return without_keys(super().get_config(), "units", "activation")
 
     @classmethod
     def from_config(cls, config: Config) -> Self:

@@ -12,7 +12,7 @@ from ple_keras._checks import check_bool, check_number
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Activation, Config, LayerLike, LossLike, MetricLike, Shape, Tensor
-from ple_keras.heads.head import Head, without_keys
+from ple_keras.heads.head import Head
 from ple_keras.labels.label_arrays import LabelStatistics, check_values
 from ple_keras.losses.loss_kinds import ERRORS, loss_name
 from ple_keras.losses.tweedie import TweedieLoss
@@ -226,6 +226,7 @@ class PositiveHead(StandardizedHead):
     """
 
     power: float
+    _set_by_class = ("units", "activation", "loss")
 
     def __init__(
         self,
@@ -265,9 +266,6 @@ class PositiveHead(StandardizedHead):
         bias = self._projection.bias if hasattr(self, "_projection") else None
         if bias is not None and np.isclose(to_numpy(bias), known, atol=0):
             bias.assign([self._initial_bias])
-
-    def get_config(self) -> Config:
-        return without_keys(super().get_config(), "units", "activation", "loss")
 
 
 @register

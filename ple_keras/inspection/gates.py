@@ -265,30 +265,35 @@ def _warnings(level: LevelUse) -> Iterator[str]:
         if len(gate.mean) > 1 and gate.over_95 > COLLAPSED_SHARE:
             yield (
                 f"the gate of {name} has collapsed, with a weight over {COLLAPSED_WEIGHT} for "
-                f"{gate.over_95:.0%} of the examples. Try a higher gate_softmax_temperature."
+                f"{gate.over_95:.0%} of the examples. Try a higher gate_softmax_temperature, "
+                "dropout or balance_regularizer in gate_kwargs."
             )
         elif gate.entropy >= EVEN_ENTROPY and max(gate.spread.values()) <= EVEN_SPREAD:
             yield (
                 f"the gate of {name} assigns almost equal weights to all experts, with an entropy "
-                f"of {gate.entropy:.3f}. Try more training, or a lower gate_softmax_temperature."
+                f"of {gate.entropy:.3f}. Try more training, a lower gate_softmax_temperature or a "
+                "gate_block."
             )
     uniform = {name: 1 / len(gate.mean) for name, gate in level.gates.items()}
     for expert, use in level.experts.items():
         if all(w < UNUSED_SHARE * uniform[gate] for gate, w in use.weight.items()):
             yield (
-                f"{expert} is almost unused: each gate assigns it less than {UNUSED_SHARE:.0%} of "
-                "a uniform weight. Try fewer experts, or a balance_regularizer in gate_kwargs."
+                f"{expert} is almost unused: each gate assigns it less than {UNUSED_SHARE:.0%} "
+                "of a uniform weight. Try fewer experts, or a higher dropout or "
+                "balance_regularizer in gate_kwargs."
             )
         elif len(use.share) > 1 and max(use.share.values()) > ONE_TASK_SHARE:
             task = max(use.share, key=use.share.__getitem__)
             yield (
-                f"{expert} is used almost only by {task}, with {use.share[task]:.0%} of the tasks' "
-                f"weight. Try a higher dropout in gate_kwargs, or a task expert more for {task}."
+                f"{expert} is used almost only by {task}, with {use.share[task]:.0%} of "
+                "the tasks' weight. Try a higher dropout in gate_kwargs, or one more task expert "
+                f"for {task}."
             )
         if use.dead_units > DEAD_UNITS_SHARE:
             yield (
-                f"{expert} has {use.dead_units:.0%} dead units, 0 for almost every example. Try "
-                'ExpertBlock(..., activation="swish"), or a lower learning rate.'
+                f"{expert} has {use.dead_units:.0%} dead units, 0 for almost every "
+                'example. Try ExpertBlock(..., activation="swish", normalization="batch"), or a '
+                "lower learning rate."
             )
 
 

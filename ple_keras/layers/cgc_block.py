@@ -17,7 +17,6 @@ from ple_keras._checks import (
     short_repr,
 )
 from ple_keras._keras.building import output_width
-from ple_keras._keras.internals import get_mask
 from ple_keras._keras.layers import Untracked
 from ple_keras._keras.saving import check_names, ordered_attribute, register, save_names
 from ple_keras._keras.slices import whole_slices
@@ -352,14 +351,9 @@ class CGCBlock(GatedBlock):
         self, streams: ByName, gate_context: Streams | None, training: bool | None
     ) -> dict[str, Tensor]:
         """Return the weights of every gate, `{gate: (..., experts)}`."""
-        weights = {}
         inputs = self._gate_inputs.tensors(streams, gate_context, self.compute_dtype)
-        for name, gate in self._level.gates.items():
-            # `keras.Layer.__call__` takes half the time of a gate on eager PyTorch, and is needed
-            # only to pass masks on.
-            run = gate.call if get_mask(inputs[name]) is None else gate
-            weights[name] = run(inputs[name], training=training)
-        return weights
+        gates = self._level.gates.items()
+        return {name: gate(inputs[name], training=training) for name, gate in gates}
 
     def compute_mask(self, inputs: Streams, previous_mask: Streams | None) -> ByName | None:
         """Return the masks of the outputs.

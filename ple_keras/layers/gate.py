@@ -174,9 +174,7 @@ class Gate(BaseLayer):
         """Return W g(x) / T, in at least float32."""
         if self._template:
             inputs = self._block(inputs)
-        is_cast = not (self._template or self._projection.quantization_mode)
-        project = self._projection.call if is_cast else self._projection
-        logits = at_least_float32(project(inputs))
+        logits = at_least_float32(self._projection(inputs))
         return logits if self.softmax_temperature == 1 else logits / self.softmax_temperature
 
     def _drop_experts(self, logits: Tensor) -> Tensor:

@@ -149,8 +149,7 @@ class SequentialBlock(GatedBlock):
             if "return_gate_weights" in arguments:
                 inputs, added = inputs
                 is_nested = isinstance(layer, SequentialBlock)
-                added = added if is_nested else {f"{self.name}/{index}": added}
-                weights |= added
+                weights |= added if is_nested else {f"{self.name}/{index}": added}
         # Files identify outputs by position. On PyTorch, Keras does not sort nested dicts, so in
         # any other order a model would swap gates under another backend.
         in_order = {level: dict(sorted(weights[level].items())) for level in sorted(weights)}

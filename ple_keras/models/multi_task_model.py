@@ -374,9 +374,8 @@ class MultiTaskTraining(Mixin):
         """
         for task in self._task_metrics.unlabeled_tasks():
             self._warn_once(
-                f"The task {task!r} has no label in these data, so its metrics are NaN. "
-                "EarlyStopping and ModelCheckpoint do not treat NaN as an improvement, except in "
-                "the first epoch, where it counts as the best value."
+                f"The task {task!r} has no label in these data, so its metrics are NaN, which "
+                "EarlyStopping and ModelCheckpoint treat as an improvement in the first epoch."
             )
         return self._metrics_result()
 
@@ -449,8 +448,7 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
 
     Raises:
         TypeError: If a subclass defines `call`.
-        ValueError: If the outputs are not the predictions of the only TaskHeads of the model, or a
-            layer of the model reads the outputs of heads with branches of a HedgedBlock.
+        ValueError: If the outputs are not the predictions of the only TaskHeads of the model.
 
     Reference:
 

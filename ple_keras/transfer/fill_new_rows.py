@@ -74,8 +74,6 @@ def fill_new_rows(model: keras.Model, columns: Columns, updated: Columns) -> Non
     for table in tables:
         for weight in table.weights:
             rows, first = read_slice((weight, ())), 0
-            if len(rows) != table.input_dim:  # one of the matrices of LoRA
-                continue
             for name, size in table.rows.items():
                 rows[first + starts[name] : first + ends[name]] = rows[first + UNKNOWN]
                 first += size

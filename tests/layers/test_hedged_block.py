@@ -134,7 +134,7 @@ def test_refused_features():
     networks = {stream: keras.layers.Dense(3) for stream in (*TASKS, "shared")}
     dense = keras.layers.Dense(3)
     for refused, error, message in [
-        ({"branches": branches, "features": networks}, ValueError, "features must be one network"),
+        ({"branches": branches, "features": networks}, ValueError, "features must have exactly"),
         ({"expert_block": 4, "features": {"click": dense}}, ValueError, "missing: .*'shared'"),
         ({"expert_block": 4, "features": 4}, TypeError, "features must be a Keras layer"),
     ]:
