@@ -469,8 +469,7 @@ class CGCBlock(GatedBlock):
         """
         if not (self.built and self.enable_gate_weights_metrics):
             raise ValueError(
-                "the block must be built with enable_gate_weights_metrics=True to return gate "
-                f"statistics. Received: built={self.built}"
+                f"Build it with enable_gate_weights_metrics=True. Received: built={self.built}"
             )
         return {name: gate.statistics() for name, gate in self._level.gates.items()}
 

@@ -79,8 +79,7 @@ def mtl_gain(
     keys = [key for key in multi if key in single and (key in given or not IGNORED.search(key))]
     if not keys:
         raise ValueError(
-            f"multi and single must have common keys of metrics that rank models, but single has "
-            f"{list(single)}. Received: multi={short_repr(dict(multi))}"
+            f"multi and single must have common metrics. Received: multi={short_repr(dict(multi))}"
         )
     check_keys(given, keys, "lower_is_better", has_all=False)
     gains = {}

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import check_bool, check_by_task, check_known_value, short_repr, warn_user
+from ple_keras._checks import check_bool, check_by_task, short_repr, warn_user
 from ple_keras._keras.internals import set_compiled_metrics
 from ple_keras._keras.layers import Untracked, find_layers
 from ple_keras._keras.saving import register
@@ -109,9 +109,10 @@ class MultiTaskTraining(Mixin):
                     f"{argument} must be passed to heads, not to compile, as loss, loss_weight, "
                     f"metrics or extra_metrics. Received: {argument}={short_repr(kwargs[argument])}"
                 )
+        if not isinstance(trace, bool) and trace != "auto":
+            raise ValueError(f"trace must be 'auto', True or False. Received: {trace=}")
         heads = only_task_heads(self)
-        self._trace = check_known_value(trace, ("auto", True, False), "trace")
-        self._warns_of_eager_steps = True
+        self._trace, self._warns_of_eager_steps = trace, True
         self._hedges, self._fit_hedge = check_bool(hedge, "hedge"), None
         super().compile(optimizer, **kwargs)
         # In attributes of layers, Keras would find metrics once per enclosing layer.

@@ -74,7 +74,7 @@ NO_NAME = (
     r"The copy failed: .*WithoutKwargs\.__init__\(\) got an unexpected keyword argument '\w+'\. R"
 )
 NO_CONFIG = r"takes \['scale'\], which its config lacks; define a get_config"
-NO_LAYER = "Keras layer or a dict"
+NO_LAYER = "Keras layer"
 UNITS = [
     ([], ValueError, "must not be empty"),
     (0, ValueError, "must be at least 1"),
@@ -172,7 +172,7 @@ BRANCHES = [
     *((value, TypeError, A_DICT) for value in ([1, 2], {"a": bottom(), "b": 3})),
 ]
 OWN = [
-    (["a", "no"], ValueError, r"tasks among \['a', 'b'\], each once; unknown.*: \['no'\]"),
+    (["a", "no"], ValueError, r"different tasks of \['a', 'b'\], not \['no'\]"),
     (["a", "shared"], ValueError, r"must be different tasks .* not \['shared'\]"),
     *((value, TypeError, "must be a list of tasks") for value in ("a", {"a": 1})),
 ]
