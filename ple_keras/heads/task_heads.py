@@ -61,9 +61,10 @@ class TaskHeads(BaseLayer):
 
     Raises:
         TypeError: If `heads` is an empty list, or contains anything other than heads.
-        ValueError: If a dict is empty, a task is repeated, two heads have the same layer name,
-            `loss_weighting` is unknown, a factor of a ProductHead is missing or not a probability,
-            ProductHeads form a cycle, or a name in `given` is invalid, "own" or "shared".
+        ValueError: If a dict is empty, a task is repeated, named "val", or named like another task
+            after "val_", two heads have the same layer name, `loss_weighting` is unknown, a factor
+            of a ProductHead is missing or not a probability, ProductHeads form a cycle, or a name
+            in `given` is invalid, "own" or "shared".
 
     Reference:
 
@@ -563,7 +564,7 @@ def trained_heads(model: keras.Layer) -> dict[TaskName, Head]:
 
 
 def _check_heads(heads: Sequence[Head] | Mapping[TaskName, Head]) -> list[Head]:
-    """Return the heads as a list; check that their tasks and names differ."""
+    """Return the heads as a list; check that their tasks, names and keys of logs differ."""
     if isinstance(heads, Mapping):
         task_names(heads, "heads")  # checks that each key is the head's task
         heads = list(heads.values())
@@ -575,4 +576,7 @@ def _check_heads(heads: Sequence[Head] | Mapping[TaskName, Head]) -> list[Head]:
         names = [getattr(head, kind) for head in heads]
         if len(set(names)) < len(names):
             raise ValueError(f"heads must have unique {kind}s. Received: {kind}s={names}")
+    tasks = {head.task for head in heads}
+    if wrong := tasks & {"val", *(f"val_{task}" for task in tasks)}:
+        raise ValueError(f"Logs of validation have names like tasks {wrong}. Received: {tasks=}")
     return list(heads)
