@@ -155,9 +155,8 @@ def check_activation(activation: Activation) -> Any:
     is_layer = isinstance(activation, keras.Layer)
     if is_layer or known is keras.activations.glu:
         raise (TypeError if is_layer else ValueError)(
-            "activation must be a name or a function, not a layer, and must keep the width, which "
-            "'glu' halves. To use a layer, put it in a keras.Sequential after the layers before "
-            f"it. Received: activation={activation!r}"
+            "activation must be a name or a function that keeps the width, unlike 'glu', and not a "
+            f"layer: put it in a keras.Sequential. Received: activation={activation!r}"
         )
     return known
 

@@ -1,6 +1,6 @@
 """Types for signatures."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import keras
@@ -34,6 +34,7 @@ Initializer: TypeAlias = str | Callable[..., Tensor] | keras.Initializer
 Regularizer: TypeAlias = str | Callable[[Tensor], Tensor] | keras.Regularizer | None
 DType: TypeAlias = str | keras.DTypePolicy | None
 Logs: TypeAlias = dict[str, float] | None
+Store: TypeAlias = MutableMapping[str, np.ndarray]  # the part of a weights file of a layer
 
 # Options. Arguments with a default can also be None.
 BinStrategy: TypeAlias = Literal["quantile", "uniform"]
@@ -83,14 +84,3 @@ class HasLabels(HasTask, Protocol):
 Outputs: TypeAlias = (
     Sequence[TaskName] | Sequence[HasTask] | Mapping[TaskName, HasTask] | HasTaskNames
 )
-
-
-class Store(Protocol):
-    """The part of a weights file that belongs to a layer."""
-
-    def keys(self) -> Iterable[str]:
-        """Return the names of the arrays."""
-
-    def __getitem__(self, key: str) -> np.ndarray: ...
-
-    def __setitem__(self, key: str, value: np.ndarray) -> None: ...

@@ -7,8 +7,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         "ple_keras requires a Keras backend. Install torch, jax or tensorflow, and set the "
-        "environment variable KERAS_BACKEND to its name. Without KERAS_BACKEND, Keras uses the "
-        "backend of its configuration file, or tensorflow. "
+        "environment variable KERAS_BACKEND to its name, by default tensorflow. "
         f"Received: KERAS_BACKEND={os.environ.get('KERAS_BACKEND')!r}; no module {error.name!r}",
         name=error.name,
     ) from error

@@ -54,26 +54,24 @@ class Batches:
         self._is_dataset = is_dataset(x)
         if self._is_dataset:
             given = {"y": y, "batch_size": batch_size, "sample_weight": sample_weight}
-            if any(each is not None for each in given.values()):
-                received = [f"{name}={short_repr(x)}" for name, x in given.items() if x is not None]
-                raise ValueError(
-                    f"y, batch_size and sample_weight must be None if {argument} consists of "
-                    f"batches. Received: {', '.join(received)}"
-                )
+            for name, value in given.items():
+                if value is not None:
+                    raise ValueError(
+                        f"{name} must be None if {argument} has batches. "
+                        f"Received: {name}={short_repr(value)}"
+                    )
             return
         if not all(map(_is_array, keras.tree.flatten(x) or [x])):
             raise TypeError(
-                "x must be arrays, dicts or lists of arrays, or batches. "
-                f"Received: x={short_repr(x)}"
+                f"x must be arrays, dicts or lists of them, or batches. Received: x={short_repr(x)}"
             )
         self._data = map_arrays(to_numpy, (x, y, sample_weight))
         arrays = [array for array in keras.tree.flatten(self._data) if array is not None]
         rows = {len(array) if array.ndim else 0 for array in arrays}  # 0: of a list of numbers
         if len(rows) > 1 or 0 in rows:
             raise ValueError(
-                "x, y and weights must be arrays, not lists, with the same number of rows, at "
-                "least 1. "
-                f"Received: rows={sorted(rows)}"
+                "x, y and weights must be arrays, not lists, with the same number of rows, and not "
+                f"empty. Received: rows={sorted(rows)}"
             )
         self.rows = rows.pop()
         size = default or self.rows
@@ -105,10 +103,7 @@ class Batches:
         for batch in batches:
             yield map_arrays(to_numpy, keras.utils.unpack_x_y_sample_weight(batch))
         if batch is None:
-            raise ValueError(
-                f"{self._argument} must contain at least one batch. "
-                f"Received: {self._argument}={short_repr(self._data)}"
-            )
+            raise ValueError(f"{self._argument} must contain a batch. Received: batch=None")
 
 
 def first_batches(data: Nested, steps: int | None, argument: str) -> Iterator[Batch]:
@@ -144,9 +139,8 @@ def refuse_batches(
         is_endless = int(data.cardinality()) == -1  # of a tf.data.Dataset
     if (endless and is_endless) or (iterators and isinstance(data, Iterator)):
         raise ValueError(
-            f"{argument} must be readable more than once, unlike an iterator, and have an end if "
-            "it is read in full, such as `take(100)` of an endless tf.data.Dataset. "
-            f"Received: {argument}={short_repr(data)}"
+            f"{argument} must be no iterator, and have an end if it is read in full, such as "
+            f"`take(100)` of an endless tf.data.Dataset. Received: {argument}={short_repr(data)}"
         )
 
 

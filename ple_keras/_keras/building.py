@@ -59,9 +59,8 @@ def build_features(layer: keras.Layer, inputs: Nested, argument: str) -> keras.K
     unbuilt = [path[-1].name for path in walk(layer) if not path[-1].built]
     if unbuilt:
         raise ValueError(
-            f"{argument} must build all its layers when it is called, but {unbuilt} are not built. "
-            "For a dict, use a Functional model or a SequentialBlock, not a keras.Sequential. "
-            f"Received: {argument}={layer!r}"
+            f"{argument} must build all its layers in a call, but {unbuilt} are not built. For a "
+            f"dict, use a Functional model or a SequentialBlock. Received: {argument}={layer!r}"
         )
     return output
 
@@ -77,20 +76,13 @@ def _symbolic_output(layer: keras.Layer, inputs: Nested, argument: str) -> keras
     try:
         output = layer(inputs)
     except Exception as error:
-        remedy = (
-            "A model that was built fits only one width: pass it unbuilt, or pass PLEBlock one "
-            "layer per level."
-        )
-        if isinstance(getattr(layer, "input", None), Mapping) and not isinstance(inputs, Mapping):
-            remedy = "Pass a dict with its inputs, such as network.input, not network.output."
         raise ValueError(
-            f"{argument} must accept the inputs {inputs}, but its copy failed: {error} {remedy} "
-            f"Received: {argument}={layer!r}"
+            f"{argument} must accept {inputs}, but its copy failed: {error} Pass it unbuilt, and "
+            f"for a dict of columns with such an input. Received: {argument}={layer!r}"
         ) from error
     if not isinstance(output, keras.KerasTensor):
         raise ValueError(
-            f"{argument} must return a single tensor, but it returns {output!r}. "
-            f"Received: {argument}={layer!r}"
+            f"{argument} must return a tensor, not {output!r}. Received: {argument}={layer!r}"
         )
     return output
 
@@ -106,13 +98,6 @@ def check_model(model: keras.Layer) -> None:
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a Keras model or layer. Received: model={model!r}")
     if (replicas := replica_count()) > 1:
-        raise ValueError(
-            "strategy must have one replica during inspection, since each replica runs every "
-            "batch. Leave `strategy.scope()` first, in which the model can be created. "
-            f"Received: strategy.num_replicas_in_sync={replicas}"
-        )
+        raise ValueError(f"strategy must have one replica: leave its scope. Received: {replicas=}")
     if not model.built:
-        raise ValueError(
-            "model must be built before inspection. Call or train it first. "
-            f"Received: model={model!r}, built=False"
-        )
+        raise ValueError(f"model must be built. Call or train it first. Received: {model=}")

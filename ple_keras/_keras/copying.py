@@ -3,7 +3,6 @@
 import hashlib
 import inspect
 from collections.abc import Mapping
-from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -99,9 +98,8 @@ def checked_copy(layer: keras.Layer, argument: str, name: str, *path: object) ->
         copy = copy_layer(layer, name, *path)
     except Exception as error:
         raise ValueError(
-            f"{argument} must be a layer that can be copied through its config. Define get_config, "
-            "and an __init__ that passes **kwargs, such as name, to keras.layers.Layer. Write "
-            f"{REGISTER} above its class and its functions. Replace a lambda with such a function. "
+            f"{argument} must be copied through its config: define get_config and an __init__ that "
+            f"passes **kwargs on, and write {REGISTER} above classes and functions, not lambdas. "
             f"The copy failed: {first_error(error)}. Received: {argument}={layer!r}"
         ) from error
     copies = {"": copy, **dict(layers_inside(copy))}
@@ -118,27 +116,9 @@ def check_adapted_layers(layer: keras.Layer, argument: str) -> None:
         keys = {"mean", "bin_boundaries", "vocabulary", "edges"} & {*config}
         if keys and all(config[key] is None for key in keys):
             raise ValueError(
-                f"{argument} must have adapted layers, but {inside.name!r} has no state. Call its "
-                "`adapt` first, and put it directly into a Functional or Sequential model, whose "
-                f"copies keep the state. Received: {argument}={layer!r}"
+                f"{argument} must have adapted layers: call `adapt` of {inside.name!r}, and put it "
+                f"directly into a Functional or Sequential model. Received: {argument}={layer!r}"
             )
-
-
-def check_custom_functions(**arguments: object) -> None:
-    """Check that Keras functions do not replace custom functions with the same names in files.
-
-    Keras saves only the name of an unregistered function.
-
-    Args:
-        **arguments: Activations, losses and metrics, as passed to a constructor.
-    """
-    for (argument, *_), each in keras.tree.flatten_with_path(arguments):
-        if callable(each) and getattr(each, "__name__", "") != "<lambda>":
-            loaded = each
-            with suppress(Exception), tensorflow_not_imported():  # a file raises the error, too
-                serialized = keras.saving.serialize_keras_object(each)
-                loaded = keras.saving.deserialize_keras_object(serialized)
-            _check_same_functions(each, loaded, argument)
 
 
 def _check_same_functions(original: object, copy: object, argument: str) -> None:
@@ -157,10 +137,9 @@ def _check_same_functions(original: object, copy: object, argument: str) -> None
         if is_function and getattr(part, "__code__", part) is not getattr(other, "__code__", other):
             name = part.__name__
             raise ValueError(
-                f"{argument} must not have an unregistered function with the name of a Keras "
-                f"function, since copies and files would contain Keras's {name!r} instead. Write "
-                f"{REGISTER} above `def {name}`, or rename it. To use Keras's function, pass the "
-                f"name {name!r}. Received: {argument}={original!r}"
+                f"{argument} must not have an unregistered function with the name of Keras's "
+                f"{name!r}, which copies and files would contain. Write {REGISTER} above it, or "
+                f"rename it, or pass the name {name!r}. Received: {argument}={original!r}"
             )
 
 

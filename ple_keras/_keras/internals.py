@@ -151,17 +151,6 @@ def tensor_source(tensor: keras.KerasTensor) -> tuple[keras.Operation, int]:
     return history.operation, history.tensor_index
 
 
-def calls_of(model: keras.Layer) -> Iterator[tuple[keras.Operation, list[keras.KerasTensor]]]:
-    """Yield each layer that a Functional model calls, with the tensors that it gets.
-
-    Only the nodes of the model tell its calls from calls of other models with the same layers. A
-    MultiTaskModel checks that no layer reads the branches of its heads. Keras 3.15.
-    """
-    for nodes in model._nodes_by_depth.values():
-        for node in nodes:
-            yield node.operation, node.input_tensors
-
-
 def run_graph(model: keras.Model, inputs: Nested, operation_fn: Callable[..., Tensor]) -> Nested:
     """Call a Functional model, with the function that `operation_fn` returns for each operation.
 

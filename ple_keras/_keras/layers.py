@@ -126,9 +126,8 @@ class BaseLayer(keras.Layer):
         for name, layer in inside:
             if layer.quantization_mode:
                 raise ValueError(
-                    "A quantized model can't be saved or cloned. Quantize the file of `export_onnx`"
-                    f" with onnxruntime.quantization. Received: {self.name}/{name}."
-                    f"quantization_mode={layer.quantization_mode!r}"
+                    "A quantized model can't be saved or cloned. Quantize the file of export_onnx. "
+                    f"Received: {self.name}/{name}.quantization_mode={layer.quantization_mode!r}"
                 )
         frozen = None if self.built else self._kept_frozen()
         if self.built and any(layer.trainable != self.trainable for _, layer in inside):

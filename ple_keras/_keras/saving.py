@@ -114,8 +114,7 @@ def check_names(store: Store, names: Sequence[str], layer: keras.Layer) -> None:
     if saved != list(names):
         reason = (
             f"The file was written by a layer with {saved}, in this order, but {layer.name!r} has "
-            f"{list(names)}. Build the model with the tasks, experts and gates of the file. "
-            f"Received: names={saved}"
+            f"{list(names)}. Received: names={saved}"
         )
         raise load_error(layer, store, reason)
 

@@ -45,12 +45,12 @@ def clip(x: Tensor, low: float | None = None, high: float | None = None) -> Tens
 
 
 def segment_sum(values: Tensor, segments: Tensor, count: int) -> Tensor:
-    """Return the sum of the values of each segment, `(count,)`.
+    """Return the sum of the values of each segment, `(count, ...)`.
 
     On PyTorch, Keras's function also reads a number from the device.
     """
     if keras.backend.backend() == "torch":
-        return values.new_zeros(count).index_add_(0, segments, values)
+        return values.new_zeros((count, *values.shape[1:])).index_add_(0, segments, values)
     return ops.segment_sum(values, segments, count)
 
 

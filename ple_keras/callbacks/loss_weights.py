@@ -48,9 +48,8 @@ class LossWeightLogger(keras.callbacks.Callback):
         loss = getattr(self.model, "loss", None)
         if len(found) != 1 or loss is not None:
             raise ValueError(
-                f"{type(self).__name__} needs a model that is trained with the losses of its "
-                "TaskHeads, such as a MultiTaskModel, and compiled without losses. "
-                f"Received: model={self.model!r}, model.loss={loss!r}"
+                f"{type(self).__name__} needs a model that is trained by its TaskHeads, such as a "
+                f"MultiTaskModel. Received: model={self.model!r}, model.loss={loss!r}"
             )
         return found[0]
 

@@ -45,9 +45,7 @@ class MultiTaskScore(keras.callbacks.Callback):
     def __init__(self, weights: Mapping[str, float], name: str = "val_mtl_score") -> None:
         super().__init__()
         if not isinstance(weights, Mapping):
-            raise TypeError(
-                f"weights must be a dict keyed by metric. Received: weights={short_repr(weights)}"
-            )
+            raise TypeError(f"weights must be a dict. Received: weights={short_repr(weights)}")
         if not weights:
             raise ValueError("weights must name at least one metric. Received: weights={}")
         self.weights = {key: check_number(w, f"weights[{key!r}]") for key, w in weights.items()}
@@ -164,9 +162,8 @@ class GroupedAUC(keras.callbacks.Callback):
         known = [task for task, head in heads.items() if head.units == 1]
         if not tasks or not set(tasks) <= set(known):
             raise ValueError(
-                "tasks must be tasks of the model's heads that predict one number, "
-                f"{known}; by default all tasks of BinaryHeads and ProductHeads. "
-                f"Received: tasks={self.tasks!r}"
+                f"tasks must be tasks of heads that predict one number, {known}; by default those "
+                f"of BinaryHeads and ProductHeads. Received: tasks={self.tasks!r}"
             )
         labels, by_task = task_labels(self._y, tasks), {}
         for task in tasks:

@@ -39,14 +39,12 @@ SELDOM = 5  # occurrences, below which a string looks like a text
 VALID_NAME = re.compile(r"(?!\d+$)\w[\w-]*", re.ASCII)  # of an input, also in ONNX files
 WORD = re.compile(r"[^\W_]+")
 NUMBERS, LISTS = {bool, int, float, Decimal, NoneType}, {list, tuple, NoneType}
-NOTHING: Set[type] = set()
 PLAIN = {str, int, bool, list, tuple, NoneType}  # types that are not converted
 NUMERIC = {"i", "u", "f", "b"}  # kinds of dtypes of NumPy and pandas
 NAMES: dict[Any, str] = {str: "string", int: "whole number", bool: "boolean"}
 REMEDY = (
     'Integers with missing values are floats in pandas: astype("Int64") converts them, and '
-    'dtype_backend="pyarrow" reads lists of them. Other floats are numbers, or strings after '
-    "astype(str)"
+    'dtype_backend="pyarrow" reads lists of them'
 )
 ID_NAME = re.compile(r"(^|[^A-Za-z])(id|ID|Id)$|[a-z]I[dD]$")
 MANY = 100  # different integers, from which they look like ids
@@ -184,9 +182,8 @@ class Columns:
                 kinds["id" if name in ids else _kind_of(frame, name)].append(name)
         if like_ids := [name for name in kinds["number"] if not ids and _is_like_ids(frame, name)]:
             warnings.warn(
-                f"These integers are read as numbers, but look like ids, whose names end in id, or "
-                f"with {MANY} different values in {SELDOM} rows each: {like_ids}. Name those that "
-                "are ids in `ids`",
+                f"These integers are read as numbers, but look like ids by their names or numbers "
+                f"of values: {like_ids}. Name those that are ids in `ids`",
                 stacklevel=2,
             )
         lists, texts = ({name: (name, MAX_LENGTH) for name in kinds[k]} for k in ("list", "text"))
@@ -290,9 +287,8 @@ class Columns:
         excess = {name: FIRST + len(v) - self._rows(name) for name, v in known.items()}
         if full := {name: n for name, n in excess.items() if n > 0}:
             raise ValueError(
-                "frames must not have more new values than tables have free rows. Train a new model"
-                " with columns from `fit(frames, spare=...)`, or increase min_rows. Received: "
-                f"{min_rows=}, which leaves this number of new values without a row: {full}"
+                "Tables must have a free row for each new value. Train a new model with `spare` of "
+                f"`fit`, or increase min_rows. Received: {min_rows=}, and too many values: {full}"
             )
         updated = copy(self)
         updated.rare, updated.previous = rare, self.digest
@@ -354,7 +350,10 @@ class Columns:
         for i, name in enumerate(self.ids):
             get = self._codes[name].get
             codes[i] = [get(value, UNKNOWN) for value in self._read(rows, name)]
-        numbers = self._scaled(rows)
+        try:
+            numbers = self._scaled(rows)
+        except OverflowError as error:
+            raise ValueError(f"rows must have numbers below 1.8e308. Received: {error}") from None
         x: dict[str, np.ndarray] = {}
         inputs = self._input_names(packed)
         for block, names, values in (("ids", self.ids, codes), ("numbers", self.numbers, numbers)):
@@ -377,11 +376,8 @@ class Columns:
         mean, deviation, limit = self._scale_arrays
         if isinstance(rows, list):  # all columns of a request at once
             x = np.empty(scaled.shape)
-            try:
-                for i, name in enumerate(self.numbers):
-                    x[i] = (self._numbers if name in self.logs else self._read)(rows, name)
-            except OverflowError:
-                self._numbers(rows, name)  # raises an error with the number
+            for i, name in enumerate(self.numbers):
+                x[i] = (self._numbers if name in self.logs else self._read)(rows, name)
             scaled[:] = np.clip((x - mean) / deviation, -limit, limit)
             return scaled
         outside, shares = np.zeros(len(rows), bool), []
@@ -503,10 +499,9 @@ class Columns:
         self._check_fitted()
         extrapolate = _names(extrapolate, "extrapolate")
         allowed = self.numbers if number_units is None else []
-        if unknown := [name for name in extrapolate if name not in allowed]:
+        if not {*extrapolate} <= {*allowed}:
             raise ValueError(
-                f"extrapolate must name numbers that are not embedded, {allowed}. "
-                f"Received: extrapolate={unknown}"
+                f"extrapolate must name numbers not embedded, {allowed}. Received: {extrapolate=}"
             )
         edges = None if number_units is None else self._edges(number_units)
         return build_network(
@@ -606,7 +601,7 @@ class Columns:
     def _read(self, rows: Rows, name: str) -> list[Value]:
         """Return the checked values of a column."""
         values = _raw_values(rows, name)
-        if {*map(type, values)} <= self._types.get(name, NOTHING):
+        if {*map(type, values)} <= self._types.get(name, set()):
             return values
         values = _plain_values(values)
         self._check(name, values)
@@ -639,15 +634,7 @@ class Columns:
         elif hasattr(dtype, "is_numeric") and dtype.is_numeric() and not dtype.is_decimal():
             x = column.to_numpy().astype("float64")  # of polars, with NaN for null
         else:
-            values = self._read(rows, name)
-            try:
-                x = np.array(values, "float64")
-            except OverflowError:
-                largest = max((value for value in values if value is not None), key=abs)
-                raise ValueError(
-                    f"{name} must contain numbers below 1.8e308. "
-                    f"Received: {name}={short_repr(largest)}"
-                ) from None
+            x = np.array(self._read(rows, name), "float64")
         if name in self.logs and (x < 0).any():
             raise ValueError(f"{name} must be at least 0. Received: {name}={np.nanmin(x)}")
         return np.log1p(x) if name in self.logs else x
@@ -670,8 +657,7 @@ def _column(frame: Rows, name: str) -> Rows:
     names = [*getattr(frame, "columns", ())]
     if names.count(name) != 1:
         raise ValueError(
-            f"The frame of pandas or polars must have the column {name!r} once. "
-            f"Received: {short_repr(names or frame)}"
+            f"The frame must have the column {name!r} once. Received: {short_repr(names or frame)}"
         )
     return frame[name]
 

@@ -10,9 +10,7 @@ from keras import ops
 from ple_keras._checks import check_int, check_number
 from ple_keras._typing import Tensor
 from ple_keras.columns.columns import free_name
-from ple_keras.layers.column_features import ColumnFeatures
-from ple_keras.layers.column_table import ColumnTable
-from ple_keras.layers.hidden_ids import HiddenIds
+from ple_keras.layers.column_layers import ColumnFeatures, ColumnTable, HiddenIds
 from ple_keras.layers.number_embedding import NumberEmbedding
 
 

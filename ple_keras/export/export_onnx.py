@@ -17,7 +17,7 @@ from ple_keras._keras.internals import functional_outputs
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Nested
-from ple_keras.layers.column_features import columns_digest
+from ple_keras.layers.column_layers import columns_digest
 
 NEEDED = {"tensorflow": ["onnx", "tf2onnx"], "jax": ["onnx", "jax2onnx"]}  # per backend
 Tensors: TypeAlias = dict[str, keras.KerasTensor]  # keyed by name
@@ -113,17 +113,14 @@ def _to_functional(model: keras.Model) -> keras.Model:
         model = keras.Model(model.inputs[0], model.outputs[0])
     if functional_outputs(model) is None:
         raise ValueError(
-            "model must be a Functional model or a built Sequential model. Wrap any other model: "
-            "inputs = keras.Input(shape, dtype=dtype, name=name), "
+            "model must be a Functional or a built Sequential model. Wrap any other one: "
             f"keras.Model(inputs, model(inputs)). Received: model={short_repr(model)}"
         )
     for layer in find_layers(model, keras.Layer):
         if layer.quantization_mode or layer.compute_dtype == "bfloat16":
             raise ValueError(
-                "model must compute in float32 or float16. Export such a model with these weights, "
-                "and quantize the file with onnxruntime.quantization. Received: "
-                f"{layer.name}.quantization_mode={layer.quantization_mode!r}, "
-                f"{layer.name}.compute_dtype={layer.compute_dtype!r}"
+                "model must compute in float32 or float16, and not be quantized. Received: "
+                f"layer={layer.name!r} with {layer.quantization_mode=}, {layer.compute_dtype=}"
             )
     return model
 
@@ -151,9 +148,8 @@ def _by_name(struct: Nested, names: list[str], argument: str) -> Tensors:
     count = min(len(set(names)), len(set(map(id, tensors))))
     if not (are_named and are_numbers and count == len(tensors)):
         raise ValueError(
-            f"model.{argument} must be a tensor of numbers, or a list or dict of different tensors "
-            f"of numbers, with different names that are not empty. "
-            f"Received: model.{argument}={struct}, with the names {names}"
+            f"model.{argument} must be a tensor of numbers, or a list or dict of such tensors with "
+            f"different names. Received: model.{argument}={struct}, with the names {names}"
         )
     return dict(zip(names, tensors))
 

@@ -9,7 +9,7 @@ from keras import ops
 from ple_keras._checks import check_number, short_repr
 from ple_keras._keras.saving import register
 from ple_keras._typing import Config, LayerLike, LossLike, MetricLike, Shape, TaskName, Tensor
-from ple_keras.heads.head import Head, without_keys
+from ple_keras.heads.head import Head
 from ple_keras.labels.label_arrays import check_probabilities
 from ple_keras.labels.task_names import check_task_name, in_dependency_order
 from ple_keras.losses.example_losses import ProbabilityCrossentropy
@@ -60,6 +60,8 @@ class BinaryHead(ProbabilityHead):
     (8, 1)
     """
 
+    _set_by_class = ("units", "activation")
+
     def __init__(
         self,
         task: str,
@@ -70,9 +72,8 @@ class BinaryHead(ProbabilityHead):
         pos_weight: float | None = None,
         **kwargs: Any,
     ) -> None:
-        if pos_weight is not None:
-            pos_weight = check_number(pos_weight, "pos_weight", above=0)
-        self.pos_weight = pos_weight
+        weight = None if pos_weight is None else check_number(pos_weight, "pos_weight", above=0)
+        self.pos_weight = weight
         loss = keras.losses.BinaryCrossentropy() if loss is None else loss
         super().__init__(task, 1, "sigmoid", loss, metrics, tower, **kwargs)
 
@@ -87,8 +88,7 @@ class BinaryHead(ProbabilityHead):
         return losses * (1 + (self.pos_weight - 1) * ops.squeeze(y_true, -1))
 
     def get_config(self) -> Config:
-        config = without_keys(super().get_config(), "units", "activation")
-        return {**config, "pos_weight": self.pos_weight}
+        return {**super().get_config(), "pos_weight": self.pos_weight}
 
 
 @register
@@ -150,6 +150,7 @@ class ProductHead(ProbabilityHead):
     """
 
     _fixed = (*Head._fixed, "of")
+    _set_by_class = ("units", "activation", "tower")
 
     def __init__(
         self,
@@ -166,8 +167,7 @@ class ProductHead(ProbabilityHead):
 
     def __call__(self, inputs: Tensor, *args: object, **kwargs: object) -> Tensor:
         raise ValueError(
-            f"{self.name!r} reads no features. Call the TaskHeads of the product and its factors "
-            f"instead. Received: inputs={short_repr(inputs)}"
+            f"Call TaskHeads, not {self.name!r}. Received: inputs={short_repr(inputs)}"
         )
 
     def build(self, input_shape: Shape) -> None:
@@ -185,19 +185,13 @@ class ProductHead(ProbabilityHead):
         """
         return sum(factors[1:], start=factors[0])
 
-    def get_config(self) -> Config:
-        return without_keys(super().get_config(), "units", "activation", "tower")
-
 
 def _check_factors(of: Sequence[TaskName], task: str) -> list[str]:
     if isinstance(of, str) or not isinstance(of, Sequence):
         raise TypeError(f"of must be a sequence of task names. Received: of={of!r}")
     names = [check_task_name(name, "of", of) for name in of]
     if len(names) < 2 or len(set(names)) < len(names) or task in names:
-        raise ValueError(
-            f"of must name at least two tasks, each once, and not {task!r} itself. "
-            f"Received: of={of!r}"
-        )
+        raise ValueError(f"of must name at least two other tasks, each once. Received: {of=}")
     return names
 
 
@@ -215,9 +209,9 @@ def sort_products(heads: Sequence[Head]) -> list[TaskName]:
             is_known = isinstance(head, ProbabilityHead) and type(head).call is Head.call
             if not is_known or head.activity_regularizer is not None:
                 raise ValueError(
-                    "of must name other ProductHeads of the same TaskHeads, or BinaryHeads without "
-                    f"an activity_regularizer that do not override `call`, but {task!r} is "
-                    f"{head!r}. Received: of={product.of} in {product.name!r}"
+                    "of must name ProductHeads of the same TaskHeads, or BinaryHeads without an "
+                    "activity_regularizer and an own `call`. Received: "
+                    f"of={product.of} in {product.name!r}, with {task!r}, {head!r}"
                 )
     factors = {task: product.of for task, product in products.items()}
     message = f"heads must not contain a cycle of products. Received: heads with of={factors}"

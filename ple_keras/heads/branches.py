@@ -80,10 +80,8 @@ class Branches:
         if isinstance(head, RankingHead) or head.built or head.activity_regularizer is not None:
             raise ValueError(
                 "A head for the branches of a HedgedBlock must be unbuilt, without an "
-                "activity_regularizer, and not a RankingHead, whose mixture would have to be "
-                "fitted on lists. Omit its task from the block, and pass its features separately: "
-                f"heads({{**hedged(x), {head.task!r}: features}}). "
-                f"Received: head={head!r}, built={head.built}"
+                "activity_regularizer, and not a RankingHead. Pass its features separately: "
+                f"heads({{**hedged(x), {head.task!r}: features}}). Received: {head=}"
             )
         if len(self.given) == len(self.names):
             raise ValueError(
@@ -99,13 +97,6 @@ class Branches:
                 if head._statistics.value:
                     copy._adapt(head._statistics.value)
                 copy.build(shapes[branch])
-                expected = (*shapes[branch][:-1], head.units)
-                if copy.compute_output_shape(shapes[branch]) != expected:
-                    raise ValueError(
-                        "A head for the branches of a HedgedBlock must return predictions "
-                        f"(..., {head.units}). Received: head={head!r}, which returns "
-                        f"{copy.compute_output_shape(shapes[branch])}"
-                    )
             equal = keras.initializers.Constant(1 / len(self.names))
             options = {"trainable": False, "autocast": False, "name": "mixture"}
             self.mixture = head.add_weight((len(self.names),), equal, "float32", **options)
@@ -161,23 +152,8 @@ class Branches:
                 values[i] = ops.where(missing[name], fill_value, values[i])
         return ops.stack([mixed, *values])
 
-    def prediction(self, features: ByName, training: bool | None = None) -> Tensor:
-        """Return the prediction, for a call of the head itself."""
-        self._check_not_overridden()
-        return self._head._predict(self.value(features, training))
-
-    def _check_not_overridden(self) -> None:
-        """Check that the head's own methods run, and not those that its copies have run."""
-        cls = type(self._head)
-        if cls.call is not Head.call or cls.logits is not Head.logits:
-            raise ValueError(
-                f"{self._head.name!r} overrides call or logits, which only its copies for branches "
-                f"run. Call the TaskHeads instead. Received: head={self._head!r}"
-            )
-
     def logits(self, features: ByName) -> Tensor:
         """Return the mixture of the logits of branches; with given ones, of the values."""
-        self._check_not_overridden()
         if self.given:
             return self.value(features)
         self._check(features)
@@ -199,8 +175,7 @@ class Branches:
         check_keys(features, self.names, argument)
         if any(len(features[branch].shape) != rank for branch in self.copies):
             raise ValueError(
-                f"{argument} must have {rank} axes in each branch, as the head was built for. "
-                f"Received: {argument}={short_repr(features)}"
+                f"{argument} must have {rank} axes. Received: {argument}={short_repr(features)}"
             )
         for branch in self.given:
             where = f"{argument}[{branch!r}]"
@@ -290,6 +265,5 @@ def check_given_shape(shape: Sequence[int | None], rank: int, units: int, argume
         batch = ", ".join(["batch", *["length"] * (rank - 2)])
         allowed = f"({batch}, {units})" + (f" or ({batch})" if units == 1 else "")
         raise ValueError(
-            f"{argument} must be predictions of the shape {allowed}. "
-            f"Received: {argument}.shape={tuple(shape)}"
+            f"{argument} must have a shape {allowed}. Received: {argument}.shape={tuple(shape)}"
         )

@@ -17,7 +17,6 @@ from ple_keras._checks import (
     check_width,
 )
 from ple_keras._keras.building import build_on
-from ple_keras._keras.copying import check_custom_functions
 from ple_keras._keras.internals import serialize_loss
 from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.saving import register, stable_name
@@ -112,6 +111,7 @@ class Head(BaseLayer):
 
     built: bool
     _fixed: tuple[str, ...] = ("task", "units")
+    _set_by_class: tuple[str, ...] = ()  # arguments of this class that a subclass does not take
     _initial_bias = 0.0  # of the last Dense layer
     branches: Any = None  # the Branches from TaskHeads, for the features of a HedgedBlock
 
@@ -137,13 +137,9 @@ class Head(BaseLayer):
         self.loss = check_loss(loss)
         # Not `self.loss`: a config has a dict instead, and files of 0.3.0 can contain such heads.
         if getattr(loss, "from_logits", False) and self.activation in LOGIT_ACTIVATIONS:
-            raise ValueError(
-                "loss must have from_logits=False, since the predictions are not logits. "
-                f"Received: loss={loss!r}, activation={activation!r}"
-            )
+            raise ValueError(f"loss must have from_logits=False. Received: {loss=}, {activation=}")
         own = None if metrics is None else check_metrics(metrics)
         extra = check_metrics(extra_metrics, "extra_metrics")
-        check_custom_functions(activation=activation, loss=loss, metrics=own, extra_metrics=extra)
         self._metric_templates = Untracked((own, extra))
         self.loss_weight = check_number(loss_weight, "loss_weight", minimum=0)
         self.missing_label = check_missing_label(missing_label)
@@ -215,7 +211,7 @@ class Head(BaseLayer):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Return the predictions of the task."""
         if self.branches is not None:
-            return self.branches.prediction(inputs, training)
+            return self._predict(self.branches.value(inputs, training))
         return self._activate(self.logits(inputs))
 
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -366,7 +362,7 @@ class Head(BaseLayer):
     def get_config(self) -> Config:
         serialize = keras.saving.serialize_keras_object
         own, extra = self._metric_templates.value
-        return {
+        config = {
             **super().get_config(),
             "activation": keras.activations.serialize(self.activation),
             "loss": serialize_loss(self.loss),
@@ -377,14 +373,10 @@ class Head(BaseLayer):
             "missing_label": to_config(self.missing_label),
             "reduction": self.reduction,
         }
+        return {key: x for key, x in config.items() if key not in self._set_by_class}
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
         if "tower" in config:  # files of 0.3.0 can contain 0 or [] for no tower
             config = {**config, "tower": config["tower"] or None}
         return super().from_config(config)
-
-
-def without_keys(config: Config, *keys: str) -> Config:
-    """Return a head's config without the arguments that its class does not accept."""
-    return {key: value for key, value in config.items() if key not in keys}

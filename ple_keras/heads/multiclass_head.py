@@ -10,7 +10,7 @@ from keras import ops
 from ple_keras._checks import check_int, check_number, short_repr
 from ple_keras._keras.saving import register
 from ple_keras._typing import Config, LayerLike, LossLike, MetricLike, Tensor
-from ple_keras.heads.head import Head, without_keys
+from ple_keras.heads.head import Head
 from ple_keras.labels.label_arrays import check_class_indices, check_probabilities
 
 
@@ -58,6 +58,7 @@ class MulticlassHead(Head):
     """
 
     _fixed = (*Head._fixed, "num_classes")
+    _set_by_class = ("units", "activation")
 
     def __init__(
         self,
@@ -102,8 +103,8 @@ class MulticlassHead(Head):
             check_class_indices(labels, self.task, self.num_classes)
 
     def get_config(self) -> Config:
-        config = without_keys(super().get_config(), "units", "activation")
-        return {**config, "class_weights": self.class_weights and list(self.class_weights)}
+        class_weights = self.class_weights and list(self.class_weights)
+        return {**super().get_config(), "class_weights": class_weights}
 
 
 def _check_class_weights(class_weights: Any, num_classes: int) -> list[float]:
@@ -114,8 +115,7 @@ def _check_class_weights(class_weights: Any, num_classes: int) -> list[float]:
         weights = [weights.get(index, 1.0) for index in classes]
     if np.shape(weights) != (num_classes,):
         raise ValueError(
-            f"class_weights must have a weight for each of the {num_classes} classes, or be a "
-            f"dict keyed by class, from 0 to {num_classes - 1}. "
-            f"Received: class_weights={short_repr(class_weights)}"
+            f"class_weights must have {num_classes} weights, or be a dict with keys from 0 to "
+            f"{num_classes - 1}. Received: class_weights={short_repr(class_weights)}"
         )
     return [check_number(weights[i], f"class_weights[{i}]", minimum=0) for i in classes]

@@ -10,7 +10,7 @@ from keras import ops
 from ple_keras._keras.internals import get_mask, is_from_keras, set_mask
 from ple_keras._keras.saving import register
 from ple_keras._typing import ByName, Config, LayerLike, LossLike, MetricLike, Shape, Tensor
-from ple_keras.heads.head import Head, without_keys
+from ple_keras.heads.head import Head
 from ple_keras.labels.label_arrays import check_values
 from ple_keras.labels.sample_space import LabeledExamples, find_labeled, to_number_tensor
 from ple_keras.metrics.masked_metric import call_metric
@@ -65,6 +65,8 @@ class RankingHead(Head):
     (8, 20)
     """
 
+    _set_by_class = ("units", "activation")
+
     def __init__(
         self,
         task: str,
@@ -76,16 +78,14 @@ class RankingHead(Head):
         super().__init__(task, 1, None, loss, metrics, tower, **kwargs)
         if not isinstance(self.loss, keras.Loss) or is_from_keras(type(self.loss)):
             raise TypeError(
-                "loss must be a keras.losses.Loss object for lists, such as "
-                f"keras_rs.losses.PairwiseLogisticLoss(). Received: loss={loss!r}"
+                f"loss must be a loss of lists, such as one of keras_rs.losses. Received: {loss=}"
             )
         self._leading_axes = (None, None)
 
     def build(self, input_shape: Shape) -> None:
         if len(input_shape) != 3:
             raise ValueError(
-                f"inputs of {self.name!r} must have a shape (batch, items, features). "
-                f"Received: inputs.shape={input_shape}"
+                f"{self.name!r} must read (batch, items, features). Received: {input_shape=}"
             )
         super().build(input_shape)
 
@@ -144,9 +144,6 @@ class RankingHead(Head):
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
         return tuple(input_shape[:-1])
-
-    def get_config(self) -> Config:
-        return without_keys(super().get_config(), "units", "activation")
 
     @classmethod
     def from_config(cls, config: Config) -> Self:

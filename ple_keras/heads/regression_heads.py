@@ -12,7 +12,7 @@ from ple_keras._checks import check_bool, check_number
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Activation, Config, LayerLike, LossLike, MetricLike, Shape, Tensor
-from ple_keras.heads.head import Head, without_keys
+from ple_keras.heads.head import Head
 from ple_keras.labels.label_arrays import LabelStatistics, check_values
 from ple_keras.losses.loss_kinds import ERRORS, loss_name
 from ple_keras.losses.tweedie import TweedieLoss
@@ -144,9 +144,8 @@ class RegressionHead(StandardizedHead):
         is_linear = self.activation is keras.activations.linear
         if self.standardize and not (is_linear and loss_name(self.loss) in ERRORS | {""}):
             raise ValueError(
-                "activation must be None, and loss a squared or an absolute error, Huber, LogCosh "
-                "or a custom loss, if standardize=True. "
-                f"Received: activation={activation!r}, loss={loss!r}"
+                "activation must be None, and loss a squared or absolute error, Huber, LogCosh or "
+                f"custom, if standardize=True. Received: {activation=}, {loss=}"
             )
         self._given = _check_scale(mean, deviation, units, standardize)
         scale = self._given or ((math.nan,) * units, (math.nan,) * units)
@@ -192,10 +191,8 @@ class RegressionHead(StandardizedHead):
         smallest = np.maximum(np.finfo("float32").eps * np.abs(mean), MIN_DEVIATION)
         if not (deviation > smallest).all():
             raise ValueError(
-                f"y[{self.task!r}] must have labels that vary in each unit by more than float32 "
-                "rounds them (subtract a constant), because its head has standardize=True. "
-                f"Received: deviation={np.round(deviation, 6).tolist()} of "
-                f"labels={statistics.labels.tolist()} in y[{self.task!r}]"
+                f"y[{self.task!r}] must have labels that vary by more than float32 rounds them if "
+                f"standardize=True. Received: {deviation=}, labels={statistics.labels.tolist()}"
             )
         self._set_scale(mean, deviation)
 
@@ -229,6 +226,7 @@ class PositiveHead(StandardizedHead):
     """
 
     power: float
+    _set_by_class = ("units", "activation", "loss")
 
     def __init__(
         self,
@@ -259,8 +257,7 @@ class PositiveHead(StandardizedHead):
         if self.standardize and mean <= 0:
             raise ValueError(
                 f"y[{self.task!r}] must have a label above 0, because its head has "
-                f"standardize=True. Received: mean={mean:g} of labels={statistics.labels.item()} "
-                f"in y[{self.task!r}]"
+                f"standardize=True. Received: {mean=:g} of labels={statistics.labels.item()}"
             )
         super()._adapt(statistics)
         if self.standardize:
@@ -269,9 +266,6 @@ class PositiveHead(StandardizedHead):
         bias = self._projection.bias if hasattr(self, "_projection") else None
         if bias is not None and np.isclose(to_numpy(bias), known, atol=0):
             bias.assign([self._initial_bias])
-
-    def get_config(self) -> Config:
-        return without_keys(super().get_config(), "units", "activation", "loss")
 
 
 @register
@@ -439,9 +433,8 @@ def check_adapted(heads: Mapping[str, Head]) -> None:
     """Check that all standardized heads know the mean of their labels."""
     for task in unadapted(heads):
         raise ValueError(
-            f"The head of {task!r} has standardize=True and needs the mean (and a regression "
-            "the deviation) of its labels. Call adapt(y) of the TaskHeads with the training "
-            "labels, or create a RegressionHead with mean and deviation. Received: mean=None"
+            f"The head of {task!r} has standardize=True and needs the mean of its labels. Call "
+            "adapt(y) of the TaskHeads, or give mean and deviation. Received: mean=None"
         )
 
 

@@ -167,24 +167,20 @@ class TaskHeads(BaseLayer):
             names = {factor.task: [*_branch_names(factor)] for factor in factors}
             if any(of_factor != names[product.of[0]] for of_factor in names.values()):
                 raise ValueError(
-                    f"The factors of {product.task!r} must have the same branches. "
-                    f"Received: inputs={names}, with the branches of each"
+                    f"Factors of {product.task!r} must have equal branches. Received: {names=}"
                 )
             if names[product.of[0]]:
                 product.branches = Branches(product, names[product.of[0]], self.given)
         unused = {*self.given}.difference(*map(_branch_names, self.values()))
         if unused:
             raise ValueError(
-                f"inputs must have the given branches in at least one task; missing: "
-                f"{sorted(unused)}. Received: given={[*self.given]}"
+                f"inputs must have given branches; missing: {unused}. Received: given={self.given}"
             )
         unusable = self.loss_weighting or self.activity_regularizer
         if unusable and any(map(_branch_names, self.values())):
             raise ValueError(
-                "loss_weighting and activity_regularizer must be None for the branches of a "
-                "HedgedBlock, whose gradients depend on neither. Received: "
-                f"loss_weighting={self.loss_weighting!r}, "
-                f"activity_regularizer={self.activity_regularizer!r}"
+                "loss_weighting and activity_regularizer must be None for a HedgedBlock. "
+                f"Received: loss_weighting={self.loss_weighting!r}, {self.activity_regularizer!r}"
             )
         options = {"shape": (len(self.trained_tasks),), "dtype": "float32", "autocast": False}
         values = [self._multipliers_before_build.get(task, 1.0) for task in self.trained_tasks]
@@ -207,9 +203,8 @@ class TaskHeads(BaseLayer):
         if returns_stacks and (loss := compiled_loss()):
             if self.trainable_variables:
                 raise ValueError(
-                    "compile must get no loss for a model with a HedgedBlock, whose branches only "
-                    f"`compute_loss` of {self.name!r} trains. Use a MultiTaskModel, or the mixin "
-                    f"MultiTaskTraining, or freeze block and heads. Received: {loss=}"
+                    "compile must get no loss for a model with a HedgedBlock: use MultiTaskModel "
+                    f"or MultiTaskTraining, or freeze block and heads. Received: {loss=}"
                 )
             returns_stacks = False  # the layers after frozen heads read predictions
         with_branches = returns_stacks or (is_hedged and observer is not None)
@@ -400,8 +395,7 @@ class TaskHeads(BaseLayer):
         trained, weights = self.trained_tasks, {} if sample_weight is None else sample_weight
         if not self.built or not trained:
             raise ValueError(
-                f"{self.name!r} must be built, and have a task with a loss. "
-                f"Received: built={self.built}, trained_tasks={trained}"
+                f"{self.name!r} must be built with a loss. Received: built={self.built}, {trained=}"
             )
         check_keys(check_by_task(y, trained, "y"), trained, "y")
         check_by_task(weights, trained, "sample_weight")
@@ -413,10 +407,9 @@ class TaskHeads(BaseLayer):
             head = self[task]
             if head.branches and head.branches.is_stack(y_pred[task]) != bool(training):
                 raise ValueError(
-                    f"y_pred[{task!r}] must come from a call with the argument training of the "
-                    "loss, since a call with training=True returns the branches of a HedgedBlock, "
-                    f"which only a loss with training=True trains. Received: {training=}, "
-                    f"y_pred[{task!r}].shape={tuple(ops.shape(y_pred[task]))}"
+                    f"y_pred[{task!r}] must be of a call with the argument training of the loss: a "
+                    "call with training=True returns the branches of a HedgedBlock. Received: "
+                    f"{training=}, y_pred[{task!r}].shape={tuple(ops.shape(y_pred[task]))}"
                 )
             losses[task] = batch_loss(head, y[task], y_pred[task], weights.get(task))
         return losses
@@ -577,19 +570,13 @@ def _check_heads(heads: Sequence[Head] | Mapping[TaskName, Head]) -> list[Head]:
         heads = list(heads.values())
     if not isinstance(heads, Sequence) or not heads or not all(isinstance(x, Head) for x in heads):
         raise TypeError(
-            "heads must be a sequence of at least one head, or a dict of heads keyed by task. "
-            f"Received: heads={heads!r}"
+            f"heads must be a sequence or dict of at least one head. Received: {heads=}"
         )
     for kind in ("task", "name"):
         names = [getattr(head, kind) for head in heads]
         if len(set(names)) < len(names):
-            raise ValueError(
-                f"heads must have unique {kind}s, not {names}. Received: heads={heads!r}"
-            )
-    tasks = [head.task for head in heads]
-    for other in {"val", *(f"val_{task}" for task in tasks)}.intersection(tasks):
-        raise ValueError(
-            f"heads must not have a task {other!r}, because its training logs would have keys of "
-            f"validation logs, such as {other}_loss. Rename the task. Received: tasks={tasks}"
-        )
+            raise ValueError(f"heads must have unique {kind}s. Received: {kind}s={names}")
+    tasks = {head.task for head in heads}
+    if wrong := tasks & {"val", *(f"val_{task}" for task in tasks)}:
+        raise ValueError(f"Logs of validation have names like tasks {wrong}. Received: {tasks=}")
     return list(heads)

@@ -42,12 +42,7 @@ def batch_loss(
         stack = stack if missing is None else fill(stack, missing, SAFE_PREDICTION)
         predictions = ops.reshape(stack, (-1, *ops.shape(stack)[2:]))
         labels = ops.concatenate([labels] * count)
-    try:
-        losses = head.example_losses(labels, predictions)
-    except (IndexError, RuntimeError) as error:  # PyTorch checks values
-        hint = "see check_labels and check_inputs. Lower the learning rate if predictions are NaN."
-        error.add_note(f"In the loss of {head.task!r}: {hint}")
-        raise
+    losses = head.example_losses(labels, predictions)
     trained = None
     if has_branches:
         losses = ops.reshape(losses, (count, -1, *ops.shape(losses)[1:]))
@@ -74,9 +69,8 @@ def total_loss(
     values = [batch.value for batch in losses]
     if log_variances is not None and is_constant_in_jax_trace(log_variances, values):
         raise ValueError(
-            "Learned loss weights are constants of a JAX trace, so they would have no "
-            "gradient. Compute losses in `with keras.StatelessScope(pairs):`, where `pairs` "
-            "has each variable of the model and its value. Received: a trace without a scope"
+            "Learned loss weights have no gradient as constants of a JAX trace. Compute losses in "
+            "`keras.StatelessScope(pairs)` of all variables and values. Received: no scope"
         )
     dtype = keras.backend.result_type(*(value.dtype for value in values), "float32")
     weights = np.array([head.loss_weight for head in heads])

@@ -82,9 +82,8 @@ def find_weights(model: keras.Layer) -> dict[Unit, list[WeightSlice]]:
     if common:
         warn_user(
             f"No branch alone has the weights {[*dict.fromkeys(common)]}, so they stay as in the "
-            "last epoch, and do not return to the best epochs. Pass the layers before "
-            "the HedgedBlock as its features, of which each branch has a copy, or set "
-            "keep_best=False of FitHedge"
+            "last epoch. Pass the layers before the HedgedBlock as its features, of which each "
+            "branch has a copy, or set keep_best=False of FitHedge"
         )
     return dict(weights)
 

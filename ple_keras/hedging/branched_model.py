@@ -67,9 +67,7 @@ class BranchedModel:
         self.mixed_heads = {t: head for t, head in hedged_heads(model).items() if head.has_loss}
         if not self.mixed_heads:
             raise ValueError(
-                "model must have a HedgedBlock before heads with losses, since FitHedge and "
-                "fit_hedge are for its branches. "
-                f"Received: model={model!r}"
+                f"model must have a HedgedBlock before heads with losses. Received: {model=}"
             )
         self.observed = ObservingModel(model, self._values)
         trace_function(self.observed, "predict")

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, TypeAlias
 import keras
 import numpy as np
 
-from ple_keras._checks import check_bool, check_int, check_number, warn_user
+from ple_keras._checks import check_bool, check_int, check_number
 from ple_keras._keras.batches import Batches, is_dataset, refuse_batches
-from ple_keras._keras.processes import replica_count, sum_over_processes
+from ple_keras._keras.processes import replica_count
 from ple_keras._keras.slices import assign_slices, read_slice
 from ple_keras._typing import Logs, Nested, TaskName, WeightSlice
 from ple_keras.heads.task_heads import hedged_heads
@@ -20,7 +20,6 @@ from ple_keras.hedging.branched_model import BranchedModel, ValuesByTask
 from ple_keras.hedging.given_predictions import warn_given
 
 FitArguments: TypeAlias = Mapping[str, Any]
-LARGE_CHANGE = 1e-3  # of a loss, relative to it: more than rounding on a GPU
 
 
 class KeptWeights(NamedTuple):
@@ -82,8 +81,7 @@ class FitHedge(keras.callbacks.Callback):
 
     Warns:
         UserWarning: With `keep_best`, if a trainable weight before the heads, such as a common
-            table, belongs to no branch, before the first step. After `fit`, if `hedge/loss` does
-            not hold for the model, for example because of common statistics.
+            table, belongs to no branch, before the first step.
 
     Example:
 
@@ -123,12 +121,10 @@ class FitHedge(keras.callbacks.Callback):
         self.patience = None if patience is None else check_int(patience, "patience", minimum=1)
         if patience is not None and not keep_best:
             raise ValueError(
-                "patience must be None with keep_best=False, since it counts the epochs in which "
-                f"no branch improves. Received: {patience=}, {keep_best=}"
+                f"patience must be None with keep_best=False. Received: {patience=}, {keep_best=}"
             )
         self.kept: dict[Unit, KeptWeights] = {}
         self._logged: dict[str, float] = {}
-        self._best: ValuesByTask = {}  # of the best epochs
         self._due: int | None = None  # the epoch, until the mixtures are fitted
 
     def _set_rows(self, data: Nested, size: int | None, steps: int | None = None) -> None:
@@ -170,7 +166,7 @@ class FitHedge(keras.callbacks.Callback):
 
     def release(self) -> None:
         """Forget the rows, and the copies of weights."""
-        self._batches, self.kept, self._best = None, {}, {}
+        self._batches, self.kept = None, {}
 
     def _check_rows(self) -> None:
         if self._batches is None:
@@ -184,10 +180,9 @@ class FitHedge(keras.callbacks.Callback):
         if self.keep_best and averages_weights(self.model.optimizer):
             raise ValueError(
                 "keep_best must be False with use_ema=True of the optimizer, since Keras replaces "
-                "the weights by their averages at the end of fit. "
-                "Received: keep_best=True, use_ema=True"
+                "the weights by their averages. Received: keep_best=True, use_ema=True"
             )
-        self._logged, self._best = {}, {}
+        self._logged = {}
         if self.model.built:  # raises errors before the training
             self._find_branches()
             for x, *_ in islice(self._batches, 1):
@@ -219,16 +214,7 @@ class FitHedge(keras.callbacks.Callback):
     def on_train_end(self, logs: Logs = None) -> None:
         branched = self._find_branches()
         self._restore()
-        found = branched.read(self._batches)
-        branched.fit_mixtures(found, self.prior, allows_nan=True)
-        loss = branched.relative_loss(found)
-        best = self._logged.get("hedge/loss", loss)
-        if self.keep_best and abs(loss - best) > LARGE_CHANGE * (1 + abs(best)):
-            warn_user(
-                f"hedge/loss is {best:.4g}, but {loss:.4g} for the model after fit: branches share "
-                "weights or statistics, as in the last epoch, or validation_data has changed. Pass "
-                "the layers before the HedgedBlock as its features, or set keep_best=False"
-            )
+        branched.fit_mixtures(branched.read(self._batches), self.prior, allows_nan=True)
 
     def _restore(self) -> None:
         """Assign the weights of the best epochs."""
@@ -252,29 +238,17 @@ class FitHedge(keras.callbacks.Callback):
                 self.kept[unit] = KeptWeights(epoch, sum(terms), [*map(read_slice, parts)])
         epochs = {kept.epoch for kept in self.kept.values()} or {epoch}
         if epoch in epochs or "hedge/loss" not in self._logged:
-            self._best = found if epochs == {epoch} else self._best_values(found, epoch)
-            branched.fit_mixtures(self._best, self.prior, allows_nan=True)
-            self._logged["hedge/loss"] = branched.relative_loss(self._best)
-        if self._best is not found:
+            best = found if epochs == {epoch} else self._best_values()
+            branched.fit_mixtures(best, self.prior, allows_nan=True)
+            self._logged["hedge/loss"] = branched.relative_loss(best)
+        if epochs != {epoch}:
             branched.fit_mixtures(found, self.prior, allows_nan=True)
 
-    def _best_values(self, found: ValuesByTask, epoch: int) -> ValuesByTask:
-        """Return the values of the branches in their best epochs, of which `epoch` is the last."""
-        branched = self._find_branches()
-        old = {task: of_task.rows() for task, of_task in self._best.items()}
-        pairs = [(of_task.rows(), old.get(task, ())) for task, of_task in found.items()]
-        is_other = [not np.array_equal(*pair, equal_nan=True) for pair in pairs]
-        if not sum_over_processes(np.array(is_other, int)).any():
-            best = {t: x._replace(values=x.values.copy()) for t, x in found.items()}
-            for unit, kept in self.kept.items():
-                for task in found.keys() & {*unit.tasks} if kept.epoch < epoch else ():
-                    i = branched.heads[task].branches.names.index(unit.branch)
-                    best[task].values[i] = self._best[task].values[i]
-            return best
-        # The rows are in another order, or `kept` is of an earlier run.
+    def _best_values(self) -> ValuesByTask:
+        """Return the values of the branches in their best epochs."""
         current = [(part, read_slice(part)) for unit in self.kept for part in self._weights[unit]]
         self._restore()
-        best = branched.read(self._batches)
+        best = self._find_branches().read(self._batches)
         assign_slices(current)
         return best
 

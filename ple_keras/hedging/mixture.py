@@ -30,8 +30,7 @@ MAX_VALUES = 2**18  # numbers of all branches, times the candidates that are com
 class LabeledValues(NamedTuple):
     """The labeled rows of a task, with the values that its head mixes.
 
-    FitHedge keeps two of them for each task: of the last epoch, and of the best epochs. Values take
-    four bytes for each row, branch and unit.
+    Values take four bytes for each row, branch and unit.
 
     Attributes:
         labels: `(examples, width)`, without missing labels. Single numbers can be NaN.
@@ -44,10 +43,6 @@ class LabeledValues(NamedTuple):
     weights: np.ndarray
     values: np.ndarray
     given: Sequence[int] = ()
-
-    def rows(self) -> np.ndarray:
-        """Return the labels and weights, `(examples, width + 1)`."""
-        return np.column_stack([self.labels, self.weights])
 
     def missing(self) -> np.ndarray:
         """Return which values of given branches are missing, in the shape of the values."""
@@ -80,9 +75,8 @@ def best_mixture(head: Head, found: LabeledValues, prior: float) -> np.ndarray:
     wrong = values[~np.isfinite(values) & ~missing]
     if len(wrong):
         raise ValueError(
-            f"The predictions of {head.task!r} must be finite to fit its mixture. Lower the "
-            "learning rate if the loss is NaN. `check_inputs` finds NaN in x. "
-            f"Received: predictions=[..., {wrong[0]}]"
+            f"The predictions of {head.task!r} must be finite to fit its mixture. `check_inputs` "
+            f"finds NaN in x. Received: predictions=[..., {wrong[0]}]"
         )
     scale, slope = uncertainty_form(head.loss)
     is_likelihood = (scale, slope) == (1.0, 0.5)  # neither a squared nor an absolute error

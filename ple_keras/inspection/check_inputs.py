@@ -18,7 +18,7 @@ from ple_keras.heads.regression_heads import check_adapted
 from ple_keras.heads.task_heads import find_heads
 from ple_keras.hedging.given_predictions import warn_given
 from ple_keras.labels.sample_space import check_dtype, format_shape, shapes_match
-from ple_keras.layers.column_features import ColumnFeatures, columns_digest
+from ple_keras.layers.column_layers import ColumnFeatures, columns_digest
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.layers.stream_features import StreamFeatures
 from ple_keras.steps.observing_model import naming_input
@@ -139,8 +139,7 @@ def _inputs_by_path(model: keras.Layer, x: Nested) -> dict[tuple[str], keras.Ker
     if isinstance(model.input, Mapping):
         if not isinstance(x, Mapping):  # whose columns Keras would swap
             raise TypeError(
-                f"x must be a dict with the inputs of the model, {list(model.input)}. "
-                f"Received: x={short_repr(x)}"
+                f"x must be a dict with the inputs {list(model.input)}. Received: x={short_repr(x)}"
             )
         check_keys(x, list(model.input), "x")
     return {(x.name,): x for x in model.inputs} | dict(keras.tree.flatten_with_path(model.input))
@@ -154,8 +153,7 @@ def _check_array(name: str, array: np.ndarray, tensor: keras.KerasTensor, parts:
     shapes = [s[:-1] if s[-1:] == (1,) else s for s in (array.shape[1:], tensor.shape[1:])]
     if not shapes_match(*shapes):
         raise ValueError(
-            f"{name} must have a shape {format_shape(tensor.shape)}, like the input of the model. "
-            f"Received: {name}.shape={array.shape}"
+            f"{name} must be {format_shape(tensor.shape)}. Received: {name}.shape={array.shape}"
         )
     if "int" in tensor.dtype:
         for part, values in parts.items():

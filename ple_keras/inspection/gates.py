@@ -37,7 +37,7 @@ def gate_weights(
 
     The model runs as in `predict`: without dropout and gate dropout. Gate statistics do not change
     and need not be enabled. Masked positions are included. If several processes train one model,
-    each can call this function with its own `x`.
+    each can call this function with its own `x`. Of a block that runs twice, the first run counts.
 
     Args:
         model: A built model that contains PLEBlocks, MMoEBlocks or CGCBlocks at any depth, except
@@ -52,9 +52,9 @@ def gate_weights(
 
     Raises:
         TypeError: If `model` is not a Keras layer, or `x` is neither arrays nor batches.
-        ValueError: If `model` has no such block, is not built, runs one block twice in one pass,
-            or fails on `x`, if `x` is empty or its batches differ in more than their size, or in
-            the scope of a `tf.distribute` strategy with several replicas.
+        ValueError: If `model` has no such block, is not built, or fails on `x`, if `x` is empty or
+            its batches differ in more than their size, or in the scope of a `tf.distribute`
+            strategy with several replicas.
 
     Example:
 
@@ -94,12 +94,6 @@ def _observe_levels(
     examples, by_batch = 0, []
     for batch, *_ in batches:
         by_batch.append(observed.run_batch(batch))
-        if observed.repeated.value:
-            raise ValueError(
-                "model must run each block once, since all runs of a block have the same name. "
-                f"Received: model={model!r}, which runs {sorted(observed.repeated.value)} more "
-                "than once"
-            )
         examples += len(keras.tree.flatten(batch)[0])
     joined = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *by_batch)
     return examples, {key: (levels[key], joined[key]) for key in levels if key in joined}

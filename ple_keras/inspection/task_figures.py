@@ -237,8 +237,7 @@ def figure_warnings(start: str, task: TaskFigures, head: Head, loss_weight: floa
     elif task.has_constant_predictions:
         yield (
             f"{start}the predictions are constant, with a standard deviation of "
-            f"{task.prediction_deviation:.0e}. Check the scale of the numbers in x, the labels and "
-            "the dead units, or try a lower learning rate."
+            f"{task.prediction_deviation:.0e}. Check the scale of x, or lower the learning rate."
         )
     elif task.labels >= MIN_LABELS and (gap := MEAN_GAPS.get(loss_name(head.loss))):
         gap = max(gap, SIGNIFICANT / math.sqrt(task.labels)) * task.label_deviation

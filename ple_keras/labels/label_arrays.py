@@ -83,8 +83,7 @@ def labeled_weights(
     wrong = weights[~(np.isfinite(weights) & (weights >= 0))]
     if len(wrong):
         raise ValueError(
-            "sample_weight must be finite and at least 0 where an example has a label of "
-            f"{task!r}. Received: sample_weight=[..., {wrong[0]}]"
+            f"sample_weight[{task!r}] must be finite and at least 0. Received: weight={wrong[0]}"
         )
     return weights
 
@@ -93,8 +92,7 @@ def check_total_weight(count: int, weight: float, task: TaskName) -> None:
     """Check that not all weights of labeled examples are 0."""
     if count and not weight:
         raise ValueError(
-            f"sample_weight must be above 0 for a labeled example of {task!r}. "
-            f"Received: sample_weight=0 for all {count}"
+            f"sample_weight must not be 0 in all rows of {task!r}. Received: sample_weight=0"
         )
 
 
@@ -105,8 +103,7 @@ def task_labels(y: Nested, tasks: Iterable[TaskName]) -> ByName:
     labels = check_by_task({tasks[0]: y} if is_array else y, tasks, "y")
     if missing := [task for task in tasks if labels.get(task) is None]:
         raise ValueError(
-            f"y must have labels for each of {tasks}; missing: {missing}. "
-            f"Received: y={{{', '.join(map(repr, labels))}}}"
+            f"y must have labels for each of {tasks}; missing: {missing}. Received: y={[*labels]}"
         )
     for task in tasks:
         check_dtype(labels[task], f"y[{task!r}]")

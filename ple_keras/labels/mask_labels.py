@@ -80,8 +80,7 @@ def _mask_task(y: ByName, task: TaskName, parent: TaskName, missing_label: float
         dtype = dtype if "float" in dtype else "float32"
     elif not can_represent(dtype := "int32" if dtype == "bool" else dtype, missing_label):
         raise ValueError(
-            f"missing_label must be a value of the dtype of y[{task!r}], {dtype}. "
-            f"Received: missing_label={missing_label!r}"
+            f"missing_label must fit the dtype {dtype} of y[{task!r}]. Received: {missing_label=}"
         )
     value = cast(parent_labels, "float32")
     has_label = (value != 0) & ~is_missing(value, [missing_label])
@@ -94,7 +93,6 @@ def _mask_task(y: ByName, task: TaskName, parent: TaskName, missing_label: float
     is_wide = len(shape) > 1 and shape[-1] == 1
     if not shapes_match(shape, (*target[:-1], 1) if is_wide else target):
         raise ValueError(
-            f"y[{parent!r}] must have one label for each label of y[{task!r}], of shape {target}. "
-            f"Received: y[{parent!r}].shape={shape}"
+            f"y[{parent!r}] must have the shape {target} of y[{task!r}]. Received: {shape=}"
         )
     return where(has_label, cast(labels, dtype), cast(missing_label, dtype))

@@ -134,8 +134,7 @@ def align_weights(sample_weight: Tensor, shape: tuple[int | None, ...], where: s
     if len(weights.shape) > len(shape) or not shapes_match(tuple(weights.shape), allowed):
         shapes = " or ".join(map(format_shape, dict.fromkeys([shape[:1], shape, (*shape, 1)])))
         raise ValueError(
-            f"sample_weight{where} must have a shape {shapes}. "
-            f"Received: sample_weight.shape={tuple(given.shape)}"
+            f"sample_weight{where} must have a shape {shapes}. Received: shape={tuple(given.shape)}"
         )
     return weights
 

@@ -17,7 +17,6 @@ from ple_keras._checks import (
     short_repr,
 )
 from ple_keras._keras.building import output_width
-from ple_keras._keras.internals import get_mask
 from ple_keras._keras.layers import Untracked
 from ple_keras._keras.saving import check_names, ordered_attribute, register, save_names
 from ple_keras._keras.slices import whole_slices
@@ -336,10 +335,8 @@ class CGCBlock(GatedBlock):
         is_symbolic = any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(inputs))
         if not self.built or isinstance(inputs, list | tuple) or is_symbolic:
             raise ValueError(
-                "inputs must be a tensor or a dict keyed by stream, with values, and the block "
-                "must be built. For gate weights as outputs of a model, call the block with "
-                f"return_gate_weights=True. Received: built={self.built}, "
-                f"inputs={short_repr(inputs)}"
+                "inputs must be a tensor or a dict keyed by stream, not symbolic, and the block "
+                f"built. Received: built={self.built}, inputs={short_repr(inputs)}"
             )
         streams = self._connections.by_stream(inputs)
         self._check_widths(shape_of(streams))
@@ -354,14 +351,9 @@ class CGCBlock(GatedBlock):
         self, streams: ByName, gate_context: Streams | None, training: bool | None
     ) -> dict[str, Tensor]:
         """Return the weights of every gate, `{gate: (..., experts)}`."""
-        weights = {}
         inputs = self._gate_inputs.tensors(streams, gate_context, self.compute_dtype)
-        for name, gate in self._level.gates.items():
-            # `keras.Layer.__call__` takes half the time of a gate on eager PyTorch, and is needed
-            # only to pass masks on.
-            run = gate.call if get_mask(inputs[name]) is None else gate
-            weights[name] = run(inputs[name], training=training)
-        return weights
+        gates = self._level.gates.items()
+        return {name: gate(inputs[name], training=training) for name, gate in gates}
 
     def compute_mask(self, inputs: Streams, previous_mask: Streams | None) -> ByName | None:
         """Return the masks of the outputs.
@@ -460,9 +452,8 @@ class CGCBlock(GatedBlock):
         layers = self._level.experts.expert_layers() if self.built else {}
         if name not in layers:
             raise ValueError(
-                f"name must be one of {self.expert_names}, and the block must be built with "
-                f"stack_experts=False. Received: name={name!r}, built={self.built}, "
-                f"stack_experts={self.stack_experts}"
+                f"name must be one of {self.expert_names}, and the block built with stack_experts="
+                f"False. Received: {name=}, stack_experts={self.stack_experts}, built={self.built}"
             )
         return layers[name]
 
@@ -478,9 +469,7 @@ class CGCBlock(GatedBlock):
         """
         if not (self.built and self.enable_gate_weights_metrics):
             raise ValueError(
-                "the block must be built and have enable_gate_weights_metrics=True to return gate "
-                "statistics. Received: enable_gate_weights_metrics="
-                f"{self.enable_gate_weights_metrics}, built={self.built}"
+                f"Build it with enable_gate_weights_metrics=True. Received: built={self.built}"
             )
         return {name: gate.statistics() for name, gate in self._level.gates.items()}
 

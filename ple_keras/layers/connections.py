@@ -55,8 +55,7 @@ class Connections:
         shapes = {s: check_features(x, f"inputs[{s!r}]") for s, x in self.by_stream(shape).items()}
         if len({len(stream_shape) for stream_shape in shapes.values()}) > 1:
             raise ValueError(
-                "inputs must have the same axes in every stream, except for the last one. "
-                f"Received: inputs={shapes}"
+                f"inputs must have equal axes, except for the last one. Received: inputs={shapes}"
             )
         return shapes
 

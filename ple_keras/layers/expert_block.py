@@ -15,7 +15,7 @@ from ple_keras._checks import (
     check_number,
 )
 from ple_keras._keras.building import output_width
-from ple_keras._keras.copying import check_custom_functions, derive_initializer
+from ple_keras._keras.copying import derive_initializer
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import load_seed, register, save_seed
 from ple_keras._typing import (
@@ -119,7 +119,6 @@ class ExpertBlock(BaseLayer):
         self.bias_initializer = check_known(initializer, bias_initializer, "bias_initializer")
         self.kernel_regularizer = check_known(regularizer, kernel_regularizer, "kernel_regularizer")
         self.bias_regularizer = check_known(regularizer, bias_regularizer, "bias_regularizer")
-        check_custom_functions(activation=activation)
 
         steps = range(len(self.units))
         # The names of these attributes are part of the file format.

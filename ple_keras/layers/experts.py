@@ -83,11 +83,7 @@ class CopiedExperts(Experts):
             widths[expert] = build_on(copy, input_shape[stream], self.compute_dtype, argument)
         self.width, *others = {*widths.values()}
         if others:
-            argument = self._templates.argument
-            raise ValueError(
-                f"{argument} must have the same output width for all experts of a level, not "
-                f"{widths}. Received: {argument}={self._templates.layer!r}"
-            )
+            raise ValueError(f"expert_block must have one output width. Received: {widths=}")
 
     def expert_layers(self) -> dict[str, keras.Layer]:
         return self._copies.value

@@ -174,9 +174,7 @@ class Gate(BaseLayer):
         """Return W g(x) / T, in at least float32."""
         if self._template:
             inputs = self._block(inputs)
-        is_cast = not (self._template or self._projection.quantization_mode)
-        project = self._projection.call if is_cast else self._projection
-        logits = at_least_float32(project(inputs))
+        logits = at_least_float32(self._projection(inputs))
         return logits if self.softmax_temperature == 1 else logits / self.softmax_temperature
 
     def _drop_experts(self, logits: Tensor) -> Tensor:
@@ -207,8 +205,7 @@ class Gate(BaseLayer):
         """
         if not (self.track_weights and self.built):
             raise ValueError(
-                "the gate must be built and have track_weights=True to return statistics. "
-                f"Received: track_weights={self.track_weights}, built={self.built}"
+                f"the gate must be built with track_weights=True. Received: built={self.built}"
             )
         sums = np.array(ops.convert_to_numpy(self._sums))
         means = sums / (sums[-1] or math.nan)
@@ -271,10 +268,7 @@ def gate_options(gate_kwargs: Mapping[str, object] | None, *path: object) -> dic
     if gate_kwargs is None:
         return {}
     if not isinstance(gate_kwargs, Mapping):
-        raise TypeError(
-            "gate_kwargs must be a dict of arguments of Gate, or None. "
-            f"Received: gate_kwargs={gate_kwargs!r}"
-        )
+        raise TypeError(f"gate_kwargs must be a dict or None. Received: {gate_kwargs=}")
     _, *names, _ = inspect.signature(Gate.__init__).parameters  # without `self` and `kwargs`
     known = [name for name in names if name not in SET_BY_BLOCKS]
     check_keys(gate_kwargs, known, "gate_kwargs", has_all=False)

@@ -50,8 +50,8 @@ class HedgedBlock(BaseLayer):
             the rule for task names, but can be "shared".
         features: The feature network: a layer or model that maps a tensor, or a dict of columns, to
             a tensor. It is copied for each task's own branch and for the shared one, as by
-            StreamFeatures, or for each of `branches`. Without `branches`, also a dict of networks,
-            keyed by task, and "shared", such as smaller tables for own branches.
+            StreamFeatures, or for each of `branches`. Or a dict of networks, keyed by task, and
+            "shared", such as smaller tables for own branches, or keyed by branch with `branches`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -69,8 +69,7 @@ class HedgedBlock(BaseLayer):
         TypeError: If an argument has the wrong type.
         ValueError: If not exactly one of `expert_block` and `branches` is given, there are fewer
             than two branches, a branch has an invalid name, two blocks have the same name, a block
-            does not return features for every task, or `features` is a dict next to `branches`. See
-            also CGCBlock and StreamFeatures.
+            does not return features for every task. See also CGCBlock and StreamFeatures.
 
     Example:
 
@@ -101,11 +100,6 @@ class HedgedBlock(BaseLayer):
             raise ValueError(
                 "Exactly one of expert_block and branches must be given. "
                 f"Received: expert_block={expert_block!r}, branches={branches!r}"
-            )
-        if branches is not None and isinstance(features, Mapping):
-            raise ValueError(
-                "features must be one network if branches are given, since each branch has a copy. "
-                f"Received: features={features!r}"
             )
         self._template = as_optional_template(expert_block, "expert_block", self.dtype_policy)
         if self._template:

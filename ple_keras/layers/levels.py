@@ -29,10 +29,7 @@ def find_levels(model: keras.Layer) -> dict[str, CGCBlock]:
     for level, names in named:
         key = names[-1] if keys.count(names[-1]) == 1 else "/".join(names)
         if key in found:
-            raise ValueError(
-                f"model must not contain two blocks with the same name, {key!r}. "
-                f"Received: model={model!r}"
-            )
+            raise ValueError(f"model must not have two blocks called {key!r}. Received: {model=}")
         found[key] = level
     return found
 
@@ -60,8 +57,5 @@ def built_levels(model: keras.Layer) -> dict[str, CGCBlock]:
     check_model(model)
     built = {key: block for key, block in find_levels(model).items() if block.built}
     if not built:
-        raise ValueError(
-            "model must contain a PLEBlock, an MMoEBlock or a CGCBlock that it calls. "
-            f"Received: model={model!r}"
-        )
+        raise ValueError(f"model must call a PLEBlock, MMoEBlock or CGCBlock. Received: {model=}")
     return built

@@ -10,7 +10,6 @@ from keras import ops
 
 from ple_keras._checks import check_activation, check_features, check_int, short_repr
 from ple_keras._keras.batches import Batches, refuse_batches
-from ple_keras._keras.copying import check_custom_functions
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import HALF_DTYPES, clip, dtype_name, fill, is_number, to_numpy
@@ -95,7 +94,6 @@ class NumberEmbedding(BaseLayer):
         self.units = None if units is None else check_int(units, "units", minimum=1)
         self.num_bins = check_int(num_bins, "num_bins", minimum=1)
         self.activation = check_activation(activation)
-        check_custom_functions(activation=activation)
         is_half = self.compute_dtype in HALF_DTYPES
         self._parts_dtype = "float32" if is_half else self.compute_dtype
         self._limit = float(np.finfo(self._parts_dtype).max) / 8  # 1 / width is not 0
@@ -148,14 +146,11 @@ class NumberEmbedding(BaseLayer):
             raise TypeError(f"data must contain numbers. Received: data={short_repr(data)}")
         width = self.input_spec.axes[-1] if self.built else None
         if data.ndim < 2 or data.shape[-1] != (width or data.shape[-1]):
-            raise ValueError(
-                f"data must have the shape (..., {width or 'n'}). Received: data.shape={data.shape}"
-            )
+            raise ValueError(f"data must be (..., {width or 'n'}). Received: {data.shape=}")
         wrong = data[np.abs(data.astype("float64")) > self._limit]
         if wrong.size:
             raise ValueError(
-                f"data must have numbers from -{self._limit:.2g} to {self._limit:.2g}, or NaN. "
-                f"Received: data=[..., {wrong[0]}]"
+                f"data must be NaN or at most {self._limit:.2g} in size. Received: data={wrong[0]}"
             )
         return data.reshape(-1, data.shape[-1])
 
@@ -184,8 +179,7 @@ class NumberEmbedding(BaseLayer):
         count = check_features(input_shape)[-1]
         if self._edges is not None and len(self._edges) != count:
             raise ValueError(
-                f"inputs must have {len(self._edges)} features, the number of numbers with edges. "
-                f"Received: inputs.shape={input_shape}"
+                f"inputs must have {len(self._edges)} features, as edges. Received: {input_shape=}"
             )
         self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: count})
         initial = keras.initializers.Constant(math.nan if self._edges is None else self._edges)

@@ -24,14 +24,12 @@ class Observer:
         levels: The gate weights and expert outputs of each level that ran, both keyed by name.
         branches: The stack of the mixture and its branches of each hedged task.
         given: The predictions of the given branches of each hedged task, both keyed by name.
-        repeated: The levels that ran more than once.
     """
 
     def __init__(self, names: Mapping[int, str]) -> None:
         self.levels: dict[str, tuple[ByName, ByName]] = {}
         self.branches: dict[str, Tensor] = {}
         self.given: dict[str, ByName] = {}
-        self.repeated: set[str] = set()
         self._names = names
 
     def __enter__(self) -> Self:
@@ -43,12 +41,10 @@ class Observer:
         _thread.observer = self._outer
 
     def receive(self, block: keras.Layer, weights: ByName, experts: ByName) -> None:
-        """Store the gate weights and expert outputs of a level that has a name."""
+        """Store the gate weights and expert outputs of the first run of a level with a name."""
         level = self._names.get(id(block))
-        if level in self.levels:
-            self.repeated.add(level)
-        elif level is not None:
-            self.levels[level] = weights, experts
+        if level is not None:
+            self.levels.setdefault(level, (weights, experts))
 
 
 def active_observer() -> Observer | None:

@@ -100,10 +100,7 @@ def PLEBlock(
     """
     num_layers = check_int(num_layers, "num_layers", minimum=1)
     task_experts = _by_level(num_task_experts, num_layers, "num_task_experts")
-    shared_experts = [
-        check_int(count, "num_shared_experts", minimum=0)
-        for count in _by_level(num_shared_experts, num_layers, "num_shared_experts")
-    ]
+    shared_experts = _by_level(num_shared_experts, num_layers, "num_shared_experts")
     blocks = [
         CGCBlock(
             outputs,
@@ -134,8 +131,7 @@ def _by_level(value: Nested, num_layers: int, argument: str) -> list[Tensor]:
         return [value] * num_layers
     if len(value) != num_layers:
         raise ValueError(
-            f"{argument} must have one entry per level, {num_layers} in total, if it is a list. "
-            f"Received: {argument}={value!r}"
+            f"{argument} must have an entry per level, {num_layers}. Received: {argument}={value!r}"
         )
     return list(value)
 

@@ -65,16 +65,14 @@ class RowUpdates:
                 self.has_warned = True
                 warn_user(
                     "With several processes on PyTorch, the gradient of a SparseEmbedding has all "
-                    "rows of the table, since DistributedDataParallel can't add sparse gradients. "
-                    "A step takes longer with a larger table. With share_tables, the processes "
-                    "exchange only the rows of their batches."
+                    "rows of the table. With share_tables, the processes exchange only the rows of "
+                    "their batches."
                 )
             return False
         if self.sharing and not optimizers & self.sharing:
             raise ValueError(
-                "The optimizer of share_tables must train the tables, or their values would differ "
-                "between processes. Compile the model before share_tables and "
-                "DistributedDataParallel. Received: a different optimizer"
+                "The optimizer of share_tables must train the tables. Compile the model before "
+                "share_tables and DistributedDataParallel. Received: a different optimizer"
             )
         return bool(self.sharing)
 

@@ -82,10 +82,7 @@ class SequentialBlock(GatedBlock):
             ValueError: If not exactly one of `name` and `index` is given.
         """
         if (name is None) == (index is None):
-            raise ValueError(
-                "Exactly one of name and index must be given. "
-                f"Received: name={name!r}, index={index!r}"
-            )
+            raise ValueError(f"Either name or index must be given. Received: {name=}, {index=}")
         return self[str(name)] if index is None else self[index]
 
     def __getitem__(self, key: str | SupportsIndex | slice) -> keras.Layer | list[keras.Layer]:
@@ -142,9 +139,8 @@ class SequentialBlock(GatedBlock):
         unused = [argument for argument in given if argument not in _gate_arguments(self)]
         if unused:
             raise ValueError(
-                f"{unused[0]} must not be given, since no layer uses it. Gates of a CGCBlock use a "
-                'context with gate_reads="context" or "both". '
-                f"Received: {unused[0]}={short_repr(given[unused[0]])}, layers={self.layers}"
+                f"{unused[0]} must not be given, since no layer uses it, such as a CGCBlock with "
+                f"gate_reads='context'. Received: {unused[0]}={short_repr(given[unused[0]])}"
             )
         weights: dict[str, ByName] = {}
         for index, layer in enumerate(self._chain):
@@ -153,13 +149,7 @@ class SequentialBlock(GatedBlock):
             if "return_gate_weights" in arguments:
                 inputs, added = inputs
                 is_nested = isinstance(layer, SequentialBlock)
-                added = added if is_nested else {f"{self.name}/{index}": added}
-                if repeated := weights.keys() & added:
-                    raise ValueError(
-                        "layers must not contain blocks with the same name if they return gate "
-                        f"weights. Received: return_gate_weights=True, with two levels {repeated}"
-                    )
-                weights |= added
+                weights |= added if is_nested else {f"{self.name}/{index}": added}
         # Files identify outputs by position. On PyTorch, Keras does not sort nested dicts, so in
         # any other order a model would swap gates under another backend.
         in_order = {level: dict(sorted(weights[level].items())) for level in sorted(weights)}
@@ -208,8 +198,5 @@ def _check_layers(layers: Sequence[keras.Layer]) -> list[keras.Layer]:
         raise TypeError(f"layers must be a sequence of Keras layers. Received: layers={layers!r}")
     names = [layer.name for layer in layers]
     if not names or len(set(names)) < len(names):
-        raise ValueError(
-            "layers must contain at least one layer, and have different names. "
-            f"Received: layers={names}"
-        )
+        raise ValueError(f"layers must be given, with different names. Received: layers={names}")
     return list(layers)

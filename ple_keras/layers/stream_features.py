@@ -110,13 +110,10 @@ class StreamFeatures(BaseLayer):
         networks = feature_block.values() if is_dict else [feature_block]
         if not all(isinstance(network, keras.Layer) for network in networks):
             raise TypeError(
-                "feature_block must be an instance of a Keras layer or model, or a dict of them. "
-                f"Received: feature_block={feature_block!r}"
+                f"feature_block must be a Keras layer or a dict of them. Received: {feature_block=}"
             )
         if is_dict and own is not None:
-            raise ValueError(
-                f"own must be None if feature_block is a dict keyed by stream. Received: own={own}"
-            )
+            raise ValueError(f"own must be None if feature_block is a dict. Received: {own=}")
         self._templates = as_stream_templates(feature_block, streams, "feature_block", None)
         self._dtypes: Untracked[FixedDTypes] = Untracked(None)
 
@@ -151,8 +148,7 @@ class StreamFeatures(BaseLayer):
         """Record the dtypes of the columns, which `build` does not receive."""
         if inputs is None or isinstance(inputs, list | tuple):
             raise TypeError(
-                "inputs must be a tensor or a dict of columns. "
-                f"Received: inputs={short_repr(inputs)}"
+                f"inputs must be a tensor or dict of columns. Received: inputs={short_repr(inputs)}"
             )
         if not self.built:
             self._dtypes.value = fixed_dtypes(inputs, self._dtypes.value)
@@ -231,8 +227,6 @@ def _check_own(own: Sequence[str], tasks: Sequence[str]) -> list[str]:
     invalid = {task: own.count(task) for task in own if task not in tasks or own.count(task) > 1}
     if invalid:
         raise ValueError(
-            f"own must contain tasks among {list(tasks)}, each once; unknown or repeated: "
-            f"{[*invalid]}. The stream {SHARED!r} reads the copy of the tasks that are not in own. "
-            f"Received: own={own!r}"
+            f"own must be different tasks of {list(tasks)}, not {[*invalid]}. Received: {own=}"
         )
     return list(own)

@@ -25,8 +25,7 @@ def check_loss(loss: LossLike | Mapping[str, object] | None) -> Any:
     reduction = getattr(known, "reduction", "mean")
     if reduction not in ("mean", "sum_over_batch_size"):
         raise ValueError(
-            "loss must have the default reduction, since the losses of labeled examples are "
-            f"averaged. Received: loss={loss!r} with reduction={reduction!r}"
+            f"loss must have the default reduction, a mean. Received: {loss=} with {reduction=}"
         )
     return loss
 
@@ -57,8 +56,7 @@ def example_losses(loss: LossLike, y_true: Tensor, y_pred: Tensor) -> Tensor:
         values = ops.mean(values, axis=-1)
     if len(values.shape) != rank:
         raise ValueError(
-            "loss must return a value for each example, such as the mean over the last axis, so "
-            f"that missing labels can be masked. For predictions {tuple(y_pred.shape)}, it "
+            f"loss must return a value for each example. For predictions {tuple(y_pred.shape)}, it "
             f"returned {tuple(values.shape)}. Received: loss={loss!r}"
         )
     return values

@@ -64,5 +64,5 @@ def check_for_loss(labels: np.ndarray, task: str, loss: LossLike, units: int) ->
             warn_user(
                 f"y[{task!r}] has a standard deviation of {deviation:.3g}, so its loss, "
                 f"{stable_name(loss)!r}, {problem} of other tasks. Use RegressionHead({task!r}, "
-                "standardize=True) and call `adapt` of the TaskHeads with the training labels"
+                "standardize=True) and call `adapt` of the TaskHeads"
             )

@@ -65,9 +65,7 @@ def expected_calibration_error(
     for argument, values in (("labels", y), ("predictions", p)):
         wrong = values[(values < -TOLERANCE) | (values > 1 + TOLERANCE)]
         if len(wrong):
-            raise ValueError(
-                f"{argument} must lie in [0, 1]. Received: {argument}=[..., {wrong[0]}]"
-            )
+            raise ValueError(f"{argument} must be in [0, 1]. Received: {argument}={wrong[0]}")
     p = np.clip(p, 0, 1)
     if not len(y) or np.isnan(p).any():
         return float("nan")
@@ -134,16 +132,14 @@ def group_indices(groups: Tensor, rows: int) -> np.ndarray:
     array = to_numpy(groups)
     if array.shape != (rows,):
         raise ValueError(
-            f"groups must have one entry for each row of the labels, with shape ({rows},). "
-            f"Received: groups.shape={array.shape}"
+            f"groups must have the shape ({rows},), as labels. Received: groups.shape={array.shape}"
         )
     names = array.tolist()
     wrong = [name for name in names if not isinstance(name, str | bytes | int)]
     if wrong:
         raise TypeError(
-            "groups must be integers or strings, without missing entries. Remove the rows "
-            "without a group, and convert whole numbers with astype('int64'). "
-            f"Received: groups=[..., {short_repr(wrong[0])}]"
+            "groups must be integers or strings, without missing entries. Convert whole numbers "
+            f"with astype('int64'). Received: groups=[..., {short_repr(wrong[0])}]"
         )
     indices: dict[str | bytes | int, int] = {}  # faster than sorting strings
     return np.array([indices.setdefault(name, len(indices)) for name in names], dtype="int64")
@@ -153,9 +149,7 @@ def check_binary(labels: np.ndarray, argument: str) -> None:
     """Check that labels are 0, 1 or NaN."""
     wrong = labels[(labels != 0) & (labels != 1) & ~np.isnan(labels)]
     if len(wrong):
-        raise ValueError(
-            f"{argument} must be 0, 1 or missing. Received: {argument}=[..., {wrong[0]}]"
-        )
+        raise ValueError(f"{argument} must be 0, 1 or missing. Received: {argument}={wrong[0]}")
 
 
 def auc_and_share(
@@ -197,7 +191,6 @@ def _label_rows(labels: Tensor, predictions: Tensor) -> tuple[np.ndarray, np.nda
     y, p = to_number_array(labels, "labels"), to_number_array(predictions, "predictions")
     if y.shape[:1] != p.shape[:1] or y.size != p.size:
         raise ValueError(
-            "labels must have one entry for each prediction. "
-            f"Received: labels.shape={y.shape}, predictions.shape={p.shape}"
+            f"labels must fit predictions, of the shape {p.shape}. Received: labels.shape={y.shape}"
         )
     return y.ravel().astype("float64"), p.ravel().astype("float64")  # float64 keeps all ties

@@ -160,9 +160,7 @@ def check_metrics(
         argument: The name of the caller's argument, for messages.
     """
     if isinstance(metrics, str) or not isinstance(metrics, Sequence | None):
-        raise TypeError(
-            f"{argument} must be a sequence of metrics. Received: {argument}={metrics!r}"
-        )
+        raise TypeError(f"{argument} must be a list of metrics. Received: {argument}={metrics!r}")
     given = metrics or ()
     known = [check_known(keras.metrics.get, metric, argument) for metric in given]
     return [x if isinstance(metric, Mapping | type) else metric for x, metric in zip(known, given)]

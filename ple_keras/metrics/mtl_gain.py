@@ -79,9 +79,7 @@ def mtl_gain(
     keys = [key for key in multi if key in single and (key in given or not IGNORED.search(key))]
     if not keys:
         raise ValueError(
-            "multi and single must have common keys of metrics that rank models, not 'loss', a sum "
-            f"over tasks, or a calibration, but single has {list(single)}. With one task, Keras "
-            f"omits the task in its keys. Received: multi={short_repr(dict(multi))}"
+            f"multi and single must have common metrics. Received: multi={short_repr(dict(multi))}"
         )
     check_keys(given, keys, "lower_is_better", has_all=False)
     gains = {}
@@ -95,8 +93,7 @@ def mtl_gain(
             is_lower_better = direction["higher"] is None
         else:
             raise ValueError(
-                f"lower_is_better must be True or False for {key!r}, whose direction is unknown. "
-                f"Received: lower_is_better={dict(given)!r}"
+                f"lower_is_better must have {key!r}, whose direction is unknown. Received: {given=}"
             )
         gains[key] = second - first if is_lower_better else first - second
     return gains

@@ -33,26 +33,6 @@ def split_rows(given: FitArguments) -> tuple[tuple[Nested, Nested], Nested]:
     )
 
 
-def check_batch_sizes(given: FitArguments) -> None:
-    """Check that the devices of a distribution can share each batch of arrays.
-
-    On JAX, Keras fails only at the last batch of an epoch.
-    """
-    distribution, x = keras.distribution.distribution(), given["x"]
-    if distribution is None or x is None or is_dataset(x):
-        return
-    batch_size = given.get("batch_size") or 32
-    rows = int(len(keras.tree.flatten(x)[0]) * (1 - given.get("validation_split", 0)))
-    devices = max(1, distribution.num_model_replicas // distribution.num_processes)
-    for size in (min(rows, batch_size), rows % batch_size):
-        if size % devices:
-            raise ValueError(
-                f"Every batch, including the last, must be divisible by the {devices} devices that "
-                f"share it. Leave out {size % devices} rows of a batch with {size} rows. "
-                f"Received: {batch_size=}"
-            )
-
-
 def adapt_heads(heads: TaskHeads, y: Nested, sample_weight: Nested) -> None:
     """Adapt standardized heads that nobody has adapted, if `y` has arrays."""
     trained = heads._trained_heads()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import keras
 
 from ple_keras._checks import short_repr
-from ple_keras._keras.internals import calls_of, functional_outputs, tensor_source
+from ple_keras._keras.internals import functional_outputs, tensor_source
 from ple_keras._keras.layers import find_layers
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.task_heads import TaskHeads
@@ -25,12 +25,10 @@ def only_task_heads(model: keras.Layer) -> TaskHeads:
 
 
 def check_graph(model: keras.Model, heads: TaskHeads, outputs: Tensor) -> None:
-    """Check that the outputs are the predictions of the heads, whose branches no layer reads."""
+    """Check that the outputs are the predictions of the heads."""
     is_by_task = isinstance(outputs, Mapping) and set(outputs) == set(heads)
     if not is_by_task or not all(_is_prediction(heads, *pair) for pair in outputs.items()):
         raise outputs_error(model, heads, outputs)
-    if any(head.branches for head in heads.values()):
-        _check_no_reader(model, heads)
 
 
 def _is_prediction(heads: TaskHeads, task: str, tensor: keras.KerasTensor) -> bool:
@@ -51,25 +49,11 @@ def _inner_source(tensor: keras.KerasTensor) -> tuple[keras.Operation, int]:
     return layer, index
 
 
-def _check_no_reader(model: keras.Model, heads: TaskHeads) -> None:
-    """Check that no layer in the graph of a model reads the branches of its heads."""
-    for inner in find_layers(model, keras.Model):
-        for layer, tensors in calls_of(inner) if functional_outputs(inner) is not None else ():
-            if any(_inner_source(tensor)[0] is heads for tensor in tensors):
-                raise ValueError(
-                    f"No layer of {model.name!r} can read the outputs of {heads.name!r}: in "
-                    "training, they contain the values of all branches of a HedgedBlock instead of "
-                    "predictions. For a layer after the heads, make a second keras.Model from the "
-                    f"same layers, which is not trained. Received: layer={layer.name!r}"
-                )
-
-
 def outputs_error(model: keras.Model, heads: TaskHeads, outputs: Nested) -> ValueError:
     """Return the error of a model whose outputs are not the predictions of its heads."""
     received = list(outputs) if isinstance(outputs, Mapping) else short_repr(outputs)
     return ValueError(
         f"The outputs of {model.name!r} must be the predictions of its TaskHeads {heads.name!r}, "
-        f"a dict with all tasks, {list(heads)}, without a layer after it. For other outputs, make "
-        f"a second keras.Model from the same layers, which is not trained. "
+        f"a dict with all tasks, {list(heads)}. Make a second keras.Model for other outputs. "
         f"Received: outputs={received}"
     )

@@ -21,7 +21,7 @@ from ple_keras.hedging.fit_hedge import FitArguments, FitHedge, averages_weights
 from ple_keras.labels.sample_space import check_dtype, is_nullable_number
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.losses.example_losses import BatchLoss
-from ple_keras.models.fit_rows import adapt_heads, check_batch_sizes, split_rows
+from ple_keras.models.fit_rows import adapt_heads, split_rows
 from ple_keras.models.graph_checks import check_graph, only_task_heads, outputs_error
 from ple_keras.models.task_metrics import TaskMetrics
 from ple_keras.steps.trace_function import trace_function
@@ -61,7 +61,6 @@ class MultiTaskTraining(Mixin):
     """
 
     _task_metrics: Any = None  # TaskMetrics after `compile`
-    _is_restored = False  # while `compile_from_config` runs
     _reads_logs = True  # of batches
     _runs = 0  # epochs, evaluations and predictions, each of which reads attributes anew
     _trace: bool | str = "auto"  # of `compile`
@@ -74,9 +73,8 @@ class MultiTaskTraining(Mixin):
         super().__init_subclass__(**kwargs)
         if cls.compile is keras.Model.compile or (cls._is_functional and "call" in vars(cls)):
             raise TypeError(
-                "A subclass of MultiTaskModel is functional. For a model with call, use the mixin, "
-                f"first: class {cls.__name__}(MultiTaskTraining, keras.Model). "
-                f"Received: bases={cls.__bases__}"
+                "A subclass of MultiTaskModel is functional. With call, write "
+                f"{cls.__name__}(MultiTaskTraining, keras.Model). Received: bases={cls.__bases__}"
             )
 
     def compile(
@@ -103,14 +101,13 @@ class MultiTaskTraining(Mixin):
             TypeError: If an argument is given that belongs to the heads: `loss`, `loss_weights`,
                 `metrics` or `weighted_metrics`. If `hedge` is not a bool.
             ValueError: If `trace` has another value, the model does not have exactly one TaskHeads,
-                a metric can't be copied, or two metrics have the same key in logs.
+                or a metric can't be copied.
         """
         for argument in HEAD_ARGUMENTS:
             if kwargs.get(argument) is not None:
                 raise TypeError(
-                    f"{argument} must be passed to the heads, not to compile: Head(loss=..., "
-                    "loss_weight=..., metrics=..., extra_metrics=...). "
-                    f"Received: {argument}={short_repr(kwargs[argument])}"
+                    f"{argument} must be passed to heads, not to compile, as loss, loss_weight, "
+                    f"metrics or extra_metrics. Received: {argument}={short_repr(kwargs[argument])}"
                 )
         if not isinstance(trace, bool) and trace != "auto":
             raise ValueError(f"trace must be 'auto', True or False. Received: {trace=}")
@@ -119,7 +116,7 @@ class MultiTaskTraining(Mixin):
         self._hedges, self._fit_hedge = check_bool(hedge, "hedge"), None
         super().compile(optimizer, **kwargs)
         # In attributes of layers, Keras would find metrics once per enclosing layer.
-        self._task_metrics = TaskMetrics(heads, self._is_restored)
+        self._task_metrics = TaskMetrics(heads)
         self._given_warnings: Untracked[set[str]] = Untracked(set())
         set_compiled_metrics(self, self._task_metrics)
 
@@ -135,11 +132,7 @@ class MultiTaskTraining(Mixin):
             config: As returned by `get_compile_config`.
         """
         config = keras.saving.deserialize_keras_object(config)
-        self._is_restored = True  # files of 0.3.0 can contain what `compile` refuses
-        try:
-            self.compile(**{k: v for k, v in config.items() if k not in HEAD_ARGUMENTS})
-        finally:
-            self._is_restored = False
+        self.compile(**{k: v for k, v in config.items() if k not in HEAD_ARGUMENTS})
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
@@ -182,7 +175,6 @@ class MultiTaskTraining(Mixin):
         self._check_labels(y)
         given = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs).arguments
         del given["self"]
-        check_batch_sizes(given)
         trained, validation = split_rows(given)
         adapt_heads(self._task_heads(), *trained)
         callbacks = given.get("callbacks") or []
@@ -382,9 +374,8 @@ class MultiTaskTraining(Mixin):
         """
         for task in self._task_metrics.unlabeled_tasks():
             self._warn_once(
-                f"The task {task!r} has no label in these data, so its metrics are NaN. "
-                "EarlyStopping and ModelCheckpoint do not treat NaN as an improvement, except in "
-                "the first epoch, where it counts as the best value."
+                f"The task {task!r} has no label in these data, so its metrics are NaN, which "
+                "EarlyStopping and ModelCheckpoint treat as an improvement in the first epoch."
             )
         return self._metrics_result()
 
@@ -457,8 +448,7 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
 
     Raises:
         TypeError: If a subclass defines `call`.
-        ValueError: If the outputs are not the predictions of the only TaskHeads of the model, or a
-            layer of the model reads the outputs of heads with branches of a HedgedBlock.
+        ValueError: If the outputs are not the predictions of the only TaskHeads of the model.
 
     Reference:
 

@@ -62,7 +62,6 @@ class TaskMetrics:
 
     Args:
         heads: The heads.
-        is_restored: Whether the model comes from a file, which can have repeated keys.
 
     Attributes:
         heads: The heads.
@@ -71,10 +70,9 @@ class TaskMetrics:
 
     Raises:
         TypeError: If a metric can't be copied.
-        ValueError: If metrics of two tasks have the same key.
     """
 
-    def __init__(self, heads: TaskHeads, is_restored: bool = False) -> None:
+    def __init__(self, heads: TaskHeads) -> None:
         self.heads = heads
         self._by_task: dict[TaskName, list[keras.Metric]] = {}
         loss_keys: list[str | None] = []
@@ -84,13 +82,6 @@ class TaskMetrics:
             self._by_task[head.task] = head._new_metrics(prefix)
         metrics = [metric for metrics in self._by_task.values() for metric in metrics]
         batch_keys = [f"{task}_loss" for task in self._by_task]
-        keys = [key for key in (*batch_keys, *loss_keys, *(m.name for m in metrics)) if key]
-        repeated = sorted({key for key in keys if keys.count(key) > 1})
-        if repeated and not is_restored:
-            raise ValueError(
-                "heads must have metrics with unique keys of logs, {task}_{metric}. Rename a task "
-                f"or a metric. Received: heads={list(heads)} with the repeated keys {repeated}"
-            )
         self._means = TaskMeans(batch_keys, loss_keys)
         self.built = False
         self.all = [self._means, *metrics]

@@ -49,10 +49,7 @@ def share_tables(model: keras.Model) -> list[keras.Variable]:
     """
     backend = keras.backend.backend()
     if backend != "torch":
-        raise ValueError(
-            "share_tables requires PyTorch. On other backends, devices exchange rows without it. "
-            f"Received: KERAS_BACKEND={backend}"
-        )
+        raise ValueError(f"share_tables is for PyTorch alone. Received: KERAS_BACKEND={backend}")
     if getattr(model, "optimizer", None) is None:
         raise ValueError("model must be compiled. Received: model.optimizer=None")
     model.optimizer.build(model.trainable_variables)

@@ -13,6 +13,7 @@ from ple_keras._keras.internals import variable_index
 from ple_keras._keras.layers import Untracked
 from ple_keras._keras.processes import has_several_processes
 from ple_keras._keras.saving import register
+from ple_keras._keras.tensors import segment_sum
 from ple_keras._typing import Config, Shape, Tensor
 from ple_keras.layers.row_updates import RecordedRows, replica_variable, row_updates
 from ple_keras.optimizers.share_tables import mean_over_processes
@@ -95,8 +96,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         for argument in REFUSED:
             if kwargs.get(argument):
                 raise ValueError(
-                    f"{argument} affects all rows of a table, so SparseAdagrad does not support it."
-                    f" Received: {argument}={kwargs[argument]!r}"
+                    f"SparseAdagrad has no {argument}. Received: {argument}={kwargs[argument]!r}"
                 )
         if initial_accumulator_value is not None:  # 0 would cause a division by 0
             check_number(initial_accumulator_value, "initial_accumulator_value", above=0)
@@ -197,7 +197,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         if ends is not None:
             rows = ops.arange(ends[-1]) if rows is None else rows
             part = ops.searchsorted(np.array(ends[:-1], "int32"), ops.cast(rows, "int32"), "right")
-        squares = SQUARES[keras.backend.backend()](gradient, part, len(ends or ()))
+        squares = _squares(gradient, part, len(ends or ()))
         value = MEMORY * recent.value + squares
         self.assign(recent, value)
         start = START_READS * value[..., 0] / (value[..., 1] + TINY) + TINY
@@ -253,11 +253,10 @@ def _split_jax(gradient: Tensor, variable: keras.Variable) -> tuple[Tensor | Non
         if updates is not None and updates.rows >= LARGE_TABLE and not updates.has_warned:
             updates.has_warned = True
             warn_user(
-                f"A training step updates all rows of the table {variable.path!r}, and takes longer"
-                " with a larger table. On JAX, it updates only the rows of a batch if only the "
-                "layer reads the table, without a regularizer, tied weights or RematScope; if the "
-                "`call` of a subclassed model passes `training` on; and if the loss is not scaled "
-                "for float16."
+                f"A training step updates all rows of the table {variable.path!r}. On JAX, it "
+                "updates those of a batch if only the layer reads the table, without a regularizer "
+                "or RematScope, if `call` of a subclassed model passes `training` on, and if the "
+                "loss is not scaled for float16."
             )
         return None, gradient
     updates.forget()
@@ -328,21 +327,8 @@ def _squares(gradient: Tensor, part: Tensor | None, parts: int) -> Tensor:
     pair = gradient * gradient, ops.square(ops.sign(gradient))
     if part is None:
         return ops.stack([*map(ops.sum, pair)])
-    return ops.segment_sum(ops.stack([ops.sum(x, axis=-1) for x in pair], axis=-1), part, parts)
-
-
-def _squares_torch(gradient: Tensor, part: Tensor | None, parts: int) -> Tensor:
-    """Return the same, without Keras's operations, which take longer than PyTorch's."""
-    import torch
-
-    squares = gradient * gradient
-    if part is None:
-        return torch.stack([squares.sum(), gradient.count_nonzero().to(gradient.dtype)])
-    pair = torch.stack([squares, (gradient != 0).to(gradient.dtype)])
-    sums = pair @ gradient.new_ones(gradient.shape[-1])  # `sum` takes longer
-    return sums.new_zeros(2, parts).index_add_(1, part, sums).T
+    return segment_sum(ops.stack([ops.sum(x, axis=-1) for x in pair], axis=-1), part, parts)
 
 
 SPLIT = {"tensorflow": _split_tensorflow, "jax": _split_jax, "torch": _split_torch}
 UPDATE = {"tensorflow": _update_tensorflow, "jax": _update_jax, "torch": _update_torch}
-SQUARES = {"tensorflow": _squares, "jax": _squares, "torch": _squares_torch}

@@ -48,9 +48,7 @@ def table_optimizer(
     for_tables = SparseAdagrad() if tables is None else _check_optimizer(tables, "tables")
     if rest.name == for_tables.name:
         raise ValueError(
-            "optimizer and tables must be two optimizers with different names, such as "
-            f"keras.optimizers.SGD(name='tables'). Received: optimizer.name={rest.name!r}, "
-            f"tables.name={for_tables.name!r}"
+            f"optimizer and tables must have different names. Received: name={rest.name!r}"
         )
     factor = rest.loss_scale_factor or for_tables.loss_scale_factor
     by_table = OptimizerByTable(rest, for_tables)
@@ -91,17 +89,14 @@ def _check_optimizer(optimizer: str | keras.Optimizer, argument: str) -> keras.O
     """Return an optimizer, if MultiOptimizer supports it."""
     if not isinstance(optimizer, str | keras.Optimizer):
         raise TypeError(
-            f"{argument} must be a Keras optimizer or its name. "
-            f"Received: {argument}={short_repr(optimizer)}"
+            f"{argument} must be an optimizer or name. Received: {argument}={short_repr(optimizer)}"
         )
     found = check_known(_get, optimizer, argument)
     nested = (keras.optimizers.MultiOptimizer, keras.optimizers.LossScaleOptimizer)
     if isinstance(found, nested) or found.gradient_accumulation_steps:
         raise ValueError(
-            f"{argument} must not contain other optimizers, or accumulate gradients, since the "
-            "other one would take a step for each part of a batch. "
-            f"Received: {argument}={type(found).__name__}, gradient_accumulation_steps="
-            f"{found.gradient_accumulation_steps}"
+            f"{argument} must not contain other optimizers, or accumulate gradients. Received: "
+            f"{argument}={type(found).__name__}, {found.gradient_accumulation_steps=}"
         )
     return found
 

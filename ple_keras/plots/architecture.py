@@ -65,8 +65,7 @@ def plot_architecture(model: keras.Layer) -> "Figure":
     if len(blocks) != 1:
         raise ValueError(
             "model must have one PLEBlock, MMoEBlock, CGCBlock, SharedBottomBlock or HedgedBlock "
-            "with its default branches. If it has several, plot one of them. "
-            f"Received: model={model!r}, with {[block.name for block in blocks]}"
+            f"with its default branches. Received: {model=}, with {[x.name for x in blocks]}"
         )
     return _Drawing(_levels(blocks[0])).draw()
 

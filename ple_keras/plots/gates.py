@@ -113,9 +113,7 @@ def plot_gate_history(history: Any) -> "Figure":
         )
     levels = _lines_by_level(logs)
     if not levels:
-        raise ValueError(
-            f"history must have keys of a GateWeightsLogger. Received: history={list(logs.keys())}"
-        )
+        raise ValueError(f"history must have gate statistics. Received: history={[*logs.keys()]}")
     from matplotlib import pyplot
 
     columns = max(map(len, levels.values()))

@@ -24,9 +24,6 @@ class ObservingModel(keras.Model):
         model: The inner model.
         results: A function that computes the outputs, nested tensors, from the outputs of the inner
             model and its observer.
-
-    Attributes:
-        repeated: The levels that ran more than once in a pass.
     """
 
     def __init__(self, model: keras.Layer, results: Callable[[Any, Observer], Nested]) -> None:
@@ -34,7 +31,6 @@ class ObservingModel(keras.Model):
         self.inner = model
         self._results = results
         self._names = Untracked({id(block): key for key, block in find_levels(model).items()})
-        self.repeated: Untracked[set[str]] = Untracked(set())
         # On TensorFlow, XLA compilation takes longer than most runs.
         self.jit_compile = keras.backend.backend() == "jax" and getattr(model, "jit_compile", True)
         self.run_eagerly = getattr(model, "run_eagerly", False)
@@ -43,7 +39,6 @@ class ObservingModel(keras.Model):
     def call(self, inputs: Nested, training: bool | None = None) -> Nested:
         with Observer(self._names.value) as observer:
             results = self._results(self.inner(inputs, training=training), observer)
-        self.repeated.value |= observer.repeated
         return keras.tree.map_structure(at_least_float32, results)
 
     def run_batch(self, batch: Nested) -> ByName:

@@ -163,8 +163,7 @@ class TracedStep:
                 self._warn(
                     "run eagerly on PyTorch, which takes longer, since their code could do "
                     "something else in each step. With compile(trace=True), it runs once for each "
-                    "shape of a batch, as on TensorFlow and JAX: attributes are constants until "
-                    "the next compile. With trace=False, steps are eager without this warning. "
+                    "shape of a batch, and trace=False turns this warning off. "
                     f"Received: trace='auto' and the code of {', '.join(files[:3])}"
                 )
         return results
@@ -187,9 +186,8 @@ class TracedStep:
                     graphs.are_possible = False
                     if self._traces_all:  # without code of users, nobody can change it
                         self._warn(
-                            "can't be traced, so they run eagerly, which takes longer. Layers, "
-                            "losses and metrics must not read values of tensors, train modules of "
-                            "PyTorch, or update variables that no layer tracks. "
+                            "run eagerly: layers, losses and metrics must not read values of "
+                            "tensors, train modules of PyTorch, or update untracked variables. "
                             f"Received: trace=True and {_describe(error)}"
                         )
         return graphs.replays.get(key)

@@ -8,8 +8,7 @@ from ple_keras._keras.copying import Template
 from ple_keras._keras.layers import find_layers, walk
 from ple_keras._keras.slices import read_slice
 from ple_keras.columns.columns import FIRST, UNKNOWN, Columns
-from ple_keras.layers.column_features import ColumnFeatures, columns_digest
-from ple_keras.layers.column_table import ColumnTable
+from ple_keras.layers.column_layers import ColumnFeatures, ColumnTable, columns_digest
 from ple_keras.layers.template import StreamTemplates
 
 
@@ -55,14 +54,12 @@ def fill_new_rows(model: keras.Model, columns: Columns, updated: Columns) -> Non
     old, new = columns.digest, updated.digest  # of many values, each takes seconds
     if updated.previous != old:
         raise ValueError(
-            "updated must be the result of `columns.update`. "
-            f"Received: {updated.previous=}, columns.digest={old!r}"
+            f"updated must be from `columns.update`. Received: {updated.previous=}, not {old!r}"
         )
     networks = [each for each in _all_layers(model) if isinstance(each, ColumnFeatures)]
     if {each.digest for each in networks} != {old}:
         raise ValueError(
-            "model must have a network of `columns`, and of version 0.7.0 or later, whose tables "
-            "can have free rows. Build a new model with `columns.network`. Received: "
+            "model must have a network of `columns`, of version 0.7.0 or later. Received: "
             f"columns.digest={old!r}, {columns_digest(model)!r} in the model"
         )
     tables = find_layers(model, ColumnTable)
@@ -77,8 +74,6 @@ def fill_new_rows(model: keras.Model, columns: Columns, updated: Columns) -> Non
     for table in tables:
         for weight in table.weights:
             rows, first = read_slice((weight, ())), 0
-            if len(rows) != table.input_dim:  # one of the matrices of LoRA
-                continue
             for name, size in table.rows.items():
                 rows[first + starts[name] : first + ends[name]] = rows[first + UNKNOWN]
                 first += size

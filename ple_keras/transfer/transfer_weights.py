@@ -18,7 +18,7 @@ from ple_keras._typing import Shape, WeightSlice
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.layers.column_features import columns_digest
+from ple_keras.layers.column_layers import columns_digest
 from ple_keras.layers.gate import Gate
 from ple_keras.layers.number_embedding import NumberEmbedding
 from ple_keras.layers.sequential_block import SequentialBlock
@@ -171,15 +171,11 @@ def _short_name(outer: keras.Layer, layer: keras.Layer) -> str:
 def _check_built(model: keras.Layer, argument: str) -> None:
     """Check that an argument is a Keras layer that is built and not quantized."""
     if not isinstance(model, keras.Layer):
-        raise TypeError(
-            f"{argument} must be a Keras model or layer. Received: {argument}={model!r}"
-        )
+        raise TypeError(f"{argument} must be a Keras layer. Received: {argument}={model!r}")
     is_quantized = any(layer.quantization_mode for layer in find_layers(model, keras.Layer))
     if not model.built or is_quantized:
         raise ValueError(
-            f"{argument} must be built, and not quantized. Call it on data first, and quantize it "
-            f"after the transfer. Received: {argument}={model!r}, built={model.built}, "
-            f"{is_quantized=}"
+            f"{argument} must be built, and not quantized. Received: {model=}, {is_quantized=}"
         )
 
 

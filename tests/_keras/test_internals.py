@@ -163,15 +163,6 @@ def test_the_source_of_a_symbolic_tensor_is_its_layer():
         assert inner.outputs[index] is outputs[key]
 
 
-def test_the_calls_of_a_functional_model_are_its_own():
-    inputs, dense = keras.Input((1,)), keras.layers.Dense(1)
-    model = keras.Model(inputs, outputs := dense(inputs))
-    dense(outputs)
-    keras.Model(inputs, keras.layers.ReLU()(outputs))
-    calls = [(layer, tensors) for layer, tensors in internals.calls_of(model) if tensors]
-    assert [(layer, *map(id, tensors)) for layer, tensors in calls] == [(dense, id(inputs))]
-
-
 def test_a_graph_runs_with_other_functions_for_its_operations():
     inputs = {"a": keras.Input((2,)), "b": keras.Input((2,))}
     added = keras.layers.Add(name="add")([inputs["a"], inputs["b"]])

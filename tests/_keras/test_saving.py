@@ -132,7 +132,7 @@ def reading(saved, other):
 COUNTS = {"click": 1, "click_buy": 2, "10th": 3}
 BY_TASKS = r"written by a layer with \['click', 'click_buy', '10th'"
 BY_COPIES = r"written by a layer with \['a reads stream-a'"
-KINDS = r"'cgc' has .*'(copied|stacked) experts'.*Build the model with the"
+KINDS = r"'cgc' has .*'(copied|stacked) experts'"
 REFUSED = {
     **{
         "-".join(tasks): (levels, partial(levels, tasks), BY_TASKS)

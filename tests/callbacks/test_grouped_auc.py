@@ -109,9 +109,13 @@ def test_positions_of_sequences_are_rows_of_their_group():
 X, Y = rows()
 FEW = {"click": Y["click"][:0]}
 MADE = {
-    "no_rows": ((X[:0], FEW), {"groups": GROUPS[:0]}, r"at least 1\. .*rows=\[0\]"),
+    "no_rows": ((X[:0], FEW), {"groups": GROUPS[:0]}, r"not empty\. .*rows=\[0\]"),
     "no_tuple": (X, {}, TypeError, r"a tuple \(x, y\) or.*Received: v"),
-    "groups": ((X, Y), {"groups": GROUPS[1:]}, r"one entry.*groups\.shape=\(59,\)"),
+    "groups": (
+        (X, Y),
+        {"groups": GROUPS[1:]},
+        r"the shape \(60,\).*groups\.shape=\(59,\)",
+    ),
     "floats": ((X, Y), {"groups": GROUPS / 2}, TypeError, "groups must be integers"),
     "rows": ((X[1:], Y), {}, r"the same number of rows.*Received: rows=\[59, 60\]"),
 }
@@ -151,5 +155,5 @@ def test_models_without_a_task_of_one_probability_are_refused():
     )
     plain = chain(keras.layers.Dense(1))
     plain.compile("sgd", "mse", jit_compile=QUICK_JIT)
-    with pytest.raises(ValueError, match=r"tasks of the model's heads.*Received: tasks=None"):
+    with pytest.raises(ValueError, match=r"tasks of heads.*Received: tasks=None"):
         plain.fit(X, Y["buy"], verbose=0, callbacks=[pk.GroupedAUC((X, Y["buy"]), GROUPS)])

@@ -9,7 +9,7 @@ from keras import ops
 
 import ple_keras as pk
 from ple_keras._keras.tensors import to_numpy
-from ple_keras.layers.hidden_ids import HiddenIds
+from ple_keras.layers.column_layers import HiddenIds
 from tests.helpers import assert_same, every_backend, once
 from tests.models import loaded
 
@@ -255,7 +255,7 @@ def test_widths_are_checked(columns):
 
 def test_names_of_numbers_that_extrapolate_and_shares_of_hidden_ids_are_checked(columns):
     for options in ({"extrapolate": ["item"]}, {"extrapolate": ["age"], "number_units": 2}):
-        with pytest.raises(ValueError, match=r"extrapolate must name numbers that are not emb"):
+        with pytest.raises(ValueError, match=r"extrapolate must name numbers not emb"):
             columns.network(**options)
     with pytest.raises(TypeError, match="extrapolate must be a list of names"):
         columns.network(extrapolate="age")

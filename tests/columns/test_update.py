@@ -29,7 +29,7 @@ def test_known_values_keep_their_codes_and_new_ones_follow_in_free_rows(columns,
     assert columns.rows == {name: 2 + n + -(-n * 3 // 5) for name, n in sizes(columns).items()}
     before = dict(vars(columns), digest=columns.digest)
     day = day_of(frame, age=80, title="New, new")
-    with pytest.raises(ValueError, match=r"min_rows=2, .* without a row: {'item': 1}"):
+    with pytest.raises(ValueError, match=r"min_rows=2, .* too many values: {'item': 1}"):
         columns.update(day.assign(history=[["y", "y", "k", "k"]] * 6), min_rows=2)
     columns.save(tmp_path / "columns.json")
     for each in (columns, Columns.load(tmp_path / "columns.json")):
@@ -76,7 +76,7 @@ def test_a_file_without_rows_has_no_free_ones(columns, frame, tmp_path):
     old = Columns.load(tmp_path / "columns.json")
     assert old.digest == columns.digest
     assert old.update(day_of(frame), min_rows=8).known == columns.known
-    with pytest.raises(ValueError, match=r"Train a new model.* without a row: {'item': 2}"):
+    with pytest.raises(ValueError, match=r"Train a new model.* too many values: {'item': 2}"):
         old.update(day_of(frame), min_rows=5)
     table = old.network(2).get_layer("table")
     assert table.rows == {name: 2 + n for name, n in sizes(columns).items()}

@@ -167,10 +167,10 @@ def twice():
 
 
 MODELS = {
-    "twice": (twice, ValueError, r"model.output must .* different tensors .*names \['a', 'b'\]"),
-    "no_name": (lambda: small(task=""), ValueError, r"names that are not empty.* names \[''\]"),
+    "twice": (twice, ValueError, r"model.output must .* different names.*names \['a', 'b'\]"),
+    "no_name": (lambda: small(task=""), ValueError, r"different names.* names \[''\]"),
     "no_model": (lambda: 3, TypeError, "model must be a Keras model. Received: model=3"),
-    "subclassed": (subclassed, ValueError, "model must be a Functional model or .*<Subclassed"),
+    "subclassed": (subclassed, ValueError, "model must be a Functional or .*<Subclassed"),
     "nameless": (nameless, ValueError, r"different names.* names \['task_heads"),
     "one_name": (lambda: small("a"), ValueError, r"model.input=\['a'\], model.output=\['a'\]"),
     "int8": (quantized, ValueError, "float32 or float16. .*quantization_mode='int8'"),

@@ -282,7 +282,7 @@ test_names_that_are_no_names_are_refused = all_refused(
 )
 
 
-SHAPE = r"inputs\['a'\]\['other'\] must be predictions of the shape \(batch, 1\) or \(batch\)"
+SHAPE = r"inputs\['a'\]\['other'\] must have a shape \(batch, 1\) or \(batch\)"
 
 
 INPUTS = {
@@ -294,7 +294,7 @@ INPUTS = {
     ),
     "not_given": (
         {"net": (2, 3), "more": (2, 3)},
-        r"^inputs must have the given branches in at least one task; missing: \['other'\]",
+        r"^inputs must have given branches; missing: \{'other'\}",
     ),
 }
 

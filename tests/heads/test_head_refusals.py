@@ -25,11 +25,11 @@ BAD_ARGUMENTS = {
     "loss": ({"loss": "nope"}, r"loss must be known to Keras.*: loss='nope'$"),
     "loss_of_logits": (
         {"loss": keras.losses.BinaryCrossentropy(from_logits=True), "activation": "sigmoid"},
-        r"loss must have from_logits=False, .*Received: loss=<.*, activation='sigmoid'$",
+        r"loss must have from_logits=False\. Received: loss=<.*, activation='sigmoid'$",
     ),
     "loss_without_a_reduction": ({"loss": WITHOUT_REDUCTION}, "loss=<.* with reduction=None"),
     "metric": ({"metrics": ["mae", "nope"]}, r"known to Keras.* metrics='nope'$"),
-    "metrics_string": ({"metrics": "auc"}, TypeError, r"a sequence of metrics.* metrics='auc'$"),
+    "metrics_string": ({"metrics": "auc"}, TypeError, r"a list of metrics.* metrics='auc'$"),
     "extra_metrics": ({"extra_metrics": [3]}, r"known to Keras.*extra_metrics=3$"),
     "loss_weight": ({"loss_weight": -1}, r"at least 0\. Received: loss_weight=-1$"),
     "loss_weight_text": ({"loss_weight": "1"}, TypeError, r"a number\. .*: loss_weight='1'$"),

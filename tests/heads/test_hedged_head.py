@@ -141,7 +141,7 @@ def test_a_call_that_trains_returns_branches_which_only_a_loss_that_trains_takes
     assert loss == pytest.approx(expected, rel=1e-5)
     for stack in stacks.values():
         assert float(numpy_of(heads.compute_loss(Y, stack))) == pytest.approx(expected, rel=1e-5)
-    start = r"y_pred\['click'\] must come from a call with the argument training of the loss.*"
+    start = r"y_pred\['click'\] must be of a call with the argument training of the loss.*"
     message = start + r"Received: training=True, y_pred\['click'\]\.shape=\(12, 1\)"
     check_refused(lambda: heads.compute_losses(Y, predicted), ValueError, message)
     message = start + r"Received: training=False, y_pred\['click'\]\.shape=\(3, 12, 1\)"
@@ -151,7 +151,7 @@ def test_a_call_that_trains_returns_branches_which_only_a_loss_that_trains_takes
     shapes = [spec.shape for spec in heads(features, training=True).values()]
     assert shapes == [(3, None, 1), (3, None, 1), (3, None, 3)]
     lists = {t: {b: x[:, None] for b, x in of.items()} for t, of in model.layers[1](X).items()}
-    message = r"inputs\['click'\] must have 2 axes in each branch.*Received: inputs\['click'\]="
+    message = r"inputs\['click'\] must have 2 axes\. Received: inputs\['click'\]="
     check_refused(lambda: heads(lists), ValueError, message)  # a prediction would be like a stack
 
 
@@ -219,16 +219,6 @@ def hedged_inputs(*tasks, branches=BRANCHES):
     return {task: {branch: features(2, 3) for branch in branches} for task in tasks}
 
 
-class Summed(pk.RegressionHead):
-    """Head whose prediction has another shape."""
-
-    def call(self, inputs, training=None):
-        return keras.ops.sum(super().call(inputs), axis=-1, keepdims=True)
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], 1)
-
-
 REFUSED = {
     "learned_weights": (
         lambda: pk.TaskHeads([pk.BinaryHead("a")], "uncertainty")(hedged_inputs("a")),
@@ -236,11 +226,7 @@ REFUSED = {
     ),
     "regularizer": (
         lambda: pk.TaskHeads([pk.BinaryHead("a")], activity_regularizer="l2")(hedged_inputs("a")),
-        "activity_regularizer must be None.*activity_regularizer=<",
-    ),
-    "another_shape": (
-        lambda: pk.TaskHeads([Summed("a", units=2)])(hedged_inputs("a")),
-        r"must return predictions \(\.\.\., 2\)\. Received: head=<Summed.*which returns \(2, 1\)",
+        "activity_regularizer must be None.*, <",
     ),
     "built": (
         lambda: pk.TaskHeads([built(pk.BinaryHead("a"))])(hedged_inputs("a")),
@@ -248,7 +234,7 @@ REFUSED = {
     ),
     "factors": (
         lambda: product_heads()({**hedged_inputs("a", "b"), **hedged_inputs("c", branches="xy")}),
-        r"factors of 'abc' must have the same branches.*Received: inputs={'ab': \['own'",
+        r"Factors of 'abc' must have equal branches.*Received: names={'ab': \['own'",
     ),
     "missing_branch": (
         lambda: heads_of(hedged_model())["click"]({"own": features(1, 2)}),

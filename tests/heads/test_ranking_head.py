@@ -166,8 +166,8 @@ def test_the_report_of_tasks_counts_lists_which_may_have_different_lengths():
 
 UNREDUCED = LOSSES["pairwise"](reduction=None)
 REFUSED = {
-    "name": (lambda: pk.RankingHead("a", "mse"), TypeError, r"loss must be a keras\.losses\.Loss"),
-    "keras": (lambda: pk.RankingHead("a", keras.losses.Huber()), TypeError, "object for lists"),
+    "name": (lambda: pk.RankingHead("a", "mse"), TypeError, r"loss must be a loss of lists"),
+    "keras": (lambda: pk.RankingHead("a", keras.losses.Huber()), TypeError, "a loss of lists"),
     "reduction": (lambda: pk.RankingHead("a", UNREDUCED), "loss must have the default reduction"),
     "inputs": (lambda: head_of()(features(2, 3)), r"\(batch, items, features\)\. .*=\(2, 3\)"),
     "labels": (lambda: loss_of_head(head_of(), LABELS[:, :3], SCORES), r"a shape \(4, 4, 1\) or"),

@@ -97,16 +97,16 @@ def test_blocks_take_the_tasks_with_features_from_heads_in_any_form(form):
 # Refusals
 
 A, B = pk.BinaryHead("a", name="x"), pk.BinaryHead("b", name="x")
-VAL = pk.BinaryHead("val")
-SEQUENCE = r"heads must be a sequence of at .*Received: heads="
+SEQUENCE = r"heads must be a sequence or dict of at .*Received: heads="
 BAD_ARGUMENTS = {
     "no_heads": ([], TypeError, r"at least one head.*Received: heads=\[\]"),
     "one_head": (A, TypeError, f"{SEQUENCE}<BinaryHead"),
     "layers": ([A, keras.layers.Dense(1)], TypeError, rf"{SEQUENCE}\[<BinaryHead.*<Dense"),
     "none": (None, TypeError, f"{SEQUENCE}None"),
-    "tasks": ([A, pk.RegressionHead("a")], r"unique tasks, not \['a', 'a'\]"),
-    "names_of_heads": ([A, B], r"unique names, not \['x', 'x'\]"),
-    "val": ([A, VAL], r"a task 'val', .*such as val_loss.*tasks=\['a', 'val'\]$"),
+    "tasks": ([A, pk.RegressionHead("a")], r"unique tasks\. Received: tasks=\['a', 'a'\]"),
+    "names_of_heads": ([A, B], r"unique names\. Received: names=\['x', 'x'\]"),
+    "val": ([A, pk.BinaryHead("val")], r"names like tasks {'val'}\. Received: tasks="),
+    "val_a": ([A, pk.BinaryHead("val_a")], r"names like tasks {'val_a'}"),
     "task_of_another_head": ({"b": A}, r"own head, .* 'b' has <BinaryHead"),
 }
 

@@ -331,7 +331,7 @@ REFUSED = {
     ),
     "endless": (
         lambda: pk.fit_hedge(hedged_model(), Dataset([(X, Y)], is_endless=True)),
-        "x must be readable more than once, .* have an end",
+        "x must be no iterator, .* have an end",
     ),
 }
 

@@ -204,7 +204,7 @@ WARNED = {
     "none": (lambda x, y: {}, "validation_data must be given to fit"),
     "iterator": (
         lambda x, y: {"validation_data": endless_batches(x, y), "validation_steps": 3},
-        "unlike an iterator",
+        "must be no iterator",
     ),
     "endless": (
         lambda x, y: {"validation_data": Dataset(batches(x, y), True), "validation_freq": 9},
@@ -322,5 +322,5 @@ def test_a_callback_without_rows_needs_validation_data():
     later = itertools.repeat((x, y))
     check_refused(
         lambda: model.fit(x, y, validation_data=later, callbacks=[hedge], verbose=0),
-        *(ValueError, "validation_data must be readable more than once"),
+        *(ValueError, "validation_data must be no iterator"),
     )

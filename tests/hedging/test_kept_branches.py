@@ -168,15 +168,6 @@ def test_no_other_branch_reads_the_weights_of_a_unit(name):
     }
 
 
-def test_statistics_that_branches_have_in_common_cause_a_warning():
-    heads, (x, y) = two_heads(), rows()
-    normalization = keras.layers.BatchNormalization(center=False, scale=False, momentum=0.5)
-    model = chain(normalization, pk.HedgedBlock(heads, [3]), heads)
-    randomize(model)
-    with pytest.warns(UserWarning, match=r"hedge/loss is .*, but .* after fit.*as its features"):
-        fit(model, (x / 10, y), (x, y), epochs=2, learning_rate=0.0)
-
-
 def branch_loss(model, data, *branch):
     """Return the loss of a branch, and its relative loss."""
     branched = BranchedModel(model)
@@ -322,7 +313,7 @@ def test_refusals():
         lambda: pk.FitHedge(data, keep_best=False, patience=2), ValueError, "patience must be None"
     )
     check_refused(lambda: pk.FitHedge(data, patience=0), ValueError, "patience must be at least 1")
-    check_refused(lambda: pk.FitHedge(iter([data])), ValueError, "validation_data must be readable")
+    check_refused(lambda: pk.FitHedge(iter([data])), ValueError, "data must be no iterator")
     model = compiled(stacked(), keras.optimizers.Adam(use_ema=True))
     for optimizer in (model.optimizer, pk.table_optimizer(model.optimizer)):
         compiled(model, optimizer)

@@ -226,7 +226,7 @@ test_wrong_arguments_are_refused = all_refused(
         ),
         "rows": (lambda: adapted({t: x[:0] for t, x in P.items()}), "predictions must have rows"),
         "y": (lambda: adapted(y={**Y, "like": Y["like"][:9]}), r"y\['like'\] must have a shape"),
-        "weights": (lambda: adapted(sample_weight=-WEIGHTS), "sample_weight must be finite"),
+        "weights": (lambda: adapted(sample_weight=-WEIGHTS), "sample_weight.* must be finite"),
         "counts": (lambda: adapted(y={**Y, "visits": -WEIGHTS}), r"y\['visits'\] must be at least"),
     },
 )

@@ -174,8 +174,8 @@ REFUSED = {
     "none": (features(numbers=NONE), TypeError, r"None to NaN\. .*x\['numbers'\]\.dtype=object"),
     "lists": ({"city": [0, 1]}, TypeError, r"x must be arrays.*Received: x=\{'city': \[0, 1\]\}"),
     "column": ({**X, "age": X["city"]}, r"missing: \[\], unknown: \['age'\]"),
-    "no_row": ({name: of[:0] for name, of in X.items()}, r"at least 1"),
-    "iterator": (iter([X]), "x must be readable more than once"),
+    "no_row": ({name: of[:0] for name, of in X.items()}, "and not empty"),
+    "iterator": (iter([X]), "x must be no iterator"),
 }
 
 

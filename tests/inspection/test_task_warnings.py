@@ -102,7 +102,7 @@ WARNINGS = {
     ),
     "constant predictions": (
         {"kernels": {"click": (0, 0)}},
-        ["click: the predictions are constant", "0e+00", "lower learning rate"],
+        ["click: the predictions are constant", "0e+00", "lower the learning rate"],
     ),
     "lost labels": (
         {"y": {"click": HALF_LOST}},

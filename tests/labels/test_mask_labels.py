@@ -102,8 +102,8 @@ REFUSED = {
     "spaces": (labels(), {"buy": ["click"]}, TypeError, "spaces must map tasks to tasks"),
     "cycle": (labels(), CYCLE, r"not contain a cycle\. .*\{'buy': 'click', 'c"),
     "missing_label": (labels(), CHAIN, "x", TypeError, r"missing_label='x'"),
-    "missing_label_out_of_range": (labels(buy=np.uint8(BUY)), CHAIN, -1, r"y\['buy'\], uint8\. "),
-    "rows": (labels(click=np.ones(4)), CHAIN, r"one label for each.*y\['click'\]\.shape=\(4,\)"),
+    "missing_label_out_of_range": (labels(buy=np.uint8(BUY)), CHAIN, -1, r"uint8 of y\['buy'\]\. "),
+    "rows": (labels(click=np.ones(4)), CHAIN, r"y\['click'\] must have the shape .*=\(4,\)"),
 }
 
 

@@ -150,12 +150,6 @@ def sequence(*layers, **kwargs):
     return pk.SequentialBlock(list(layers), **kwargs)
 
 
-def same_names():
-    """Return a block with two levels of one name."""
-    inner = sequence(sequence(level(), name="same"), level(), name="other")
-    return sequence(inner, sequence(level(), name="same"), name="outermost")
-
-
 def built_level():
     return built(level())
 
@@ -195,7 +189,7 @@ def with_input(x, **kwargs):
 
 
 calling = operator.methodcaller
-NEW = r"must be built\. .*Received: built=False"
+NEW = r"the block built.*Received: built=False"
 WEIGHTS = {"return_gate_weights": True}
 REFUSED = [
     (
@@ -206,15 +200,15 @@ REFUSED = [
     (
         level,
         with_input({**streams(a=5, b=5), "shared": features(2, 3, 5)}),
-        r"axes in every stream, except for the last one\. Received: inputs=\{'a': \(2, 5\), 'b'",
+        r"equal axes, except for the last one\. Received: inputs=\{'a': \(2, 5\), 'b'",
     ),
     (built_level, with_input(streams(a=5, b=5, shared=6)), WIDTH + r"\(2, 6\)"),
     (built_level, calling("expert_outputs", X), WIDTH + r"\(4, 3\)$"),
     (built_level, calling("gate_weights", [X]), "must be a tensor.*Received: built=True, inputs="),
     (level, calling("expert_outputs", X), NEW),
     (level, calling("gate_weights", X), NEW),
-    (level, calling("gate_statistics"), "Received: enable_gate_weights_metrics=False"),
-    (tracking_gate, calling("statistics"), "be built.*Received: track_weights=True, built=False$"),
+    (level, calling("gate_statistics"), "Received: built="),
+    (tracking_gate, calling("statistics"), "be built.*Received: built=False$"),
     (read_level, with_input(SYMBOL), r"Received: gate_context.shape=None"),
     (
         read_level,
@@ -225,12 +219,7 @@ REFUSED = [
     (
         lambda: sequence(keras.layers.Dense(3), bottom()),
         with_input(X, **WEIGHTS),
-        r"must not be given, since no layer uses it\. .*Received: return_gate_weights=True, layers",
-    ),
-    (
-        same_names,
-        with_input(X, **WEIGHTS),
-        r"blocks with the same name.*Received: return_gate_weights=True, with two levels.*same/0",
+        r"must not be given, since no layer uses it.*Received: return_gate_weights=True",
     ),
     (
         lambda: of_branches(ple=levels()),
@@ -242,20 +231,19 @@ REFUSED = [
         with_input(streams(a=2, shared=3)),
         "inputs must have exactly the keys",
     ),
-    (of_features, with_input({"item": np.ones(2, "int32")}), "must accept the inputs"),
+    (of_features, with_input({"item": np.ones(2, "int32")}), "must accept "),
     (
         lambda: pk.CGCBlock(["a"], keras.layers.Activation("relu")),
         with_input(streams(a=5, shared=4)),
-        r"same output width for all .*not \{'a/expert_0': 5, 'shared/expert_0': 4\}\. "
-        r"Received: expert_block=<Activation",
+        r"must have one output width.*widths=\{'a/expert_0': 5, 'shared/expert_0': 4\}",
     ),
 ]
 
 
 UNFIT = [
     ("expert_block", lambda x: pk.CGCBlock(TASKS, x), keras.layers.Flatten, r"to \(2, 15\)"),
-    ("tower", lambda x: pk.BinaryHead("a", tower=x), bottom, r"a single tensor, .* \{'a'"),
-    ("expert_block", lambda x: pk.PLEBlock(2, TASKS, x), of_width_7, r"inputs <.* shape=\(2, 3, 5"),
+    ("tower", lambda x: pk.BinaryHead("a", tower=x), bottom, r"return a tensor, .* \{'a'"),
+    ("expert_block", lambda x: pk.PLEBlock(2, TASKS, x), of_width_7, r"accept <.* shape=\(2, 3, 5"),
 ]
 
 
@@ -269,9 +257,9 @@ def test_a_template_with_invalid_output_shapes_is_refused(argument, make, templa
 WRONG_TYPES = [
     (level, with_input(X, return_gate_weights="yes"), "return_gate_weights must be True or False"),
     (levels, with_input(SYMBOL, return_gate_weights="yes"), "must be True or False"),
-    (of_features, with_input([X, X]), "inputs must be a tensor or a dict of columns"),
-    (hedged_of_features, with_input([X]), "inputs must be a tensor or a dict"),
-    (of_features, with_input(None), "inputs must be a tensor or a dict of columns"),
+    (of_features, with_input([X, X]), "inputs must be a tensor or dict of columns"),
+    (hedged_of_features, with_input([X]), "inputs must be a tensor or dict"),
+    (of_features, with_input(None), "inputs must be a tensor or dict of columns"),
 ]
 
 

@@ -193,10 +193,10 @@ def test_edges_that_are_no_edges_are_refused(edges):
 
 
 REFUSED = {
-    "infinite": ([[1.0], [INF]], ValueError, r"^data must have numbers from .* or NaN"),
-    "large": ([[3e38]], ValueError, r"^data must have numbers from -4\.3e\+37 to 4\.3e\+37"),
+    "infinite": ([[1.0], [INF]], ValueError, r"^data must be NaN or at most"),
+    "large": ([[3e38]], ValueError, r"^data must be NaN or at most 4\.3e\+37"),
     "text": ([["a"]], TypeError, r"^data must contain numbers"),
-    "rank": ([1.0], ValueError, r"^data must have the shape \(\.\.\., n\)"),
+    "rank": ([1.0], ValueError, r"^data must be \(\.\.\., n\)"),
 }
 
 
@@ -212,9 +212,7 @@ def test_data_without_quantiles_is_refused(data, error, message):
 def test_another_number_of_columns_is_refused():
     layer = pk.NumberEmbedding()
     layer.build((None, 2))
-    check_refused(
-        lambda: layer.adapt(table()), ValueError, r"^data must have the shape \(\.\.\., 2\)"
-    )
+    check_refused(lambda: layer.adapt(table()), ValueError, r"^data must be \(\.\.\., 2\)")
     layer = adapted(table())
     check_refused(
         lambda: layer.build((None, 2)),

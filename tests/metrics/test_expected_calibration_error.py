@@ -52,7 +52,7 @@ def test_missing_labels_are_left_out():
 
 
 REFUSED = {
-    "above_1": ([0], [1 + 1e-5], r"lie in \[0, 1\].*ons=\[\.\.\., 1\.00001\]"),
+    "above_1": ([0], [1 + 1e-5], r"be in \[0, 1\].*ons=1\.00001"),
     "bins": ([0], [0.5], 0, r"num_bins must be at least 1\. Received: num_bins=0"),
     "strategy": ([0], [0.5], 2, "even", r"strategy must be.*strategy='even"),
 }

@@ -23,7 +23,7 @@ def test_a_gain_is_positive_where_the_multi_task_model_is_better():
 def test_keys_without_a_direction_are_left_out(key):
     logs = {key: 0.5, "val_click_gauc": 0.75}
     assert pk.mtl_gain(logs, {**logs, "val_click_gauc": 0.5}) == {"val_click_gauc": 0.25}
-    with pytest.raises(ValueError, match=r"common keys of metrics.*Received: multi=\{'"):
+    with pytest.raises(ValueError, match=r"common metrics.*Received: multi=\{'"):
         pk.mtl_gain({key: 0.75}, {key: 0.5})
 
 
@@ -37,8 +37,8 @@ def test_the_name_at_the_end_of_a_key_determines_the_direction(key):
 
 
 REFUSED = {
-    "unknown": ({"x": 1}, {"x": 1}, r"for 'x', whose.*lower_is_better=\{\}"),
-    "not_common": ({"auc": 1}, {"x": 1}, r"common keys.*, but single has \['x'\]"),
+    "unknown": ({"x": 1}, {"x": 1}, r"'x', whose.*given=\{\}"),
+    "not_common": ({"auc": 1}, {"x": 1}, "must have common metrics"),
     "flag": ({"auc": 1}, {"auc": 1}, {"auc": -1}, TypeError, r"True or False\. .*\['auc'\]=-1"),
     "nan": ({"auc": 1}, {"auc": float("nan")}, r"Received: single\['auc'\]=nan"),
 }

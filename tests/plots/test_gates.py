@@ -81,8 +81,8 @@ def test_a_model_a_dict_or_a_table_of_the_file_is_taken_as_history(history, tmp_
 
 REFUSED = {
     "report": (pk.plot_gate_weights, {}, TypeError, r"report must be.*Received: report=\{\}"),
-    "key": (pk.plot_gate_history, {"gate/x": [1.0]}, "keys of a GateWeightsLogger"),
-    "keys": (pk.plot_gate_history, {"loss": [1.0]}, r"Logger\. .*history=\['loss'\]"),
+    "key": (pk.plot_gate_history, {"gate/x": [1.0]}, "gate statistics"),
+    "keys": (pk.plot_gate_history, {"loss": [1.0]}, r"gate statistics\. .*history=\['loss'\]"),
     "number": (pk.plot_gate_history, 3, TypeError, r"history must be.*Received: history=3"),
     "path": (pk.plot_gate_history, "g.csv", TypeError, r"pass pandas\.read_csv.*history='g\.csv'"),
 }

@@ -153,7 +153,7 @@ def test_code_of_users_is_traced_on_demand(make):
     ],
 )
 def test_code_that_cannot_be_traced_on_demand_runs_eagerly_with_a_warning(function, cause):
-    with pytest.warns(UserWarning, match=f"can't be traced.*Received: trace=True and {cause}"):
+    with pytest.warns(UserWarning, match=f"run eagerly: layers.*Received: trace=True and {cause}"):
         assert_equal_steps(with_layer(function, trace=True), traced=0)
 
 

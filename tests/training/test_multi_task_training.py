@@ -1,9 +1,7 @@
 """Steps of a MultiTaskModel: labels, sample weights, losses, gradients and regularization."""
 
-import contextlib
 import functools
 import warnings
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -179,16 +177,6 @@ def test_fit_and_evaluate_check_the_first_arrays_of_labels_without_warnings(monk
         check_refused(call, ValueError, r"y\['a'\] must be at least 0 for the loss.*invalid: 10")
 
 
-def failing(y_true, y_pred):
-    raise RuntimeError("all elements of target should be between 0 and 1")  # as PyTorch
-
-
-def test_an_error_in_a_loss_has_a_note_with_the_task():
-    with pytest.raises(RuntimeError) as caught:
-        model_of(pk.Head("b", loss=failing)).train_on_batch(X, Y["click"])
-    assert caught.value.__notes__[0].startswith("In the loss of 'b': see check_labels ")
-
-
 # Regularization
 
 
@@ -264,26 +252,3 @@ def test_losses_in_every_form_train_and_are_kept_in_files(head, function, tmp_pa
     np.testing.assert_allclose(copied.get_weights()[0], before, rtol=1e-6)
     assert type(copied) is type(head)
     assert heads_of(copy).get_config() == heads_of(model).get_config()
-
-
-@once
-@pytest.mark.parametrize(
-    ("rows", "batch_size", "message"),
-    [
-        (10, 4, r"4 devices .* 2 rows of a batch with 2 rows\. Received: batch_size=4$"),
-        (12, 6, r"2 rows of a batch with 6 rows\. Received: batch_size=6$"),
-        (5, 16, r"1 rows of a batch with 5 rows\. Received: batch_size=16$"),
-        (8, 6, r"2 rows of a batch with 6 rows"),
-        (4, 6, None),
-        (12, 8, None),
-    ],
-)
-def test_batches_of_arrays_are_known_before_the_first_step(rows, batch_size, message, monkeypatch):
-    heads = pk.TaskHeads([pk.BinaryHead("click")])
-    model = compiled(chain(pk.PLEBlock(1, heads, [2]), heads))
-    devices = SimpleNamespace(num_model_replicas=8, num_processes=2)
-    monkeypatch.setattr(keras.distribution, "distribution", lambda: devices)
-    x, y = np.ones((rows, 3)), {"click": np.ones(rows)}
-    with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
-        model.fit(x, y, batch_size=batch_size, verbose=0)
-    assert (int(model.optimizer.iterations) > 0) == (message is None)

@@ -7,8 +7,7 @@ import pytest
 
 import ple_keras as pk
 from ple_keras._keras.layers import find_layers
-from ple_keras.layers.column_features import columns_digest
-from ple_keras.layers.column_table import ColumnTable
+from ple_keras.layers.column_layers import ColumnTable, columns_digest
 from tests.helpers import QUICK, numpy_of, once
 from tests.models import cloned, loaded
 from tests.pairs import fewer
@@ -102,9 +101,13 @@ def test_other_columns_and_models_are_refused(tmp_path):
     table = pk.SparseEmbedding(99, 2, name="user_table")(model.input["user"])
     inputs = {"columns": columns, "updated": updated}
     for wrong, error, reason in (
-        ({"updated": later}, ValueError, f"updated.previous='', columns.digest='{columns.digest}'"),
+        ({"updated": later}, ValueError, f"updated.previous='', not '{columns.digest}'"),
         ({"updated": updated.update(DAY)}, ValueError, f"updated.previous='{updated.digest}'"),
-        ({"columns": later, "updated": later.update(FRAME)}, ValueError, "of `columns`, and"),
+        (
+            {"columns": later, "updated": later.update(FRAME)},
+            ValueError,
+            "network of `columns`",
+        ),
         ({"model": model_of("ple", fitted(spare=0.0))}, ValueError, "a row for each code.* 'film'"),
         ({"model": keras.Model(model.input, old([table, table]))}, ValueError, "of version 0.7.0"),
         ({"model": "model.keras"}, TypeError, "model must be a Layer. Received: model='model.k"),

@@ -1,0 +1,110 @@
+"""The layers of the networks of Columns."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from ple_keras._keras.layers import find_layers
+from ple_keras._keras.saving import register
+from ple_keras._typing import Config, Tensor
+from ple_keras.layers.sparse_embedding import SparseEmbedding
+
+UNKNOWN, FIRST = 1, 2  # the code of unknown values, and the first one of a known value
+
+
+@register
+class HiddenIds(keras.layers.Dropout):
+    """Codes of ids, `int32`, of which training replaces a share of those from 2 by 1.
+
+    The row of unknown values in a table thus learns from rows of all values, as new values are.
+    A Dropout without a seed draws new numbers in each traced step on PyTorch, and `keras.random`
+    does not.
+    """
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Return the codes."""
+        if not training:
+            return inputs
+        kept = super().call(ops.ones(ops.shape(inputs)), training=training)
+        is_hidden = ops.logical_and(ops.equal(kept, 0), ops.greater_equal(inputs, FIRST))
+        return ops.where(is_hidden, ops.cast(UNKNOWN, inputs.dtype), inputs)
+
+    def compute_output_spec(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        return keras.KerasTensor(inputs.shape, inputs.dtype)
+
+
+@register
+class ColumnTable(SparseEmbedding):
+    """One table for the codes of several columns, each with an offset, `(B, n) -> (B, n, width)`.
+
+    One lookup and one update take less time than one of each for every column. `SparseAdagrad` has
+    a start for the rows of each column, since words of a text have smaller gradients. A code that
+    is too large for its column is read as unknown, and not as a row of the next column.
+
+    Args:
+        rows: `{table: rows}`: the number of codes of each table of `Columns`, in the order in which
+            their rows follow each other.
+        tables: The table of each of the n codes.
+        output_dim: The width.
+        **kwargs: Arguments of `SparseEmbedding`.
+
+    Attributes:
+        rows: As above.
+        tables: As above.
+        sizes: The number of codes that each of the n inputs can have.
+    """
+
+    def __init__(
+        self, rows: Mapping[str, int], tables: Sequence[str], output_dim: int, **kwargs: object
+    ) -> None:
+        super().__init__(sum(rows.values()), output_dim, **kwargs)
+        self.rows, self.tables = dict(rows), list(tables)
+        self._ends = np.cumsum([*rows.values()]).tolist() if len(rows) > 1 else None
+        starts = dict(zip(rows, np.cumsum([0, *rows.values()])))
+        self._offsets = np.array([starts[table] for table in tables], "int32")
+        self.sizes = np.array([rows[table] for table in tables], "int32")
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Return the rows of the codes."""
+        codes = ops.cast(inputs, "int32")
+        codes = ops.where(ops.less(codes, self.sizes), codes, UNKNOWN)
+        return super().call(ops.add(codes, self._offsets), training=training)
+
+    def get_config(self) -> Config:
+        config = {**super().get_config(), "rows": dict(self.rows), "tables": [*self.tables]}
+        del config["input_dim"]
+        return config
+
+
+@register
+class ColumnFeatures(keras.layers.Concatenate):
+    """Concatenation of the features of columns, whose digest files and copies keep.
+
+    Args:
+        digest: The digest of the columns.
+        packed: The columns of each packed input, for messages.
+        **kwargs: Arguments of `keras.layers.Concatenate`. The default name contains the digest.
+    """
+
+    def __init__(
+        self, digest: str, packed: Mapping[str, Sequence[str]] | None = None, **kwargs: object
+    ) -> None:
+        super().__init__(**{"name": f"columns_{digest}", **kwargs})
+        self.digest, self.packed = digest, {k: [*names] for k, names in (packed or {}).items()}
+
+    def get_config(self) -> Config:
+        return {**super().get_config(), "digest": self.digest, "packed": dict(self.packed)}
+
+
+def columns_digest(layer: keras.Layer) -> str:
+    """Return the digest of the columns whose network, or copies of it, a layer contains.
+
+    The text is empty without such a network, and has commas between the digests of different
+    columns. Networks of version 0.6.0 have the digest only in the name of a `Concatenate` layer.
+    """
+    layers = find_layers(layer, keras.layers.Concatenate)
+    named = {getattr(each, "digest", each.name.removeprefix("columns_")) for each in layers}
+    return ",".join(sorted(filter(re.compile("[0-9a-f]{16}").fullmatch, named)))
