@@ -77,8 +77,8 @@ def _symbolic_output(layer: keras.Layer, inputs: Nested, argument: str) -> keras
         output = layer(inputs)
     except Exception as error:
         raise ValueError(
-            f"{argument} must accept {inputs}, but its copy failed: {error} Pass it unbuilt, and "
-            f"for a dict of columns with such an input. Received: {argument}={layer!r}"
+            f"{argument} must accept {inputs}, but its copy failed: {error} Pass an unbuilt layer, "
+            f"or call the block with network.input, not its output. Received: {argument}={layer!r}"
         ) from error
     if not isinstance(output, keras.KerasTensor):
         raise ValueError(

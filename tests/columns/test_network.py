@@ -217,7 +217,7 @@ def test_a_wrong_number_in_a_packed_array_is_named_with_its_column(columns, fram
     with pytest.raises(ValueError, match=r"values of int32.* x\['ids'\]\['user'\]\[1\]=0.5"):
         pk.check_inputs(model, x | {"ids": np.array([[2, 2], [0.5, 2]] * 3)})
     for ids in (x["ids"][:, :1], x["ids"][:, 0], x["ids"][:, [0, 1, 1]]):
-        with pytest.raises(ValueError, match=r"x\['ids'\] must have a shape .*2\)"):
+        with pytest.raises(ValueError, match=r"x\['ids'\] must be \(batch, 2\)"):
             pk.check_inputs(model, x | {"ids": ids})
 
 
@@ -294,7 +294,7 @@ def test_a_network_hides_ids_in_training_alone(columns, frame, tmp_path):
 def test_a_block_on_the_output_of_its_network_is_refused(columns, width):
     network, heads = columns.network(width), pk.TaskHeads([pk.BinaryHead("click")])
     output = (network if width == 4 else network["click"]).output
-    with pytest.raises(ValueError, match=r"Pass a dict with its inputs, such as network.input"):
+    with pytest.raises(ValueError, match=r"call the block with network.input"):
         pk.HedgedBlock(heads, [4], features=network)(output)
 
 

@@ -312,7 +312,7 @@ TOGETHER = [
     (pk.HedgedBlock, {}, "Exactly one of expert_block and branches"),
     (pk.HedgedBlock, {"expert_block": 3, "branches": {}}, "Exactly one of"),
     (pk.HedgedBlock, {"expert_block": 3, "features": {}}, "features must have exactly the keys"),
-    (pk.HedgedBlock, {"branches": TWO, "features": {}}, "features must be one network"),
+    (pk.HedgedBlock, {"branches": TWO, "features": {}}, "features must have exactly"),
     (pk.StreamFeatures, {"feature_block": {}, "own": []}, "own must be None"),
 ]
 
