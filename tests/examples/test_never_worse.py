@@ -10,7 +10,7 @@ from scipy.stats import t
 from examples.benchmarks import _regrets, never_worse
 from examples.benchmarks._cases import all_cases
 from examples.benchmarks._fits import RATES, Fit, Store, _alone, run
-from examples.benchmarks._plan import fresh_seeds, plan, published_seeds, searches
+from examples.benchmarks._plan import SMALL_CASES, fresh_seeds, plan, published_seeds, searches
 from tests.helpers import once
 
 pytestmark = [pytest.mark.nightly, once]
@@ -61,12 +61,46 @@ def test_a_regret_is_the_paired_difference_to_the_better_baseline():
     np.testing.assert_allclose(scores.regret(keys[0], "ple", ["income"], baselines), [0.01, 0.0])
     np.testing.assert_allclose(scores.regret(keys[1], "ple", ["income"], baselines), [0.01, 0.01])
     np.testing.assert_allclose(scores.gain(keys[0], "bottom", "single", ["income"]), [0.03, 0.01])
+    (worst,) = _regrets.regrets(scores, "ple")  # of two loss weights
+    assert worst.what == "income next to noise, weight 1"
+
+
+def test_seeds_with_one_draw_of_the_data_are_averaged():
+    case = cases("correlation")[0]
+    errors = {"single": [0.5, 0.3, 0.2, 0.2], "ple": [0.4, 0.3, 0.3, 0.4]}
+    fits = [small_fit(kind, case, seed) for kind in errors for seed in range(4)]
+    records = {
+        (case.name, fit.kind, fit.seed): {
+            "test": dict.fromkeys(
+                (f"{task}_mean_squared_error" for task in case.tasks), errors[fit.kind][fit.seed]
+            )
+        }
+        for fit in fits
+    }
+    scores = _regrets.Scores(fits, Kept(records))
+    (key,) = scores.cases
+    np.testing.assert_allclose(scores.gain(key, "ple", "single", case.tasks), [0.05, -0.15])
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ([-0.003, -0.002, -0.003], "better"),
+        ([-0.003, 0.001, 0.0], "not decided"),
+        ([0.0005, 0.0006, 0.0004], "equivalent or better"),
+        ([0.003, 0.004, 0.003], "worse"),
+    ],
+)
+def test_a_verdict_compares_the_interval_with_0_and_the_margin(values, verdict):
+    assert _regrets.Regret("case", "AUC", "problem", np.array(values)).verdict == verdict
 
 
 def test_the_plan_has_the_cases_measures_and_seeds_of_the_rules():
     found = all_cases()
     assert len(found) == 32
     assert sum(len(case.measures) for case in found) == 50
+    assert len({case.problem for case in found}) == 23
+    assert {*SMALL_CASES} <= {case.title for case in found}
     for case in found:
         assert published_seeds(case).stop == fresh_seeds(case).start
     longest = {case.group for case in found if len(fresh_seeds(case)) > len(published_seeds(case))}
