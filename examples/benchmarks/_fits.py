@@ -100,9 +100,8 @@ class Fit:
     def key(self) -> str:
         """Name of the fit in a file of results. Equal fits of several cases have one name."""
         parts = [self.case.setting, self._case_name, self._trained_kind, f"seed {self.seed}"]
-        options = {"rows": self.rows, "epochs": self.epochs, "rate": self.rate}
-        options["validation"] = self.validation
-        parts += [f"{name} {value:g}" for name, value in options.items() if value]
+        options = ("rows", "epochs", "rate", "validation")
+        parts += [f"{name} {getattr(self, name):g}" for name in options if getattr(self, name)]
         return " | ".join(parts)
 
     @property

@@ -300,19 +300,17 @@ def report(store: Store) -> dict[str, str]:
     same = all_scores(
         store, [*BASELINES, HEDGED], lambda c: fresh_seeds(c) if c.title in SMALL_CASES else ()
     )
-    columns = {
-        by_task: {
-            "both networks": regrets(scores, HEDGED, by_task=by_task),
-            "best ensemble": regrets(scores, HEDGED, ALL_ENSEMBLES, by_task),
-        }
+    against = {"both networks": BASELINES, "best ensemble": ALL_ENSEMBLES}
+    problems, tasks = (
+        {name: regrets(scores, HEDGED, some, by_task) for name, some in against.items()}
         for by_task in (False, True)
-    }
+    )
     few = f"{SMALL_VALIDATION} validation rows"
     return {
         "counts": counts(scores, same, small),
-        "problems": equivalence(columns[False]),
+        "problems": equivalence(problems),
         few: equivalence({few: regrets(small, HEDGED), "all": regrets(same, HEDGED)}),
-        "tasks": equivalence(columns[True]),
+        "tasks": equivalence(tasks),
         "models": worst_regrets(scores),
         "gains": gains(store),
         "ablations": ablations(store),
