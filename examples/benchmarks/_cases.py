@@ -1,4 +1,4 @@
-"""The cases of `never_worse` (see docs/maintainers/never_worse_rules.md)."""
+"""The cases of `never_worse` (see docs/maintainers/never_worse.md)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,6 +61,11 @@ class Case:
     def title(self) -> str:
         """Name of the case for readers."""
         return f"income {self.name}" if self.setting == "weight" else self.name
+
+    @property
+    def problem(self) -> str:
+        """Name of the problem, which cases with different loss weights share."""
+        return self.group if self.setting == "weight" else self.title
 
     @property
     def tasks(self) -> list[str]:

@@ -85,6 +85,7 @@ class Fit:
         rate: A learning rate that replaces the result of `learning_rate`, or None.
         rows: The number of training rows, or None for the default of the data.
         epochs: The number of epochs, or None for the number in the recipe.
+        validation: The number of validation rows, or None for all.
     """
 
     case: Case
@@ -93,13 +94,14 @@ class Fit:
     rate: float | None = None
     rows: int | None = None
     epochs: int | None = None
+    validation: int | None = None
 
     @property
     def key(self) -> str:
         """Name of the fit in a file of results. Equal fits of several cases have one name."""
         parts = [self.case.setting, self._case_name, self._trained_kind, f"seed {self.seed}"]
-        options = {"rows": self.rows, "epochs": self.epochs, "rate": self.rate}
-        parts += [f"{name} {value:g}" for name, value in options.items() if value]
+        options = ("rows", "epochs", "rate", "validation")
+        parts += [f"{name} {getattr(self, name):g}" for name in options if getattr(self, name)]
         return " | ".join(parts)
 
     @property
@@ -128,6 +130,10 @@ class Fit:
         """Return the metrics on the test rows, the numbers of parameters and the seconds."""
         case, kind = self.case, self._trained_kind
         dataset = case.draw(self.rows or DEFAULT_ROWS[case.data], self.seed)
+        if self.validation:
+            order = np.random.default_rng([self.seed, 4]).permutation(len(dataset.validation))
+            validation = dataset.validation.take(order[: self.validation])
+            dataset = replace(dataset, validation=validation)
         recipe = replace(case.recipe, epochs=self.epochs or case.recipe.epochs)
         rate = self.rate or learning_rate(case.data, self.kind)
         if NETWORKS[kind].is_alone:

@@ -23,6 +23,19 @@ ABLATION_CASES = [
     "correlation, 0.5",
 ]
 EXPONENT_CASES = [*ABLATION_CASES[:2], "income next to never_married, 1.0% of labels"]
+SMALL_VALIDATION = 100  # rows
+SMALL_SEEDS = range(200, 210)
+SMALL_CASES = [
+    "income next to age, weight 1",
+    "income next to noise, weight 1",
+    "income next to never_married, 0.3% of labels",
+    "next to an equal task, 1% of labels",
+    "next to an equal task, 10% of labels",
+    "next to an unrelated task, 1% of labels",
+    "next to an unrelated task, 10% of labels",
+    "relation that depends on the example, flipped sign",
+    "number of tasks, 4",
+]
 ONE_PASS = {"rows": 360_000, "epochs": 1}  # as many steps as 15 epochs of 24,000 rows
 
 
@@ -39,6 +52,18 @@ def plan() -> list[Fit]:
         *fits([*both, *SMALLER_TABLES], fresh_seeds),
         *scarce,
         *ablations(),
+        *with_small_validation(),
+    ]
+
+
+def with_small_validation() -> list[Fit]:
+    """Return the fits with few validation rows, on seeds that no other fit uses."""
+    return [
+        Fit(case, kind, seed, validation=SMALL_VALIDATION)
+        for seed in SMALL_SEEDS
+        for case in all_cases()
+        if case.title in SMALL_CASES
+        for kind in [*BASELINES, HEDGED]
     ]
 
 

@@ -1,13 +1,13 @@
 """Scores, regrets, tables and the chart of `never_worse`."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ._cases import Case, all_cases
-from ._fits import DEFAULT_ROWS, RATES, Fit, Store, metric_name
+from ._fits import Fit, Store, metric_name
 from ._networks import BINARY, MIXTURES, ROOT, SCARCE, title
 from ._plan import (
     ABLATION_CASES,
@@ -18,9 +18,12 @@ from ._plan import (
     HEDGED,
     ONE_PASS,
     OTHER_BLOCKS,
+    SMALL_CASES,
+    SMALL_VALIDATION,
     SMALLER_TABLES,
     VARIANTS,
     fresh_seeds,
+    with_small_validation,
 )
 from ._tables import align_columns
 
@@ -32,9 +35,10 @@ CHART = [HEDGED, *BASELINES, *OTHER_BLOCKS]
 GAINS = [HEDGED, "bottom", *OTHER_BLOCKS, "bottom-root", "ple-root", *SCARCE, "bottom-uncertainty"]
 NOTE = (
     "How much worse than the better of single-task networks and a shared bottom, in the worst of "
-    "all cases, as a mean over seeds. Lower is better."
+    "23 problems: mean over fresh seeds and 95% interval. Lower is better."
 )
-GOALS = {"AUC": 0.002, "squared error": 0.01}
+MARGINS = {"AUC": 0.002, "squared error": 0.01}
+VERDICTS = ("better", "equivalent or better", "not decided", "worse")
 
 
 @dataclass(frozen=True)
@@ -94,16 +98,21 @@ class Scores:
     ) -> np.ndarray:
         """Return how much better a model is than another, for seeds that both have.
 
-        The gain is positive if an AUC is higher, or a squared error lower.
+        The gain is positive if an AUC is higher, or a squared error lower. Seeds that share a draw
+        of the data are averaged.
         """
         sign = 1 if tasks[0] in BINARY else -1
-        seeds = seeds or self.seeds(case, [kind, base])
-        return sign * (self.of(case, kind, tasks, seeds) - self.of(case, base, tasks, seeds))
+        seeds = list(seeds) or self.seeds(case, [kind, base])
+        gains = sign * (self.of(case, kind, tasks, seeds) - self.of(case, base, tasks, seeds))
+        _, draws = np.unique(
+            [seed // (self.cases[case].seeds_per_draw or 1) for seed in seeds], return_inverse=True
+        )
+        return np.bincount(draws, gains) / np.bincount(draws)
 
     def regret(
         self, case: str, kind: str, tasks: list[str], baselines: Sequence[str]
     ) -> np.ndarray:
-        """Return how much worse a model is than the best of the baselines, by seed.
+        """Return how much worse a model is than the best of the baselines, by draw or seed.
 
         The baseline with the best mean over the seeds is the best one. Only seeds that the model
         and all baselines have count.
@@ -113,68 +122,67 @@ class Scores:
         return max(regrets, key=np.mean)
 
 
-def all_scores(store: Store, kinds: Sequence[str], **sizes: int) -> Scores:
-    """Return the scores of all kept fits."""
-    fits = [
-        Fit(case, kind, seed, **sizes)
-        for case in all_cases()
-        for kind in kinds
-        for seed in range(fresh_seeds(case).stop)
-    ]
-    return Scores(fits, store)
+def all_scores(
+    store: Store,
+    kinds: Sequence[str],
+    seeds: Callable[[Case], Iterable[int]] = lambda case: range(fresh_seeds(case).stop),
+    **sizes: int,
+) -> Scores:
+    """Return the scores of all kept fits with some seeds."""
+    cases = all_cases()
+    return Scores(
+        [Fit(c, kind, seed, **sizes) for c in cases for kind in kinds for seed in seeds(c)], store
+    )
 
 
 @dataclass(frozen=True)
 class Regret:
-    """Regret of a model in a case.
+    """Regret of a model in a problem, or for a task of it.
 
     Attributes:
-        case: The case, a key of `Scores.cases`.
         what: The case and task, for readers.
-        metric: A key of GOALS.
-        tasks: The tasks with this metric, or one of them.
-        values: The regret by seed.
+        metric: A key of MARGINS.
+        problem: The name of the problem.
+        values: The regret by draw of the data, or by seed.
     """
 
-    case: str
     what: str
     metric: str
-    tasks: list[str]
+    problem: str
     values: np.ndarray
 
     @property
     def estimate(self) -> Estimate:
-        """Mean and interval over the seeds."""
+        """Mean and interval."""
         return Estimate.of(self.values)
 
     @property
-    def is_significant(self) -> bool:
-        """Whether the interval lies above 0."""
-        return self.estimate.mean > self.estimate.half
-
-    @property
-    def p_value(self) -> float:
-        """The p-value of the test that the mean is 0."""
-        from scipy.stats import ttest_1samp
-
-        return float(ttest_1samp(self.values, 0).pvalue)
+    def verdict(self) -> str:
+        """One of VERDICTS (see the rules)."""
+        mean, half = self.estimate.mean, self.estimate.half
+        if mean + half < MARGINS[self.metric]:
+            return VERDICTS[0 if mean + half < 0 else 1]
+        return VERDICTS[3 if mean > half else 2]
 
 
 def regrets(
     scores: Scores, kind: str, baselines: Sequence[str] = BASELINES, by_task: bool = False
 ) -> list[Regret]:
-    """Return the regrets of a model in each case, or for each task of the cases."""
-    found = []
+    """Return the regrets of a model in each problem, or for each task of the problems.
+
+    The loss weights of a second task are one problem, with the weight of the largest mean regret.
+    """
+    found: dict[tuple[str, str], Regret] = {}
     for key, case in scores.cases.items():
-        for metric, is_binary in zip(GOALS, (True, False)):
+        for metric, is_binary in zip(MARGINS, (True, False)):
             tasks = [task for task in case.tasks if (task in BINARY) == is_binary]
-            measured = {case.title: tasks} if tasks else {}
-            if by_task:
-                measured = {f"{case.title}: {_task_title(case, task)}": [task] for task in tasks}
-            for what, of_what in measured.items():
-                values = scores.regret(key, kind, of_what, baselines)
-                found.append(Regret(key, what, metric, of_what, values))
-    return found
+            for some in [[task] for task in tasks] if by_task else [tasks] if tasks else []:
+                title_of_task = f": {_task_title(case, some[0])}" if by_task else ""
+                values = scores.regret(key, kind, some, baselines)
+                regret = Regret(case.title + title_of_task, metric, case.problem, values)
+                of = case.problem, metric + title_of_task
+                found[of] = max(regret, found.get(of, regret), key=_mean)
+    return [*found.values()]
 
 
 def _task_title(case: Case, task: str) -> str:
@@ -186,106 +194,52 @@ def _mean(regret: Regret) -> float:
     return regret.estimate.mean
 
 
-def mean_over_cases(scores: Scores, found: list[Regret]) -> Estimate:
-    """Return the mean regret. Its interval is an upper bound (see the rules)."""
-    halves: dict[str, float] = {}
-    for regret in found:
-        setting = scores.cases[regret.case].setting
-        halves[setting] = halves.get(setting, 0.0) + regret.estimate.half
-    mean = float(np.mean([_mean(regret) for regret in found]))
-    return Estimate(mean, float(np.sqrt(np.sum(np.square([*halves.values()])))) / len(found))
-
-
-def significant_after_holm(found: list[Regret]) -> list[Regret]:
-    """Return the regrets that are significantly above 0 after Holm's correction."""
-    kept = []
-    for i, regret in enumerate(sorted(found, key=lambda regret: regret.p_value)):
-        if regret.p_value > 0.05 / (len(found) - i):
-            break
-        kept.append(regret)
-    return [regret for regret in kept if regret.is_significant]
-
-
-def goals(scores: Scores) -> str:
-    """Return the table of goals, missed ones first."""
-    rows = [*_goals_of(scores, "case"), *_goals_of(scores, "task")]
-    table = [["goal", "verdict", "measured", "in"]]
-    for is_met, goal, measured, where in sorted(rows, key=lambda row: row[0]):
-        table.append([goal, "met" if is_met else "missed", measured, where])
-    return align_columns(table, left=(0, 1, 2, 3))
-
-
-def _goals_of(scores: Scores, by: str) -> Iterator[tuple[bool, str, str, str]]:
-    """Yield for each goal whether it is met, its name, what was measured, and where."""
-    found = regrets(scores, HEDGED, by_task=by == "task")
-    above = [regret for regret in found if regret.is_significant]
-    after = len(significant_after_holm(found))
-    yield (
-        not above,
-        f"no regret significantly above 0, by {by}",
-        f"{len(above)} of {len(found)}, {after} after Holm's correction",
-        "; ".join(f"{regret.what} ({regret.estimate.format()})" for regret in above),
-    )
-    for metric, limit in GOALS.items():
-        of_metric = [regret for regret in found if regret.metric == metric]
-        if of_metric:
-            worst = max(of_metric, key=_mean)
-            goal = f"worst mean regret in {metric} at most {limit:g}, by {by}"
-            yield _mean(worst) <= limit, goal, worst.estimate.format(), worst.what
-
-
-def worst_regrets(scores: Scores, metric: str) -> str:
-    """Return the worst and the mean regret of each model, by case and by task."""
-    rows = [["model", "cases", "seeds", "worst", "in", "mean", "worst by task", "above 0"]]
-    for kind in MODELS:
-        found = [r for r in regrets(scores, kind) if r.metric == metric]
-        of_tasks = [r for r in regrets(scores, kind, by_task=True) if r.metric == metric]
-        worst = max(found, key=_mean)
-        counts = sorted({len(regret.values) for regret in found})
-        rows.append(
-            [
-                title(kind),
-                f"{len(found)}",
-                "-".join(dict.fromkeys([str(counts[0]), str(counts[-1])])),
-                worst.estimate.format(),
-                worst.what,
-                mean_over_cases(scores, found).format(),
-                max(of_tasks, key=_mean).estimate.format(),
-                f"{sum(r.is_significant for r in found)}",
-            ]
-        )
-    return align_columns(rows, left=(0, 4))
-
-
-def worst_of_all(scores: Scores, kind: str, metric: str) -> Estimate:
-    """Return the worst regret of a model."""
-    return max((r for r in regrets(scores, kind) if r.metric == metric), key=_mean).estimate
-
-
-def summary(scores: Scores) -> str:
-    """Return the worst regrets of the models of the chart."""
-    rows = [["model", *(f"regret in {metric}" for metric in GOALS)]]
-    for kind in CHART:
-        worst = [worst_of_all(scores, kind, metric).format() for metric in GOALS]
-        rows.append([title(kind), *worst])
+def counts(scores: Scores, same: Scores, small: Scores) -> str:
+    """Return the number of problems and tasks with each verdict."""
+    rows = [["hedged, against", "of", *VERDICTS]]
+    for name, of, baselines in (
+        ("both networks", scores, BASELINES),
+        ("three ensembles", scores, ALL_ENSEMBLES),
+        (f"both, {SMALL_VALIDATION} rows", small, BASELINES),
+        ("both, all rows", same, BASELINES),
+    ):
+        for by_task in (False, True):
+            worst: dict[str, int] = {}
+            for regret in regrets(of, HEDGED, baselines, by_task):
+                what = regret.what if by_task else regret.problem
+                worst[what] = max(VERDICTS.index(regret.verdict), worst.get(what, 0))
+            numbers = [str([*worst.values()].count(i)) for i in range(len(VERDICTS))]
+            rows.append([name, f"{len(worst)} {'tasks' if by_task else 'problems'}", *numbers])
     return align_columns(rows)
 
 
-def by_case(scores: Scores, by_task: bool) -> str:
-    """Return the regrets of hedged branches in each case or for each task."""
-    against = regrets(scores, HEDGED, ALL_ENSEMBLES, by_task)
-    rows = [["case", "metric", "seeds", "regret", "against the best ensemble"]]
-    for regret, other in zip(regrets(scores, HEDGED, by_task=by_task), against, strict=True):
-        rows.append(
-            [
-                regret.what,
-                regret.metric,
-                f"{len(regret.values)}",
-                regret.estimate.format() + ("  >0" if regret.is_significant else "    "),
-                other.estimate.format(sign="+") + other.estimate.mark,
-            ]
-        )
-    return align_columns(rows, left=(0, 1))
+def equivalence(columns: dict[str, list[Regret]]) -> str:
+    """Return the regrets of hedged branches with verdicts, in columns of the same problems."""
+    rows = [["hedged branches", "metric"]]
+    rows[0] += [cell for name in columns for cell in (f"{name}, n", "regret", "verdict")]
+    for of_problem in zip(*columns.values(), strict=True):
+        rows.append([of_problem[0].what, of_problem[0].metric])
+        for regret in of_problem:
+            rows[-1] += [str(len(regret.values)), regret.estimate.format("+"), regret.verdict]
+    return align_columns(rows, left=(0, 1, 4, 7))
+
+
+def worst_of(scores: Scores, kind: str, metric: str) -> tuple[Regret, float]:
+    """Return the worst regret of a model, and the mean over the problems."""
+    found = [regret for regret in regrets(scores, kind) if regret.metric == metric]
+    return max(found, key=_mean), float(np.mean([*map(_mean, found)]))
+
+
+def worst_regrets(scores: Scores) -> str:
+    """Return the worst and the mean regret of each model, by metric."""
+    rows = [["model"]]
+    rows[0] += [cell for metric in MARGINS for cell in (f"worst in {metric}", "problem", "mean")]
+    for kind in MODELS:
+        rows.append([title(kind)])
+        for metric in MARGINS:
+            worst, mean = worst_of(scores, kind, metric)
+            rows[-1] += [worst.estimate.format(), worst.what, f"{mean:.4f}"]
+    return align_columns(rows, left=(0, 2, 5))
 
 
 def gains(store: Store) -> str:
@@ -340,43 +294,43 @@ def _ablation(
     return align_columns(rows)
 
 
-def rates() -> str:
-    """Return the learning rates of all networks."""
-    rows = [["learning rate", *DEFAULT_ROWS]]
-    for kind, by_data in RATES.items():
-        rows.append([title(kind), *(str(by_data.get(data, "")) for data in DEFAULT_ROWS)])
-    return align_columns(rows)
-
-
 def report(store: Store) -> dict[str, str]:
     """Return all tables, by name. All fits of the plan must be there."""
-    scores = all_scores(store, MODELS)
+    scores, small = all_scores(store, MODELS, fresh_seeds), Scores(with_small_validation(), store)
+    same = all_scores(
+        store, [*BASELINES, HEDGED], lambda c: fresh_seeds(c) if c.title in SMALL_CASES else ()
+    )
+    against = {"both networks": BASELINES, "best ensemble": ALL_ENSEMBLES}
+    problems, tasks = (
+        {name: regrets(scores, HEDGED, some, by_task) for name, some in against.items()}
+        for by_task in (False, True)
+    )
+    few = f"{SMALL_VALIDATION} validation rows"
     return {
-        "goals": goals(scores),
-        "AUC": worst_regrets(scores, "AUC"),
-        "squared error": worst_regrets(scores, "squared error"),
-        "by case": by_case(scores, by_task=False),
-        "by task": by_case(scores, by_task=True),
-        "summary": summary(scores),
+        "counts": counts(scores, same, small),
+        "problems": equivalence(problems),
+        few: equivalence({few: regrets(small, HEDGED), "all": regrets(same, HEDGED)}),
+        "tasks": equivalence(tasks),
+        "models": worst_regrets(scores),
         "gains": gains(store),
         "ablations": ablations(store),
-        "rates": rates(),
     }
 
 
 def draw(store: Store, path: Path) -> None:
-    """Draw the worst regret of each model over all cases, with a panel for each metric."""
+    """Draw the worst regret of each model with its interval, and a panel for each metric."""
     import matplotlib.pyplot as plt
 
-    scores = all_scores(store, CHART)
+    scores = all_scores(store, CHART, fresh_seeds)
     figure, panels = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True)
-    for panel, metric in zip(panels, GOALS):
-        worst = {title(k): max(worst_of_all(scores, k, metric).mean, 0.0) for k in CHART}
+    for panel, metric in zip(panels, MARGINS):
+        worst = {title(k): worst_of(scores, k, metric)[0].estimate for k in CHART}
         colors = ["#0969da" if name == title(HEDGED) else "#8c959f" for name in worst]
-        panel.barh([*worst], [*worst.values()], color=colors)
-        for height, mean in enumerate(worst.values()):
-            panel.text(mean, height, f" {mean:.3f}", va="center", fontsize=9)
-        panel.set_xlim(0, 1.18 * max(worst.values()))
+        means, halves = ([getattr(x, part) for x in worst.values()] for part in ("mean", "half"))
+        panel.barh([*worst], means, xerr=halves, color=colors, ecolor="#57606a")
+        for height, (mean, half) in enumerate(zip(means, halves)):
+            panel.text(mean + half, height, f" {max(mean, 0):.3f}", va="center", fontsize=9)
+        panel.set_xlim(right=1.18 * max(map(sum, zip(means, halves))))
         panel.locator_params(axis="x", nbins=4)
         panel.set_title(f"worst regret in {metric}", fontsize=11)
         panel.spines[["top", "right"]].set_visible(False)

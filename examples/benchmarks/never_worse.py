@@ -1,14 +1,14 @@
-"""Measure whether hedged branches are ever worse than the better of two baselines.
+"""Measure whether hedged branches are equivalent to the better of two baselines, or better.
 
     pip install -e ".[jax,census]"
     KERAS_BACKEND=jax python -m examples.benchmarks.never_worse
     KERAS_BACKEND=jax python -m examples.benchmarks.never_worse --run
 
 The baselines are single-task networks and a shared bottom. The rules are in
-docs/maintainers/never_worse_rules.md, and the fits are kept in docs/results/never_worse.json.
+docs/maintainers/never_worse.md, and the fits are kept in docs/results/never_worse.json.
 Without `--run`, nothing is trained: the tables are printed from the kept fits.
 
-`--run` first runs the missing fits. The kept fits took seven hours on one core, without compiling
+`--run` first runs the missing fits. The kept fits took eight hours on one core, without compiling
 equal networks again. You can stop a run after any fit, and continue later. Set
 JAX_COMPILATION_CACHE_DIR to a folder in which JAX keeps compiled networks.
 
@@ -25,7 +25,7 @@ from ._regrets import draw, report
 from ._tables import make_parser
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = [DOCS / "results" / "never_worse.md", DOCS / "results.md"]
+PAGES = [DOCS / "results/never_worse.md", DOCS / "maintainers/never_worse.md", DOCS / "results.md"]
 KEPT = DOCS / "results" / "never_worse.json"
 TABLE = re.compile(r"<!-- (.*?) -->\n\n```text\n(.*?)\n```\n", re.DOTALL)  # of a page
 

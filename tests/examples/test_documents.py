@@ -35,7 +35,6 @@ WIDE = {
     "docs/recipes/stacked_tasks.md",
     "docs/recipes/training_every_day.md",
     "docs/results/against_boosting.md",
-    "docs/results/never_worse.md",
 }
 # Each takes ten seconds or more, and other tests cover what it shows.
 LONG = {"docs/hedged_branches.md", "docs/recipes/boosting.md", "docs/tuning.md"}
