@@ -101,15 +101,6 @@ def test_the_pages_have_the_kept_figures():
     assert recommender_seeds.format_table(kept) in (ROOT / "docs" / "results.md").read_text()
     kept_days, page = json.loads(every_day.KEPT.read_text()), "recipes/training_every_day.md"
     assert every_day.format_table(kept_days) in (ROOT / "docs" / page).read_text()
-    readme = (ROOT / "README.md").read_text()
-    for task, metric in recommender_seeds.METRICS.items():
-        (row,) = (line for line in readme.splitlines() if line.startswith(f"| {task}, "))
-        means = [
-            np.mean([s[name][task] for s in kept.values()]) for name in recommender_seeds.NETWORKS
-        ]
-        assert row.lower().startswith(
-            f"| {task}, {metric} | " + " | ".join(f"{x:.4f}" for x in means)
-        )
 
 
 def pip_that_writes(content):
