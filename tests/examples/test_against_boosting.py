@@ -104,3 +104,12 @@ def test_the_readme_has_the_scores_of_films():
         fits = [kept[model].values() for model in ("hedged", "bottom", "single", "rival")]
         means = [np.mean([fit["scores"][task] for fit in of_model]) for of_model in fits]
         assert f"| {title} | {' | '.join(f'{mean:.4f}' for mean in means)} |" in readme
+
+
+def test_choosing_has_the_numbers_of_verdicts():
+    table = against_boosting.tables_of(json.loads(against_boosting.KEPT.read_text()))["verdicts"]
+    counts = [[int(cell) for cell in row.split()[3:7]] for row in table.splitlines()[1:3]]
+    page = (ROOT / "docs" / "choosing.md").read_text()
+    for verdict, *of_models in zip(against_boosting.VERDICTS, *counts):
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| {verdict}"))
+        assert [int(cell.split()[0].rstrip(":,")) for cell in row.split(" | ")[1:]] == of_models
