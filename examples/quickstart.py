@@ -1,6 +1,6 @@
 """Train a TabularModel on a frame, and a PLE on arrays: the data and the snippets of the README.
 
-    pip install -e ".[torch]" pandas matplotlib
+    pip install -e ".[torch,examples]"
     KERAS_BACKEND=torch python examples/quickstart.py
 
 Takes half a minute on two cores. In the simulated rows, "like" and "stars" follow from the same

@@ -36,6 +36,7 @@ import pandas as pd
 
 import ple_keras as pk
 
+from . import _frames
 from . import against_boosting as fits
 from ._tables import align_columns, make_parser
 from .never_worse import write
@@ -157,21 +158,21 @@ def predictions_of(table: str, by_month: bool, folder: Path) -> dict[str, Any]:
     if file.exists():
         return dict(np.load(file))
 
-    def draw(frame: pd.DataFrame, _: Any, ids: Sequence[str], seed: int) -> Any:
+    def draw(frame: pd.DataFrame, groups: Any, ids: Sequence[str], seed: int, *_: Any) -> Any:
         is_early = frame["month"] <= EARLY if by_month else np.ones(len(frame), bool)
         rows = parts_of(np.asarray(is_early, bool), seed)
         found["month"] = frame["month"].to_numpy()[rows[2]] if by_month else np.zeros(len(rows[2]))
-        return frame.rename(columns={"table": "top"}), ids, rows  # "table" is a layer's name
+        return _frames.Table(frame.rename(columns={"table": "top"}), ids, rows, groups)
 
     found: dict[str, Any] = {}
-    fits.draw = draw
+    _frames.draw = draw
     fits.load.cache_clear()
     searches = json.loads(fits.KEPT.read_text())[table]["searches"]
-    (parts, columns, classes), kinds, _ = fits.load(table, 0)
+    (of_table, (parts, columns, classes), labels) = fits.load(table, 0)
     for model in MODELS:
-        for task, (_, values) in fits.predict(table, 0, model, searches).items():
-            found[f"{task}, {model}"] = values.ravel()
-    for task, kind in kinds.items():
+        for task, values in fits.fit(table, 0, model, searches).loc[of_table.rows[2]].items():
+            found[f"{task}, {model}"] = values.to_numpy()
+    for task, kind in [(task, fits.KINDS[task]) for task in labels]:
         x, y = parts[0]
         known = np.flatnonzero(~np.isnan(y[task]))
         shuffled = y[task].copy()

@@ -36,10 +36,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-import ple_keras as pk
-
+from ._frames import CUTS, OPTIONS, ROOT, compare, encode, load_movielens, read_r
 from ._tables import align_columns, make_parser
-from .against_boosting import CUTS, LENGTH, OPTIONS, ROOT, compare, load_movielens, read_r
 
 KEPT = ROOT / "docs" / "results" / "new_rows.json"
 RIVAL, ROWS = "LightGBM", 20_000
@@ -100,7 +98,7 @@ def load_flights() -> Table:
 
 
 def load_films() -> Table:
-    frame, ids, _ = load_movielens(0)
+    frame, ids, *_ = load_movielens(0)
     return Table(frame.drop(columns=["hate"]), ["like", "rating"], ids, "user")
 
 
@@ -141,13 +139,9 @@ def load(name: str, seed: int, is_new: bool) -> Any:
     """Return the parts of a table, the kinds of its tasks, and the number of ordinary test rows."""
     table = TABLES[name]()
     train, valid, ordinary, new = split(table, seed, is_new)
-    inputs = table.frame.drop(columns=[*table.tasks])
-    found = pk.Columns.infer(inputs, ids=table.ids)
-    columns = pk.Columns(found.ids, found.numbers, {each: (each, LENGTH) for each in found.lists})
     kinds = {t: "regression" if t in REGRESSIONS else "binary" for t in table.tasks}
-    labels = {task: table.frame[task].astype("float64") for task in kinds}
     rows = [train, valid, np.concatenate([ordinary, new])]
-    return compare.encode(inputs, columns, labels, kinds, rows), kinds, len(ordinary)
+    return encode(table.frame, table.ids, rows, kinds), kinds, len(ordinary)
 
 
 @cache

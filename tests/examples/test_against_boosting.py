@@ -1,76 +1,115 @@
-"""The comparison with tuned boosting: its gains, a small run, and its page."""
+"""The comparison with tuned boosting: its gains, a small run, and its pages."""
 
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from examples.benchmarks import against_boosting
 from tests.helpers import once
 from tests.processes import ROOT
 
+pytest.importorskip("lightgbm")
+from sklearn.metrics import roc_auc_score
+
+from examples.benchmarks import _frames, against_boosting
+
 pytestmark = once
 
-PAGE = ROOT / "docs" / "results" / "against_boosting.md"
+
+def rows_of(kind, seed):
+    """Return labels and two predictions, of which the first is better."""
+    rng = np.random.default_rng(seed)
+    x, noise = rng.normal(size=(2, 600))
+    y = (rng.random(600) < 0.3 + 0.2 * (x > 0)) * 1.0 if kind == "binary" else x + noise
+    columns = {"y": y, "new": x / 9 + 0.5, "old": (x + 2 * rng.normal(size=600)) / 9 + 0.5}
+    return pd.DataFrame(columns).assign(seed=seed, group=np.arange(600) // 2)
 
 
-def fits(**scores):
-    """Return kept fits of the tasks "like" and "rating" by model."""
-    return {
-        "searches": {},
-        **{
-            model: {
-                str(seed): {"scores": {"like": auc, "rating": rmse}, "seconds": 1.0}
-                for seed, (auc, rmse) in enumerate(each)
-            }
-            for model, each in scores.items()
-        },
-    }
-
-
-def test_gains_are_positive_if_better_and_only_seeds_of_both_count():
-    kept = {
-        "MovieLens": fits(
-            LightGBM=[(0.7, 1.0), (0.71, 1.1)],
-            hedged=[(0.72, 1.01), (0.731, 1.12), (0.0, 9.0)],
-        )
-    }
-    gains = [
-        against_boosting.gains_of(kept["MovieLens"], "hedged", "LightGBM", task)
-        for task in ("like", "rating")
+def test_gains_are_points_of_auc_and_percents_of_the_rmse():
+    gain, low, high = against_boosting.gain_of(
+        "like", pd.concat([rows_of("binary", s) for s in (0, 1)])
+    )
+    pairs = [
+        (rows["y"], rows["new"], rows["old"]) for rows in (rows_of("binary", s) for s in (0, 1))
     ]
-    assert gains[0] == pytest.approx([2, 2.1])  # points
-    assert gains[1] == pytest.approx([-1, -100 * 0.02 / 1.1])  # percents
-    table = against_boosting.format_gains(kept, ["hedged"], "LightGBM")
-    assert table.splitlines()[1:] == [
-        "neither",
-        "MovieLens: rating, rmse    1.0500  -1.41 ± 5.20",
-        "hedged is ahead",
-        "MovieLens: like, auc       0.7050  +2.05 ± 0.64*",
-    ]
-    means = against_boosting.format_means(kept, ["hedged"], "LightGBM")
-    assert [line.split()[-1] for line in means.splitlines()[1:]] == ["+2.05", "-1.41"] * 2
+    differences = [roc_auc_score(y, new) - roc_auc_score(y, old) for y, new, old in pairs]
+    assert gain == pytest.approx(100 * np.mean(differences), abs=1e-3)
+    assert low < gain < high
+    rows = rows_of("regression", 0)
+    gain, low, high = against_boosting.gain_of("rating", rows)
+    new, old = (np.sqrt(((rows["y"] - rows[name]) ** 2).mean()) for name in ("new", "old"))
+    assert gain == pytest.approx(100 * (1 - new / old), abs=1e-3)
+    assert low < gain < high
 
 
-def test_a_small_run_keeps_its_scores_and_settings(monkeypatch, tmp_path, capsys):
-    pytest.importorskip("lightgbm")
+def test_intervals_of_an_auc_cover_its_differences():
+    differences, halves = [], []
+    for seed in range(100):
+        gain, low, high = against_boosting.gain_of("like", rows_of("binary", seed))
+        differences.append(gain)
+        halves.append((high - low) / 2)
+    assert np.mean(halves) == pytest.approx(2 * np.std(differences), rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict"),
+    [
+        ((0.2, 0.1, 0.3), "better"),
+        ((-0.2, -0.3, -0.1), "worse"),
+        ((0.2, -0.9, 1.0), "equivalent"),
+        ((0.2, -1.5, 1.9), "not decided"),
+        ((9.0, np.nan, np.nan), "not decided"),
+    ],
+)
+def test_verdicts_follow_from_the_interval_and_a_margin(gain, verdict):
+    assert against_boosting.verdict("like", *gain) == verdict
+    assert against_boosting.verdict("rating", *gain).replace("equivalent", "not decided") == (
+        "not decided" if verdict == "equivalent" else verdict
+    )
+
+
+def test_a_small_run_keeps_scores_settings_and_predictions(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("catboost")
     file = tmp_path / "kept.json"
     monkeypatch.setattr(against_boosting, "KEPT", file)
-    monkeypatch.setattr(against_boosting, "TRAINING_ROWS", 1200)
-    monkeypatch.setattr(against_boosting, "OPTIONS", {**against_boosting.OPTIONS, "epochs": 1})
-    monkeypatch.setattr(against_boosting, "SEARCHES", {"LightGBM": 2, "hedged, search": 1})
-    command = ["--run", "counts", "--seeds", "1", "--models"]
-    against_boosting.main([*command, "LightGBM"])
+    monkeypatch.setattr(against_boosting, "PREDICTIONS", tmp_path / "predictions")
+    monkeypatch.setattr(_frames, "TRAINING_ROWS", 1200)
+    monkeypatch.setattr(against_boosting, "SEARCHES", dict.fromkeys(against_boosting.SEARCHES, 2))
+    monkeypatch.setitem(_frames.compare.DEFAULTS, "epochs", 1)
+    command = ["--run", "counts", "--seeds", "1"]
+    against_boosting.main(command)
     first = json.loads(file.read_text())["counts"]
-    assert {*first["searches"]["LightGBM"]["settings"]} == {"bought", "clicks"}
-    against_boosting.main([*command, "LightGBM", "mixture", "hedged"])
-    kept = json.loads(file.read_text())["counts"]
-    assert kept["LightGBM"] == first["LightGBM"]  # not measured again
-    assert 0 < kept["mixture"]["0"]["scores"]["clicks"] < 10
-    assert not capsys.readouterr().out.startswith("\n")
+    assert {*first["searches"]["CatBoost"]["settings"]} == {"bought", "clicks"}
+    assert 0 < first["fits"]["rival + linear"]["0"]["scores"]["clicks"] < 10
+    losses = [first["fits"][name]["0"]["scores"]["bought"] for name in against_boosting.SEARCHES]
+    assert first["fits"]["rival"]["0"]["scores"]["bought"] in losses
+    against_boosting.main(command)  # trains nothing again
+    assert json.loads(file.read_text())["counts"] == first
+    assert "counts: bought" in capsys.readouterr().out
 
 
-def test_the_page_has_the_kept_tables(capsys):
-    against_boosting.main([])
-    page = PAGE.read_text()
-    for table in capsys.readouterr().out.strip("\n").split("\n\n"):
-        assert table in page
+def test_the_pages_have_the_kept_tables():
+    tables = against_boosting.tables_of(json.loads(against_boosting.KEPT.read_text()))
+    pages = [page.read_text() for page in against_boosting.PAGES]
+    for name, table in tables.items():
+        assert any(f"<!-- {name} -->\n\n```text\n{table}\n```" in page for page in pages)
+
+
+def test_the_readme_has_the_scores_of_films():
+    kept = json.loads(against_boosting.KEPT.read_text())["MovieLens"]["fits"]
+    readme = (ROOT / "README.md").read_text()
+    titles = {"like": "like, AUC", "rating": "rating, RMSE", "hate": "hate, AUC"}
+    for task, title in (titles | {"hate by rating": "hate, ranked by the rating, AUC"}).items():
+        fits = [kept[model].values() for model in ("hedged", "bottom", "single", "rival")]
+        means = [np.mean([fit["scores"][task] for fit in of_model]) for of_model in fits]
+        assert f"| {title} | {' | '.join(f'{mean:.4f}' for mean in means)} |" in readme
+
+
+def test_choosing_has_the_numbers_of_verdicts():
+    table = against_boosting.tables_of(json.loads(against_boosting.KEPT.read_text()))["verdicts"]
+    counts = [[int(cell) for cell in row.split()[3:7]] for row in table.splitlines()[1:3]]
+    page = (ROOT / "docs" / "choosing.md").read_text()
+    for verdict, *of_models in zip(against_boosting.VERDICTS, *counts):
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| {verdict}"))
+        assert [int(cell.split()[0].rstrip(":,")) for cell in row.split(" | ")[1:]] == of_models

@@ -100,15 +100,6 @@ def test_the_pages_have_the_kept_figures():
     kept_days, page = json.loads(every_day.KEPT.read_text()), "recipes/training_every_day.md"
     for log, seeds in kept_days.items():
         assert every_day.format_table(log, seeds) in (ROOT / "docs" / page).read_text()
-    readme = (ROOT / "README.md").read_text()
-    for task, metric in recommender_seeds.METRICS.items():
-        (row,) = (line for line in readme.splitlines() if line.startswith(f"| {task}, "))
-        means = [
-            np.mean([s[name][task] for s in kept.values()]) for name in recommender_seeds.NETWORKS
-        ]
-        assert row.lower().startswith(
-            f"| {task}, {metric} | " + " | ".join(f"{x:.4f}" for x in means)
-        )
 
 
 def pip_that_writes(content):
