@@ -179,7 +179,7 @@ def predictions_of(table: str, by_month: bool, folder: Path) -> dict[str, Any]:
         shuffled[known] = np.random.default_rng(0).permutation(shuffled[known])
         data = [(x, {**y, task: shuffled}), *parts[1:]], columns, classes
         setting = searches["LightGBM"]["settings"][task]
-        found[f"{task}, shuffled"] = fits.compare.boosting(task, kind, data, 0, setting)[1]
+        found[f"{task}, shuffled"] = fits.compare.boosting(task, kind, data, 0, setting)[1].ravel()
         mean = np.nanmean(y[task])
         found |= {task: parts[2][1][task], f"{task}, constant": np.full(len(found["month"]), mean)}
         noise = np.exp(0.1 * np.random.default_rng(1).normal(size=len(found["month"])))
