@@ -38,6 +38,7 @@ RESULTS = {
     "benchmarks/recommender_seeds.py": "results.md",
     "benchmarks/scaling.py": "performance.md",
     "benchmarks/small_job.py": "performance.md",
+    "benchmarks/stacked_tasks.py": "recipes/stacked_tasks.md",
     "benchmarks/step_time.py": "performance.md",
     "benchmarks/stop_rules.py": "maintainers/stop_rules.md",
     "benchmarks/whole_job.py": "performance.md",

@@ -30,7 +30,7 @@ KINDS: dict[type[Head], Any] = {  # of tasks that read each other
 }
 MIN_LABELS, MIN_RARE = 50, 10  # the latter differ from the most frequent label
 RIDGE = 10.0  # in labels
-PRIOR, OWN_PRIOR = 0.5, 5.0  # of the weights of another prediction and of the own one
+PRIOR, OWN_PRIOR = 0.5, 10.0  # of the weights of another prediction and of the own one
 MIN_DEVIATION = 1e-6  # of a prediction, relative to its mean: float32 has 7 digits
 MAX_STEPS, MIN_DECREASE = 100, 1e-10  # of Newton's method, the latter of a log-likelihood
 
@@ -53,7 +53,7 @@ class StackedTasks(BaseLayer):
     and beta to these labels, with a ridge of 10 labels on beta, and then the weights a, which are
     above 0 and have a sum of 1:
 
-        a_k = argmin sum_i loss(g_k, y_ik) / phi_k - 5 log a_kk - sum_j log a_kj / 2
+        a_k = argmin sum_i loss(g_k, y_ik) / phi_k - 10 log a_kk - sum_j log a_kj / 2
 
     phi is the dispersion, 1 for probabilities, else the mean of `(y - p)^2`, divided by `p^power`
     for counts and amounts, where p is the prediction, or the mean label if that is better. So the
@@ -99,8 +99,8 @@ class StackedTasks(BaseLayer):
     Example:
 
     >>> heads = TaskHeads([BinaryHead("like"), RegressionHead("rating")])
-    >>> rating = np.linspace(1, 5, 100)[:, None]
-    >>> predictions = {"like": np.full((100, 1), 0.5), "rating": rating}
+    >>> rating = np.linspace(1, 5, 500)[:, None]
+    >>> predictions = {"like": np.full((500, 1), 0.5), "rating": rating}
     >>> stacked = StackedTasks(heads)
     >>> stacked.adapt(predictions, {"like": rating > 3 + np.sin(9 * rating), "rating": rating})
     >>> like = keras.ops.convert_to_numpy(stacked(predictions)["like"])

@@ -32,7 +32,6 @@ EXTERNAL = re.compile(r"[a-z]+:")
 # With lines of more than 84 columns, which scroll sideways on the site.
 WIDE = {
     "README.md",
-    "docs/recipes/stacked_tasks.md",
     "docs/recipes/training_every_day.md",
     "docs/results/against_boosting.md",
 }

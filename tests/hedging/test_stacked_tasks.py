@@ -74,7 +74,7 @@ def by_hand(task, minimize):
     def total(logits):
         shares = np.exp(logits - np.logaddexp.reduce(logits))
         mixed = shares @ np.stack(branches)[:, known]
-        return w @ losses(mixed) - np.log(shares) @ [5, 0.5, 0.5, 0.5]
+        return w @ losses(mixed) - np.log(shares) @ [10, 0.5, 0.5, 0.5]
 
     logits = minimize(total, [2.0, 0, 0, 0], options={"gtol": 1e-6}).x
     shares = np.exp(logits - np.logaddexp.reduce(logits))
