@@ -384,15 +384,15 @@ class TabularModel:
         callbacks = [*(callbacks or ()), *stop_callbacks(self.keras_model, valid, patience)]
         x, y, sample_weight = train
         self.keras_model.fit(x, y, sample_weight=sample_weight, callbacks=callbacks, **options)
-        for stacked in self._serve():
+        for stacked in self._serve(self._arguments["stacked"]):
             predictions = self.keras_model.predict(valid[0], batch_size=BATCH_SIZE, verbose=0)
             stacked.adapt(predictions, *valid[1:])
         return self
 
-    def _serve(self) -> list[StackedTasks]:
+    def _serve(self, is_stacked: bool) -> list[StackedTasks]:
         """Set the model of the predictions, and return its StackedTasks, if any."""
         self.served_model = model = self.keras_model
-        if not self._arguments["stacked"]:
+        if not is_stacked:
             return []
         stacked = StackedTasks(self.heads)
         self.served_model = keras.Model(model.input, stacked(model.output))
@@ -639,7 +639,7 @@ class TabularModel:
         model._tasks.names, model._tasks.classes = text["names"], text["classes"]
         model._given_inputs = {name: tuple(pair) for name, pair in text["given"].items()}
         model.keras_model = keras.models.load_model(folder / MODEL)
-        for stacked, weights in zip(model._serve(), text.get("stacked", [])):
+        for stacked, weights in zip(model._serve(bool(text["stacked"])), text["stacked"]):
             stacked.set_weights([np.array(each) for each in weights])
         return model
 
