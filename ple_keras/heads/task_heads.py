@@ -578,5 +578,7 @@ def _check_heads(heads: Sequence[Head] | Mapping[TaskName, Head]) -> list[Head]:
             raise ValueError(f"heads must have unique {kind}s. Received: {kind}s={names}")
     tasks = {head.task for head in heads}
     if wrong := tasks & {"val", *(f"val_{task}" for task in tasks)}:
-        raise ValueError(f"Logs of validation have names like tasks {wrong}. Received: {tasks=}")
+        raise ValueError(
+            f"heads must not have tasks {wrong}, like validation logs. Received: {tasks}"
+        )
     return list(heads)
