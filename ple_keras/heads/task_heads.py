@@ -579,6 +579,6 @@ def _check_heads(heads: Sequence[Head] | Mapping[TaskName, Head]) -> list[Head]:
     tasks = {head.task for head in heads}
     if wrong := tasks & {"val", *(f"val_{task}" for task in tasks)}:
         raise ValueError(
-            f"heads must not have tasks {wrong}, like validation logs. Received: {tasks}"
+            f"heads must not have tasks {wrong}, like validation logs. Received: {tasks=}"
         )
     return list(heads)
