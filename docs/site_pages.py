@@ -12,7 +12,6 @@ from run_examples import OUTPUTS, RESULTS, ROOT, scripts
 PAGES = {
     "Start": {
         "Getting started": "getting_started.md",
-        "Recommender": "recommender.md",
         "Concepts": "concepts.md",
         "Choosing a block": "choosing.md",
         "Tuning": "tuning.md",
@@ -30,8 +29,7 @@ PAGES = {
         "Custom training loops": "training_loops.md",
     },
     "Inspection": {
-        "Inspecting tasks": "inspecting_tasks.md",
-        "Inspecting gates": "inspecting_gates.md",
+        "Inspecting tasks and gates": "inspection.md",
     },
     "Trained models": {
         "Saving and loading": "saving_and_loading.md",

@@ -46,7 +46,7 @@ DAYS, FIRST_SHARE, DAY_SHARE, VALIDATION = 5, 0.64, 0.06, 0.15
 WAYS = {
     "never": "not trained again",
     "same": "the same columns, `patience=1`",
-    "anew": "columns and model anew, on all rows",
+    "anew": "columns and model anew, all rows",
     "transfer": "new columns, `transfer_weights`",
     "fill": "new rows, `patience=1`",
     "patient": "new rows, `patience=3`",
@@ -166,17 +166,21 @@ def format_table(name: str, seeds: dict[str, Scores]) -> str:
     """Return the mean scores of a log, their differences to new rows, and the CPU time of a day."""
     from scipy import stats
 
-    table = [(name, *(f"{t}, {metric}" for t, metric in LOGS[name].items()), "CPU s a day")]
+    titles = [f"{task}, {metric}" for task, metric in LOGS[name].items()]
+    table = [(name, *titles, "CPU s a day")]
+    differences = [("differences to new rows", *titles)]
     for way, text in WAYS.items():
-        cells = []
+        cells, changes = [], []
         for task in LOGS[name]:
             days, new = (np.mean([s[w][task] for s in seeds.values()], axis=0) for w in (way, REF))
             half = stats.t.ppf(0.975, len(days) - 1) * stats.sem(days - new)
-            change = f" ({np.mean(days - new):+.3f} ± {half:.3f})" if way != REF else " " * 17
-            cells.append(f"{days.mean():.3f}{change}")
+            cells.append(f"{days.mean():.3f}")
+            changes.append(f"{np.mean(days - new):+.3f} ± {half:.3f}")
         seconds = np.mean([scores[way]["seconds"] for scores in seeds.values()])
         table.append((text, *cells, f"{seconds:.0f}"))
-    return align_columns(table)
+        if way != REF:
+            differences.append((text, *changes))
+    return "\n\n".join(map(align_columns, (table, differences)))
 
 
 def measure_rows(count: int) -> None:

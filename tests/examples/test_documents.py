@@ -32,7 +32,6 @@ EXTERNAL = re.compile(r"[a-z]+:")
 # With lines of more than 84 columns, which scroll sideways on the site.
 WIDE = {
     "README.md",
-    "docs/recipes/training_every_day.md",
     "docs/results/against_boosting.md",
 }
 # Each takes ten seconds or more, and other tests cover what it shows.
