@@ -9,17 +9,23 @@ import pytest
 import ple_keras as pk
 from ple_keras._keras.batches import Batches
 from ple_keras.hedging.branched_model import BranchedModel
-from tests.compat.write_files import FOLDER, of_model, step
+from tests.compat.write_files import FOLDER, of_model, step, step_tabular
 from tests.helpers import once
 
 BACKEND = keras.backend.backend()
-FILES = [  # each backend reads its own; PyTorch reads all
-    pytest.param(file, id="-".join(file.parts[-3:]), marks=[] if BACKEND in file.parts else once)
-    for file in sorted(FOLDER.glob("*/*/*.keras"))
-]
 
 
-@pytest.mark.parametrize("file", FILES)
+def find_files(pattern):
+    """Return files, of which each backend reads its own, and PyTorch all."""
+    return [
+        pytest.param(
+            path, id="-".join(path.parts[-3:]), marks=[] if BACKEND in path.parts else once
+        )
+        for path in sorted(FOLDER.glob(pattern))
+    ]
+
+
+@pytest.mark.parametrize("file", find_files("*/*/*.keras"))
 def test_a_file_predicts_and_trains_as_when_it_was_written(file):
     if file.parent.name == BACKEND:
         found = step(keras.models.load_model(file))
@@ -30,6 +36,16 @@ def test_a_file_predicts_and_trains_as_when_it_was_written(file):
         assert found.keys() <= {*expected}
         for key, value in found.items():
             np.testing.assert_allclose(value, expected[key], rtol=1e-5, atol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("folder", find_files("*/*/tabular"))
+def test_a_tabular_model_predicts_and_trains_as_when_it_was_written(folder):
+    found = step_tabular(folder)
+    with np.load(folder.with_suffix(".npz")) as expected:
+        assert found.keys() == {*expected}
+        for key, value in found.items():
+            if folder.parent.name == BACKEND or key.startswith("before/"):  # other random numbers
+                np.testing.assert_allclose(value, expected[key], rtol=1e-5, atol=1e-5, err_msg=key)
 
 
 @once

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 
 import ple_keras as pk
 
@@ -96,19 +97,35 @@ def networks():
     return pk.MultiTaskModel(inputs, outputs), pk.table_optimizer("adam")
 
 
-MODELS = {make.__name__: make for make in (hedged, ple, copied, counts, networks)}
+def amounts():
+    """A network of Columns, packed, with hidden ids, and a hedged amount of a standardized unit."""
+    frame = pd.DataFrame(
+        {"user": np.arange(24) % 4, "age": np.arange(24.0), "word": ["a b", "b c"] * 12}
+    )
+    columns = pk.Columns(["user"], ["age"], texts={"word": ("word", 2)}).fit(frame, spare=0.5)
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.TweedieHead("spent", standardize=True)])
+    heads.adapt({task: data()[1][task] for task in heads})
+    network = columns.network(4, hidden_ids=0.2, packed=True)
+    features = pk.HedgedBlock(heads, [4], features=network)(network.input)
+    return pk.MultiTaskModel(network.input, heads(features)), pk.table_optimizer("adam")
+
+
+MODELS = {make.__name__: make for make in (hedged, ple, copied, counts, networks, amounts)}
 
 
 def data():
     """Return inputs and labels, of which some are missing."""
     rng = np.random.default_rng(0)
     x = {"user": np.arange(ROWS, dtype="int32") % 8, "x": rng.normal(size=(ROWS, 3))}
+    codes = np.arange(2 * ROWS, dtype="int32").reshape(ROWS, 2) % 5
+    x |= {"ids": codes[:, :1], "word": codes, "numbers": x["x"][:, :1]}  # of `amounts`
     y = {"click": np.arange(ROWS) % 2.0, "time": rng.normal(20, 5, ROWS)}
     y |= {
         "buy": np.arange(ROWS) % 3 == 1,
         "both": np.arange(ROWS) % 4 == 1,
         "kind": np.arange(ROWS) % 3,
         "votes": np.arange(ROWS) % 5,
+        "spent": np.arange(ROWS) % 3 * 7.0,
     }
     return x, {task: np.where(np.arange(ROWS) < 9, labels, np.nan) for task, labels in y.items()}
 
@@ -130,6 +147,28 @@ def step(model):
     return found | {f"after/{task}": p for task, p in model.predict(x, verbose=0).items()}
 
 
+def frame():
+    """Return a frame with ids, numbers, texts, and labels of which some are missing."""
+    rng, rows = np.random.default_rng(0), np.arange(600)
+    age = rng.normal(40, 10, len(rows))
+    rating = 3 + (age - 40) / 20 + rows % 7 / 7 + 0.2 * rng.normal(size=len(rows))
+    labels = {"like": np.where(rows % 5, "no", None), "rating": rating}
+    labels["like"] = np.where((rating > 3.5) & (rows % 5 > 0), "yes", labels["like"])
+    return pd.DataFrame({"user": rows % 7, "age": age, "word": ["a b", "b c"] * 300, **labels})
+
+
+def step_tabular(folder):
+    """Return the predictions of a TabularModel, then its logs and predictions after a step."""
+    model, rows = pk.TabularModel.load(folder), frame()
+    found = {f"before/{task}": p.to_numpy() for task, p in model.predict(rows).items()}
+    x = model.columns.transform(rows, packed=True)
+    keras.utils.set_random_seed(0)
+    y = {"like": (rows["like"] == "yes").to_numpy(float), "rating": rows["rating"].to_numpy()}
+    logs = model.keras_model.train_on_batch(x, y, return_dict=True)
+    found |= {f"logs/{key}": value for key, value in logs.items()}
+    return found | {f"after/{task}": p.to_numpy() for task, p in model.predict(rows).items()}
+
+
 def main():
     folder = FOLDER / pk.__version__ / keras.backend.backend()
     if folder.exists():
@@ -147,6 +186,11 @@ def main():
             model.fit(x, y, epochs=2, callbacks=[hedge], verbose=0)
             (folder / "kept.pickle").write_bytes(pickle.dumps(hedge.kept))
         np.savez(folder / f"{name}.npz", **step(keras.models.load_model(folder / f"{name}.keras")))
+    tasks = {"like": "binary", "rating": "regression"}
+    small = {"width": 2, "units": [4], "tower": None, "seed": 0, "stacked": True}
+    model = pk.TabularModel(tasks, ["user"], **small).fit(frame(), epochs=3, verbose=0)
+    model.save(folder / "tabular")
+    np.savez(folder / "tabular.npz", **step_tabular(folder / "tabular"))
 
 
 if __name__ == "__main__":
