@@ -26,7 +26,7 @@ Counts: TypeAlias = dict[str, Counter[Value]]  # by table
 Rare: TypeAlias = dict[str, list[tuple[Value, int]]]  # values and their counts, by table
 
 ARGUMENTS = ("ids", "numbers", "lists", "texts", "logs", "required")
-KEPT = ("inputs", "rows", "rare", "previous")  # in files of columns that have them
+KEPT = ("inputs", "rows", "rare", "previous")  # not in files of earlier versions
 MISSING, UNKNOWN, FIRST = 0, 1, 2  # codes; FIRST is the first known value
 LARGEST = 5.0  # limit of a scaled number
 LARGEST_FLOAT = float(np.finfo("float32").max)
@@ -140,9 +140,7 @@ class Columns:
         self.rows: dict[str, int] = {}
         self.rare: Rare = {}
         self.previous = ""
-        self._codes: dict[str, dict[Value, int]] = {}
         self._kinds: dict[str | None, type] = {}
-        self._scale_arrays = np.empty((3, 0, 1))  # the mean, the deviation and the largest value
         self._types: dict[str, Set[type]] = {}  # of plain values, except for lists
 
     @classmethod
@@ -161,16 +159,13 @@ class Columns:
         Raises:
             TypeError: If `frame` is not a frame, or a column has no value, or values of other or
                 several types.
-            ValueError: If the frame lacks a task or an id.
+            ValueError: If the frame has no row, or lacks a task or an id.
 
         Warns:
             UserWarning: Without `ids`, if integers look like ids: their name ends in id, or they
                 have at least 100 different values, in five rows each on average.
         """
-        if not hasattr(frame, "columns"):
-            raise TypeError(
-                f"frame must be a frame of pandas or polars. Received: frame={short_repr(frame)}"
-            )
+        check_frame(frame, "frame")
         tasks, ids = _names(tasks, "tasks"), _names(ids, "ids")
         for name in (*tasks, *ids):
             _column(frame, name)
@@ -224,10 +219,9 @@ class Columns:
                 samples[name] = _add_rows(samples[name], x[~np.isnan(x)], random)
         known, self.rare = _split_rare(counts, min_rows)
         for name in (name for name, values in known.items() if not values):
-            most = max((count for _, count in self.rare[name]), default=0)
             raise ValueError(
                 f"{name} must have a value in {min_rows=} rows. Remove the column, or fit Columns "
-                f"with a smaller min_rows. Received: at most {most}"
+                f"with a smaller min_rows. Received: {self.rare[name][:1]} as the most frequent one"
             )
         self.rows = {name: FIRST + len(v) + ceil(len(v) * spare) for name, v in known.items()}
         self.previous = ""
@@ -256,9 +250,9 @@ class Columns:
             New columns. `transform` of these columns still reads new values as unknown.
 
         Raises:
-            TypeError: If a column contains values of another type than in `fit`.
-            ValueError: If the columns are not fitted, a column is missing, there is no row, or a
-                table has fewer free rows than new values.
+            TypeError: If a column of ids, lists or texts has values of another type than in `fit`.
+            ValueError: If the columns are not fitted, such a column is missing, or a table has
+                fewer free rows than new values.
 
         Example:
 
@@ -270,14 +264,8 @@ class Columns:
         """
         self._check_fitted()
         counts: Counts = {table: Counter() for table in self.known}
-        rows = 0
         for frame in _frames(frames):
-            rows += len(frame)
             self._count(frame, counts, Counter())
-            for name in self.numbers:
-                self._numbers(frame, name)  # checks them
-        if not rows:
-            raise ValueError("frames must have a row. Received: no row")
         for name, count in counts.items():  # of equal counts, `rare` has new rows first
             count.update(dict(self.rare.get(name, ())))
             for value in count.keys() & self._codes[name].keys():
@@ -310,6 +298,7 @@ class Columns:
         self.scales = {name: [*scales[name], -np.inf, np.inf][:4] for name in self.numbers}
         limits = [LARGEST_FLOAT if name in quantiles else LARGEST for name in self.numbers]
         arrays = [(*self.scales[name][:2], limit) for name, limit in zip(self.numbers, limits)]
+        # The mean, the deviation and the largest value.
         self._scale_arrays = np.array(arrays).reshape(-1, 3).T[..., None]
         self._kinds = {name: _type(values[0]) for name, values in known.items()}
         self._types = dict.fromkeys(self.numbers, NUMBERS)
@@ -337,8 +326,8 @@ class Columns:
 
         Raises:
             TypeError: If a value has a different type than in training.
-            ValueError: If a column is missing, a number of `logs` is negative, or an integer is too
-                large for a float.
+            ValueError: If a column is missing, or a number of `logs` is negative.
+            OverflowError: If an integer is too large for a float.
 
         Warns:
             UserWarning: If more than 1% of the rows of a frame have a number outside of the limits
@@ -350,10 +339,7 @@ class Columns:
         for i, name in enumerate(self.ids):
             get = self._codes[name].get
             codes[i] = [get(value, UNKNOWN) for value in self._read(rows, name)]
-        try:
-            numbers = self._scaled(rows)
-        except OverflowError as error:
-            raise ValueError(f"rows must have numbers below 1.8e308. Received: {error}") from None
+        numbers = self._scaled(rows)
         x: dict[str, np.ndarray] = {}
         inputs = self._input_names(packed)
         for block, names, values in (("ids", self.ids, codes), ("numbers", self.numbers, numbers)):
@@ -497,16 +483,15 @@ class Columns:
         from ple_keras.columns.network import build_network  # imports Keras
 
         self._check_fitted()
+        if number_units is not None and {*self.numbers} - {*self.quantiles}:
+            raise ValueError(f"number_units needs quantiles: fit again. Received: {number_units=}")
         extrapolate = _names(extrapolate, "extrapolate")
         allowed = self.numbers if number_units is None else []
         if not {*extrapolate} <= {*allowed}:
             raise ValueError(
                 f"extrapolate must name numbers not embedded, {allowed}. Received: {extrapolate=}"
             )
-        edges = None if number_units is None else self._edges(number_units)
-        return build_network(
-            self, width, dropout, number_units, edges, self._limits(extrapolate), hidden_ids, packed
-        )
+        return build_network(self, width, dropout, number_units, hidden_ids, extrapolate, packed)
 
     def _limits(self, extrapolate: Sequence[str]) -> np.ndarray:
         """Return the smallest and largest scaled number of each column, `(2, n)`, for networks."""
@@ -523,15 +508,6 @@ class Columns:
     def _rows(self, table: str) -> int:
         """Return the number of codes of a table."""
         return self.rows.get(table, FIRST + len(self.known[table]))
-
-    def _edges(self, number_units: int) -> list[list[float]]:
-        """Return the scaled quantiles of each column of numbers."""
-        if lacking := [name for name in self.numbers if name not in self.quantiles]:
-            raise ValueError(
-                f"number_units must be None without quantiles of {lacking}, as in files of earlier "
-                f"versions: fit the columns again. Received: {number_units=}"
-            )
-        return [self._scaled_quantiles(name).tolist() for name in self.numbers]
 
     def example(self) -> dict[str, Value]:
         """Return a row of known values and mean numbers, as a request can contain it."""
@@ -555,8 +531,7 @@ class Columns:
             file: The file, such as "columns.json".
         """
         self._check_fitted()
-        parts = [*ARGUMENTS, "known", "scales", "quantiles", "missing"]
-        parts += [name for name in KEPT if getattr(self, name)]
+        parts = [*ARGUMENTS, "known", "scales", "quantiles", "missing", *KEPT]
         Path(file).write_text(json.dumps({name: getattr(self, name) for name in parts}))
 
     @classmethod
@@ -577,6 +552,10 @@ class Columns:
         vars(columns).update({name: parts[name] for name in KEPT if name in parts})
         others = (parts.get(name, {}) for name in ("quantiles", "missing"))
         return columns._set(tables, parts["scales"], *others)
+
+    def _unfitted(self) -> Self:
+        """Return columns with the same arguments."""
+        return type(self)(**{name: getattr(self, name) for name in ARGUMENTS})
 
     def __str__(self) -> str:
         """Return a table of the columns."""
@@ -647,6 +626,17 @@ class Columns:
         return (value or () for value in values)
 
 
+def check_frame(frame: Rows, argument: str) -> None:
+    """Check that rows are a frame with rows."""
+    if not hasattr(frame, "columns") or not hasattr(frame, "__len__"):  # such as a LazyFrame
+        raise TypeError(
+            f"{argument} must be a frame of pandas or polars. "
+            f"Received: {argument}={short_repr(frame)}"
+        )
+    if not len(frame):
+        raise ValueError(f"{argument} must have at least one row. Received: no row")
+
+
 def _to_rows(rows: Rows) -> Rows:
     """Return a frame or a list unchanged, and any other iterable as a list."""
     return rows if isinstance(rows, list) or hasattr(rows, "columns") else [*rows]
@@ -682,10 +672,15 @@ def column_values(rows: Rows, name: str) -> list[Value]:
     return _plain_values(_raw_values(rows, name))
 
 
+def read_numbers(rows: Rows, name: str) -> np.ndarray:
+    """Return the values of a column as numbers, with NaN for missing ones."""
+    values = column_values(rows, name)
+    _check_types(name, values, NUMBERS, "numbers")
+    return np.array(values, "float64")
+
+
 def _plain_values(values: list[Value]) -> list[Value]:
     """Return values as Python's, with None for missing ones."""
-    if {*map(type, values)} <= PLAIN:
-        return values
     return [value if type(value) in PLAIN else _plain(value) for value in values]
 
 

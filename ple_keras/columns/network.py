@@ -1,6 +1,6 @@
 """A network that maps encoded columns to features."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -19,9 +19,8 @@ def build_network(
     width: int | Mapping[str, int],
     dropout: float,
     number_units: int | None,
-    edges: list[list[float]] | None,
-    limits: np.ndarray,
     hidden_ids: float,
+    extrapolate: Sequence[str],
     packed: bool,
 ) -> keras.Model | dict[str, keras.Model]:
     """Return a network, or a dict of networks keyed by stream (see `Columns.network`).
@@ -31,10 +30,8 @@ def build_network(
         width: As for `Columns.network`.
         dropout: As for `Columns.network`.
         number_units: As for `Columns.network`.
-        edges: The edges of the bins of each column of numbers; None without `number_units`.
-        limits: The smallest and the largest scaled value of each column of numbers, `(2, n)`,
-            without `number_units`.
         hidden_ids: As for `Columns.network`.
+        extrapolate: As for `Columns.network`.
         packed: As for `Columns.network`.
     """
     hidden_ids = check_number(hidden_ids, "hidden_ids", minimum=0, below=1)
@@ -75,11 +72,13 @@ def build_network(
             vectors += [_mean_row(*part) for part in parts]
             features.append(keras.layers.Dropout(dropout)(ops.concatenate(vectors, axis=-1)))
         if values is not None:
-            # A file can't contain the arrays of `clip`.
-            limited = ops.minimum(ops.maximum(ops.nan_to_num(values), limits[0]), limits[1])
-            if edges is not None:
-                limited = NumberEmbedding(number_units, len(edges[0]) - 1, edges=edges)(values)
-            features += [limited, ops.cast(ops.isnan(values), "float32")]
+            if number_units is None:  # a file can't contain the arrays of `clip`
+                low, high = columns._limits(extrapolate)
+                read = ops.minimum(ops.maximum(ops.nan_to_num(values), low), high)
+            else:
+                edges = [columns._scaled_quantiles(name).tolist() for name in numbers]
+                read = NumberEmbedding(number_units, len(edges[0]) - 1, edges=edges)(values)
+            features += [read, ops.cast(ops.isnan(values), "float32")]
         blocks = {"ids": ids, "numbers": numbers} if packed else {}
         features = ColumnFeatures(columns.digest, blocks)(features)
         return keras.Model(inputs, features, name=f"features{suffix}")

@@ -3,11 +3,21 @@
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 WIDTH = 100  # in characters
 HARD_SPACE = "\N{NO-BREAK SPACE}"
 Row = Sequence[str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A result that becomes JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as dicts, lists, strings and numbers, ready for JSON."""
+        return dict(_to_json(asdict(self)))
 
 
 def report_text(parts: Iterable[str], warnings: Sequence[str]) -> str:
@@ -43,10 +53,10 @@ def cells(figures: object, **forms: str) -> list[str]:
     return ["-" if math.isnan(value) else f"{value:{form}}" for value, form in values]
 
 
-def to_json(value: object) -> Any:
+def _to_json(value: object) -> Any:
     """Return nested dicts with strings as keys, and None for NaN and infinity."""
     if isinstance(value, dict):
         return {
-            ", ".join(k) if isinstance(k, tuple) else k: to_json(item) for k, item in value.items()
+            ", ".join(k) if isinstance(k, tuple) else k: _to_json(item) for k, item in value.items()
         }
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,7 +1,7 @@
 """Paired gains of predictions over other predictions, with intervals and statements."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from ple_keras._checks import check_by_task, check_keys, short_repr
 from ple_keras._typing import ByName, TaskName, Tensor
-from ple_keras.inspection._report_text import cells, report_text, table, to_json
+from ple_keras.inspection._report_text import Report, cells, report_text, table
 from ple_keras.inspection.task_figures import deviances
 from ple_keras.labels.sample_space import to_number_array
 from ple_keras.metrics.array_metrics import group_indices
@@ -47,7 +47,7 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Report):
     """Result of `compare_predictions`; prints as a table.
 
     Attributes:
@@ -57,10 +57,6 @@ class Comparison:
 
     name: str
     gains: dict[str, dict[str, Gain]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the comparison as dicts, strings and numbers, ready for JSON."""
-        return dict(to_json(asdict(self)))
 
     def __str__(self) -> str:
         rows = [["task", "other", "rows", "loss", "other loss", "gain", "interval", "statement"]]

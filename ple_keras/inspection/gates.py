@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -12,7 +12,7 @@ from keras import ops
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.internals import get_mask
 from ple_keras._typing import ByName, Nested
-from ple_keras.inspection._report_text import Row, cells, join_items, report_text, table, to_json
+from ple_keras.inspection._report_text import Report, Row, cells, join_items, report_text, table
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.levels import built_levels
@@ -147,7 +147,7 @@ class LevelUse:
 
 
 @dataclass(frozen=True)
-class GateReport:
+class GateReport(Report):
     """Result of `gate_report`; prints as tables.
 
     Attributes:
@@ -167,10 +167,6 @@ class GateReport:
     examples: int
     levels: dict[str, LevelUse]
     warnings: list[str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as dicts, lists, strings and numbers, ready for JSON."""
-        return dict(to_json(asdict(self)))
 
     def __str__(self) -> str:
         parts = [f"Gates and experts over {self.examples:,} examples"]

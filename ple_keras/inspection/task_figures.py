@@ -1,11 +1,10 @@
 """Figures on the labels and predictions of a task, with warnings."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-import keras
 import numpy as np
 
 from ple_keras._typing import Tensor
@@ -21,6 +20,7 @@ from ple_keras.losses.example_losses import MIN_PROBABILITY
 from ple_keras.losses.loss_kinds import ERRORS, loss_name
 from ple_keras.metrics.array_metrics import grouped_auc
 
+Epochs: TypeAlias = Mapping[str, list[float]]  # the values of all epochs of `fit`, by key
 MIN_COMPLEMENT = 1e-7  # of 1 - p, since float32 has few probabilities closer to 1
 # Thresholds of the warnings:
 MIN_LABELS = 100
@@ -257,9 +257,7 @@ def figure_warnings(start: str, task: TaskFigures, head: Head, loss_weight: floa
             )
 
 
-def gap_warnings(
-    start: str, task: TaskFigures, validation: TaskFigures, remedy: str
-) -> Iterator[str]:
+def gap_warnings(start: str, task: TaskFigures, validation: TaskFigures) -> Iterator[str]:
     """Yield a warning if a task is much worse on validation data."""
     gap = validation.relative_error - task.relative_error
     error = math.hypot(task.relative_error_deviation, validation.relative_error_deviation)
@@ -268,36 +266,31 @@ def gap_warnings(
         yield (
             f"{start}the relative error is {validation.relative_error:.2f} in the validation data, "
             f"and {task.relative_error:.2f} in training: the task overfits, or the data differ. "
-            f"{remedy}"
+            "Try a dropout of 0.1, then 0.3, in the experts, or of 0.5, then 0.7, after the tables."
         )
 
 
-def epoch_warnings(
-    head: Head, prefix: str, history: keras.callbacks.History, validation: TaskFigures
-) -> Iterator[str]:
+def epoch_warnings(head: Head, prefix: str, logs: Epochs, validation: TaskFigures) -> Iterator[str]:
     """Yield a warning if a task was better in an earlier epoch.
 
     Args:
         head: The head of the task.
         prefix: The prefix of its metrics in logs, such as "click_".
-        history: The logs of `fit`.
+        logs: The values of all epochs of `fit`.
         validation: The figures of the task on validation data.
     """
     # Not `val_{task}_loss`, in which batches without labels count as 0.
     key, now = f"val_{prefix}mean_squared_error", validation.rmse**2
     least = 0.0 if math.isnan(validation.deviance) else validation.loss - validation.deviance / 2
-    if f"val_{prefix}deviance" in history.history:
+    if f"val_{prefix}deviance" in logs:
         key, now, least = f"val_{prefix}deviance", validation.deviance, 0.0
-    elif f"val_{prefix}{head._loss_name()}" in history.history:
+    elif f"val_{prefix}{head._loss_name()}" in logs:
         key, now = f"val_{prefix}{head._loss_name()}", validation.loss
-    losses = history.history.get(key, [])
+    losses = logs.get(key, [])
     best = min(losses, default=math.nan)
     if now > best + LARGE_RISE * abs(best - least):
-        index, last = losses.index(best), history.epoch[-1] + 1
-        where = f"epoch {history.epoch[index] + 1} of {last}"
-        if len(losses) < len(history.epoch):
-            where = f"validation {index + 1} of {len(losses)}"
         yield (
-            f"{head.task}: in fit, {key} was lowest in {where}, with {best:.4g}, and is "
-            f"{now:.4g} now. In a HedgedBlock, FitHedge keeps the best epoch of each branch."
+            f"{head.task}: in fit, {key} was lowest in validation {losses.index(best) + 1} of "
+            f"{len(losses)}, with {best:.4g}, and is {now:.4g} now. In a HedgedBlock, FitHedge "
+            "keeps the best epoch of each branch."
         )

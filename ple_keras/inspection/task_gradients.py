@@ -153,7 +153,7 @@ class TaskGradients:
         self._size = (len(parts), len(heads), len(heads))
         self._within: list[np.ndarray] = []  # of batches, (parts, tasks, tasks)
         self._across: list[np.ndarray] = []  # of pairs of batches
-        self._first: list[np.ndarray] | None = None  # of a pair, (tasks, numbers) per part
+        self._first: list[np.ndarray] = []  # of a pair, (tasks, numbers) per part
 
     def add(self, x: Nested, y: Mapping[TaskName, Tensor]) -> None:
         """Add a batch.
@@ -164,11 +164,9 @@ class TaskGradients:
         """
         second = self._gradients_of((x, {task: y[task] for task in self._heads}))
         self._within.append(self._products(second, second))
-        if self._first is None:
-            self._first = second
-        else:
+        if len(self._within) % 2 == 0:
             self._across.append(self._products(self._first, second))
-            self._first = None
+        self._first = second
 
     def _products(self, first: list[np.ndarray], second: list[np.ndarray]) -> np.ndarray:
         return np.reshape([a @ b.T for a, b in zip(first, second)], self._size)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from operator import length_hint
 from typing import Any
@@ -19,8 +19,9 @@ from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads, find_heads, trained_heads
 from ple_keras.hedging.stacked_tasks import find_effects
-from ple_keras.inspection._report_text import Row, cells, report_text, table, to_json
+from ple_keras.inspection._report_text import Report, Row, cells, report_text, table
 from ple_keras.inspection.task_figures import (
+    Epochs,
     TaskFigures,
     epoch_warnings,
     figure_warnings,
@@ -50,8 +51,6 @@ CONFLICT_COSINE = -0.2
 CONFLICT_PAIRS = 12
 CONFLICT_LABELS = 1000
 CONFLICT_SIGNIFICANT = 4  # standard errors of a mean over few pairs
-LARGE_TABLE = 100  # rows, from which a table can overfit
-LAST_SHARE = 0.2  # of the epochs
 A_HEDGE = "Try a HedgedBlock, in which each task also has its own branch."
 
 
@@ -88,7 +87,7 @@ class BranchUse:
 
 
 @dataclass(frozen=True)
-class TaskReport:
+class TaskReport(Report):
     """Result of `task_report`; prints as tables.
 
     Attributes:
@@ -125,10 +124,6 @@ class TaskReport:
     branches: dict[str, dict[str, BranchUse]]
     warnings: list[str]
     reads: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as dicts, lists, strings and numbers, ready for JSON."""
-        return dict(to_json(asdict(self)))
 
     def __str__(self) -> str:
         tables = [*_figure_rows(self), _training_rows(self)]
@@ -207,7 +202,8 @@ def task_report(
         _, validation_figures = _read_figures(observed, Batches(*data))
     tasks = {task: whole for task, (whole, *_) in figures.items()}
     validated = {task: whole for task, (whole, *_) in validation_figures.items()}
-    branches = _branch_uses(model, heads, validation_figures or figures)
+    logs = getattr(getattr(model, "history", None), "history", {})
+    branches = _branch_uses(logs, heads, validation_figures or figures)
     weights = {t: w for x in find_layers(model, TaskHeads) for t, w in x.loss_weights().items()}
     # Weights do not scale the gradients of branches.
     factors = {task: float(w > 0) if task in branches else w for task, w in weights.items()}
@@ -216,7 +212,7 @@ def task_report(
     conflicts, trend = gradients.conflicts(), gradients.trend(factors)
     found = tasks, training, conflicts, trend, validated, branches
     report = TaskReport(examples, *found, [], find_effects(model))
-    report.warnings.extend(_warnings(report, model, heads))
+    report.warnings.extend(_warnings(report, logs, heads))
     return report
 
 
@@ -270,11 +266,9 @@ def _read_figures(
 
 
 def _branch_uses(
-    model: keras.Layer, heads: Mapping[str, Head], figures: Mapping[str, list[TaskFigures]]
+    logs: Epochs, heads: Mapping[str, Head], figures: Mapping[str, list[TaskFigures]]
 ) -> dict[str, dict[str, BranchUse]]:
     """Return the branches of the hedged tasks, from the figures of each task and its branches."""
-    history = getattr(model, "history", None)
-    logs = history.history if isinstance(history, keras.callbacks.History) else {}
     branches: dict[str, dict[str, BranchUse]] = {}
     for task, (_, *by_branch) in figures.items():
         for (name, weight), found in zip(heads[task].branch_weights().items(), by_branch):
@@ -283,34 +277,19 @@ def _branch_uses(
     return branches
 
 
-def _warnings(report: TaskReport, model: keras.Layer, heads: Mapping[str, Head]) -> Iterator[str]:
+def _warnings(report: TaskReport, logs: Epochs, heads: Mapping[str, Head]) -> Iterator[str]:
     """Yield the warnings about the tables of a report."""
-    history = getattr(model, "history", None)
-    remedy = "Try a dropout of 0.1, then 0.3, in the experts."
-    tables = find_layers(model, keras.layers.Embedding)
-    if any(table.input_dim >= LARGE_TABLE for table in tables):
-        remedy = "Try a dropout of 0.5, then 0.7, after the tables, or half of their learning rate."
     for task, figures in report.tasks.items():
         head, weight = heads[task], report.training[task].loss_weight
         yield from figure_warnings(f"{task}: ", figures, head, weight)
         if validation := report.validation.get(task):
             where = f"{task}: in the validation data, "
             yield from figure_warnings(where, validation, head, weight)
-            yield from gap_warnings(f"{task}: ", figures, validation, remedy)
-            is_kept = any(branch.epoch >= 0 for branch in report.branches.get(task, {}).values())
-            if isinstance(history, keras.callbacks.History) and not is_kept:
+            yield from gap_warnings(f"{task}: ", figures, validation)
+            # Unless FitHedge has kept epochs.
+            if all(math.isnan(each.epoch) for each in report.branches.get(task, {}).values()):
                 prefix = f"{task}_" if len(heads) > 1 else ""
-                yield from epoch_warnings(head, prefix, history, validation)
-    epochs = [b.epoch for of_task in report.branches.values() for b in of_task.values()]
-    epochs = [epoch for epoch in epochs if epoch >= 0]
-    if epochs and history is not None:
-        last = history.epoch[-1] + 1
-        late = sum(epoch >= (1 - LAST_SHARE) * last for epoch in epochs)
-        if last == (history.params or {}).get("epochs") and late > len(epochs) / 2:
-            yield (
-                f"{late} of {len(epochs)} branches were best in the last fifth of the {last} "
-                "epochs. Train longer, such as with epochs=100 and FitHedge(patience=5)."
-            )
+                yield from epoch_warnings(head, prefix, logs, validation)
     yield from _share_warnings(report, heads)
     yield from _conflict_warnings(report)
 

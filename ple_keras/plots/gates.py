@@ -111,8 +111,7 @@ def plot_gate_history(history: Any) -> "Figure":
             "history must be a trained model, the result of fit, or a dict or table of logs. For a "
             f"CSV file, pass pandas.read_csv(path). Received: history={history!r}"
         )
-    levels = _lines_by_level(logs)
-    if not levels:
+    if not (levels := _lines_by_level(logs)):
         raise ValueError(f"history must have gate statistics. Received: history={[*logs.keys()]}")
     from matplotlib import pyplot
 

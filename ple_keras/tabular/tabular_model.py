@@ -14,7 +14,7 @@ import numpy as np
 from ple_keras._checks import check_by_task, check_keys, check_number, short_repr, warn_user
 from ple_keras._keras.layers import find_layers
 from ple_keras._typing import LayerLike, Nested
-from ple_keras.columns.columns import ARGUMENTS, BLOCKS, Columns, Rows, column_values, free_name
+from ple_keras.columns.columns import BLOCKS, Columns, Rows, check_frame, column_values, free_name
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.hedging.stacked_tasks import StackedTasks
@@ -24,7 +24,6 @@ from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.models.multi_task_model import MultiTaskModel
 from ple_keras.optimizers.table_optimizer import table_optimizer
 from ple_keras.steps.trace_function import trace_function
-from ple_keras.tabular.frames import check_frame, column_numbers, like_rows, take_rows
 from ple_keras.tabular.row_split import split_rows, value_ranks
 from ple_keras.tabular.stopping import BATCH_SIZE, relative_errors, stop_callbacks
 from ple_keras.tabular.tabular_report import TabularReport, report_predictions
@@ -34,7 +33,6 @@ from ple_keras.transfer.fill_new_rows import fill_new_rows
 # `{branch: function of rows that returns {task: predictions}}`, or `{branch: {task: function}}`.
 Given: TypeAlias = Mapping[str, Callable[[Rows], Any] | Mapping[str, Callable[[Rows], Any]]]
 MODEL, COLUMNS, TASKS = "model.keras", "columns.json", "tasks.json"
-FIRST_ROWS = 100  # in which most columns have a value
 
 
 class TabularModel:
@@ -129,18 +127,13 @@ class TabularModel:
     def _set(self, arguments: Mapping[str, Any]) -> None:
         arguments = {**self._arguments, **arguments}
         TaskColumns(arguments["tasks"])  # checks them
-        if isinstance(arguments["ids"], str | Iterator):
-            raise TypeError(f"ids must be a list of names. Received: ids={arguments['ids']!r}")
-        if not isinstance(arguments["given"] or {}, Mapping):
-            raise TypeError(
-                "given must be a dict, {branch: function}. "
-                f"Received: given={arguments['given']!r}"
-            )
-        if arguments["columns"] is not None and arguments["ids"]:
-            raise ValueError(
-                "ids must be empty if columns are given, which name them. "
-                f"Received: ids={arguments['ids']!r}"
-            )
+        ids, given = arguments["ids"], arguments["given"]
+        if isinstance(ids, str | Iterator):
+            raise TypeError(f"ids must be a list of names. Received: {ids=}")
+        if not isinstance(given or {}, Mapping):
+            raise TypeError(f"given must be a dict, {{branch: function}}. Received: {given=}")
+        if arguments["columns"] is not None and ids:
+            raise ValueError(f"ids must be empty if columns are given. Received: {ids=}")
         self._arguments = arguments
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -232,7 +225,7 @@ class TabularModel:
                 type.
             ValueError: If a column is missing or doubled, a task is an input, a task has fewer than
                 two labels that differ in the training or validation rows, `time` or `group` lacks a
-                value, there are too few rows, or a function of `given` fails.
+                value, there are too few rows, or `given` returns wrong predictions.
         """
         if y is not None:
             raise TypeError(f"y must be None: labels are columns. Received: y={short_repr(y)}")
@@ -242,8 +235,7 @@ class TabularModel:
             keras.utils.set_random_seed(seed)
         weights = self._weight_columns(sample_weight)
         columns = self._fit_columns(parts[0], [*tasks.tasks, time, group, *weights.values()])
-        taken = {*columns.names, *columns.inputs.values(), *BLOCKS}
-        taken |= {*columns._input_names(packed=True).values()}
+        taken = {*columns.names, *columns._input_names(packed=True).values(), *BLOCKS}
         tasks.fit(frame, taken)
         self.keras_model = self.served_model = None  # of other columns
         self._columns, self._tasks = columns, tasks
@@ -257,11 +249,7 @@ class TabularModel:
         labels = [tasks.labels(*pair) for pair in zip(parts, ("training", "validation"))]
         options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
         self.keras_model = self._new_model(heads)
-        try:
-            return self._train(parts, labels, found, weights, patience, callbacks, options)
-        except Exception:
-            self.keras_model = self.served_model = None  # it is not trained
-            raise
+        return self._train(parts, labels, found, weights, patience, callbacks, options)
 
     def continue_fit(
         self,
@@ -324,12 +312,7 @@ class TabularModel:
         return self
 
     def _split(
-        self,
-        frame: Rows,
-        validation: Any,
-        time: str | None,
-        group: str | None,
-        lost: Sequence[str],
+        self, frame: Rows, validation: Any, time: str | None, group: str | None, lost: Sequence[str]
     ) -> tuple[Rows, Rows]:
         """Return the training rows and the validation rows, if no function is lost."""
         if lost:
@@ -347,7 +330,8 @@ class TabularModel:
             )
         share = check_number(validation, "validation", above=0, below=1)
         train, valid = split_rows(frame, share, time, group, self._arguments["seed"])
-        return take_rows(frame, train), take_rows(frame, valid)
+        taken: Any = getattr(frame, "iloc", frame)
+        return taken[train], taken[valid]
 
     def _weight_columns(self, names: str | Mapping[str, str] | None) -> dict[str, str]:
         """Return the column with the weights of each task that has some."""
@@ -378,12 +362,11 @@ class TabularModel:
             options: Arguments of Keras's `fit`.
         """
         train, valid = (
-            (self._encoded(rows, predictions), y, self._weights(rows, weights))
+            (self._encoded(rows, predictions), y, self._tasks.weights(rows, weights))
             for rows, y, predictions in zip(parts, labels, ({}, given))
         )
         callbacks = [*(callbacks or ()), *stop_callbacks(self.keras_model, valid, patience)]
-        x, y, sample_weight = train
-        self.keras_model.fit(x, y, sample_weight=sample_weight, callbacks=callbacks, **options)
+        self.keras_model.fit(*train[:2], sample_weight=train[2], callbacks=callbacks, **options)
         for stacked in self._serve(self._arguments["stacked"]):
             predictions = self.keras_model.predict(valid[0], batch_size=BATCH_SIZE, verbose=0)
             stacked.adapt(predictions, *valid[1:])
@@ -405,8 +388,7 @@ class TabularModel:
         if columns is None:
             left_out = [name for name in others if name]
             names = [name for name in frame.columns if name not in left_out]
-            empty = [name for name in names if _is_empty(frame, name)]
-            if empty:
+            if empty := [n for n in names if all(v is None for v in column_values(frame, n))]:
                 warn_user(f"Columns without a value are left out: {empty}")
             used = [name for name in frame.columns if name not in empty]
             no_ids = {*others, *empty} - {*self._arguments["tasks"]}
@@ -419,7 +401,7 @@ class TabularModel:
         elif columns.known or columns.scales:
             return columns
         else:
-            columns = Columns(**{name: getattr(columns, name) for name in ARGUMENTS})
+            columns = columns._unfitted()
         return columns.fit(frame, spare=self._arguments["spare"])
 
     def _new_model(self, heads: TaskHeads) -> MultiTaskModel:
@@ -456,13 +438,10 @@ class TabularModel:
         found = {}
         for branch, functions in (self._arguments["given"] or {}).items():
             name = f"given[{branch!r}]"
-            try:
-                if isinstance(functions, Mapping):
-                    predictions = {column: each(rows) for column, each in functions.items()}
-                else:
-                    predictions = functions(rows)
-            except Exception as error:
-                raise ValueError(f"{name} must predict the rows, but failed: {error}") from error
+            if isinstance(functions, Mapping):
+                predictions = {column: each(rows) for column, each in functions.items()}
+            else:
+                predictions = functions(rows)
             check_by_task(predictions, [*self._tasks.names], name)
             check_keys(predictions, [*self._tasks.names], name, has_all=False)
             for column, values in predictions.items():
@@ -477,14 +456,6 @@ class TabularModel:
                 found[branch, column] = array.reshape(-1, units)
         return found
 
-    def _weights(self, rows: Rows, columns: Mapping[str, str]) -> dict[str, np.ndarray] | None:
-        """Return the weights of rows by task."""
-        if not columns:
-            return None
-        names = self._tasks.names
-        found = {names[task]: column_numbers(rows, name) for task, name in columns.items()}
-        return {name: np.ones(len(rows)) for name in names.values()} | found
-
     def predict(self, rows: Rows) -> Any:
         """Return predictions as a frame of the same kind, with its index, or as a list of dicts.
 
@@ -496,11 +467,16 @@ class TabularModel:
             second class; and for each class of a multiclass task, "{task}: {class}".
 
         Raises:
-            TypeError, ValueError: As for `Columns.transform`, and if the model is not fitted or a
-                function of `given` fails.
+            TypeError, ValueError: As for `Columns.transform`, and if the model is not fitted or
+                `given` returns wrong predictions.
         """
         rows = rows if isinstance(rows, list) or hasattr(rows, "columns") else [*rows]
-        return like_rows(rows, self._fitted().predictions(self._predict(rows)))
+        predictions = self._fitted().predictions(self._predict(rows))
+        if hasattr(rows, "columns"):
+            index = {"index": rows.index} if hasattr(rows, "index") else {}
+            return type(rows)(predictions, **index)
+        lists = (each.tolist() for each in predictions.values())
+        return [dict(zip(predictions, row)) for row in zip(*lists)]
 
     def _predict(self, rows: Rows) -> dict[str, np.ndarray]:
         self._fitted()
@@ -510,7 +486,7 @@ class TabularModel:
         return dict(self.served_model.predict(x, batch_size=BATCH_SIZE, verbose=0))
 
     def _fitted(self) -> TaskColumns:
-        if self.keras_model is None:
+        if self.served_model is None:
             raise ValueError("Call fit first, or load a model. Received: a model without fit")
         tasks: TaskColumns = self._tasks
         return tasks
@@ -532,8 +508,7 @@ class TabularModel:
         check_frame(rows, "rows")
         labels = self._fitted().labels(rows)
         errors = relative_errors(self.heads, self._predict(rows), labels)
-        known = [error for error in errors.values() if not np.isnan(error)]
-        if not known:
+        if not (known := [error for error in errors.values() if not np.isnan(error)]):
             raise ValueError("rows must have labels of a task. Received: no label")
         return -float(np.mean(known))
 
@@ -587,15 +562,13 @@ class TabularModel:
             new.mkdir()
             self.keras_model.save(new / MODEL)
             self._columns.save(new / COLUMNS)
+            layers = find_layers(self.served_model, StackedTasks)
             text = {
                 "arguments": keras.saving.serialize_keras_object(arguments),
                 "names": tasks.names,
                 "classes": tasks.classes,
                 "given": self._given_inputs,
-                "stacked": [
-                    [w.tolist() for w in x.get_weights()]
-                    for x in find_layers(self.served_model, StackedTasks)
-                ],
+                "stacked": [[w.tolist() for w in layer.get_weights()] for layer in layers],
                 "sha256": {name: _sha256(new / name) for name in (MODEL, COLUMNS)},
             }
             (new / TASKS).write_text(json.dumps(text))
@@ -620,9 +593,8 @@ class TabularModel:
         if missing := [name for name in (MODEL, COLUMNS, TASKS) if not (folder / name).exists()]:
             raise ValueError(f"{folder} must have the files of a model; missing: {missing}")
         text = json.loads((folder / TASKS).read_text())
-        if wrong := [
-            name for name, each in text["sha256"].items() if _sha256(folder / name) != each
-        ]:
+        hashes = text["sha256"].items()
+        if wrong := [name for name, each in hashes if _sha256(folder / name) != each]:
             raise ValueError(
                 f"{folder} must have files of one model, but {TASKS} is of another one. "
                 f"Received: other contents of {wrong}"
@@ -630,11 +602,10 @@ class TabularModel:
         arguments = keras.saving.deserialize_keras_object(text["arguments"])
         columns = Columns.load(folder / COLUMNS)
         check_keys(given or {}, arguments["given"], "given", has_all=False)
-        unfitted = Columns(**{name: getattr(columns, name) for name in ARGUMENTS})
-        arguments["columns"] = unfitted if arguments["columns"] else None
-        lost = [name for name in ("block", "given") if arguments[name]]
+        arguments["columns"] = columns._unfitted() if arguments["columns"] else None
+        lost = {"block": arguments["block"], "given": arguments["given"] and not given}
         model = cls(**{**arguments, "block": None, "given": given})
-        model._lost = [name for name in lost if name != "given" or not given]
+        model._lost = [name for name, is_lost in lost.items() if is_lost]
         model._columns, model._tasks = columns, TaskColumns(arguments["tasks"])
         model._tasks.names, model._tasks.classes = text["names"], text["classes"]
         model._given_inputs = {name: tuple(pair) for name, pair in text["given"].items()}
@@ -646,12 +617,6 @@ class TabularModel:
     def __sklearn_tags__(self) -> Any:
         utils: Any = import_module("sklearn.utils")
         return utils.Tags(estimator_type=None, target_tags=utils.TargetTags(required=False))
-
-
-def _is_empty(frame: Rows, name: str) -> bool:
-    """Return whether a column has no value."""
-    parts = frame[:FIRST_ROWS], frame  # most columns have a value in the first rows
-    return all(value is None for part in parts for value in column_values(part, name))
 
 
 def _sha256(file: Path) -> str:

@@ -1,9 +1,8 @@
 """A report on a model of a frame, for rows that are new to it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import keras
 import numpy as np
@@ -18,7 +17,7 @@ from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.regression_heads import variance_power
 from ple_keras.heads.task_heads import find_heads
 from ple_keras.hedging.stacked_tasks import find_effects
-from ple_keras.inspection._report_text import cells, report_text, table, to_json
+from ple_keras.inspection._report_text import Report, cells, report_text, table
 from ple_keras.inspection.compare_predictions import Gain, compare_predictions, power_losses
 from ple_keras.inspection.task_figures import (
     TaskFigures,
@@ -33,7 +32,7 @@ from ple_keras.tabular.stopping import BATCH_SIZE
 
 
 @dataclass(frozen=True)
-class TabularReport:
+class TabularReport(Report):
     """Result of `TabularModel.report`; prints as tables.
 
     Attributes:
@@ -50,10 +49,6 @@ class TabularReport:
     weights: dict[str, dict[str, float]]
     gains: dict[str, dict[str, Gain]]
     reads: dict[str, dict[str, float]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as dicts, strings and numbers, ready for JSON."""
-        return dict(to_json(asdict(self)))
 
     def __str__(self) -> str:
         tasks = [["task", "labels", "relative error", "metric"]]

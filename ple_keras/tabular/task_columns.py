@@ -7,14 +7,13 @@ import numpy as np
 
 from ple_keras._checks import short_repr, warn_user
 from ple_keras._typing import LayerLike
-from ple_keras.columns.columns import Rows, Value, column_values, free_name, safe_name
+from ple_keras.columns.columns import Rows, Value, column_values, free_name, read_numbers, safe_name
 from ple_keras.heads.binary_heads import BinaryHead, ProductHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.ranking_head import RankingHead
 from ple_keras.heads.regression_heads import CountHead, RegressionHead, TweedieHead
 from ple_keras.labels.task_names import SHARED, is_valid_name
-from ple_keras.tabular.frames import column_numbers
 
 HEADS: dict[str, Callable[..., Head]] = {
     "binary": BinaryHead,
@@ -64,8 +63,6 @@ class TaskColumns:
             self.names[column] = kind.task if isinstance(kind, Head) else free_name(name, used)
             if kind in ("binary", "multiclass") or isinstance(kind, BinaryHead | MulticlassHead):
                 self._find_classes(frame, column)
-        if len({*self.names.values()}) < len(self.names):
-            raise ValueError(f"tasks must have heads of different tasks. Received: {self.names}")
 
     def _find_classes(self, frame: Rows, column: str) -> None:
         kind = self.tasks[column]
@@ -123,7 +120,7 @@ class TaskColumns:
 
     def _labels(self, frame: Rows, column: str) -> np.ndarray:
         if column not in self.classes:
-            return column_numbers(frame, column)
+            return read_numbers(frame, column)
         places = {value: place for place, value in enumerate(self.classes[column])}
         values = column_values(frame, column)
         if new := {*values} - {*places, None}:
@@ -132,6 +129,13 @@ class TaskColumns:
                 f"count as missing: {short_repr(new)}"
             )
         return np.array([places.get(value, np.nan) for value in values])
+
+    def weights(self, rows: Rows, columns: Mapping[str, str]) -> dict[str, np.ndarray] | None:
+        """Return the weights of the rows by task, from the columns of those that have some."""
+        if not columns:
+            return None
+        found = {self.names[task]: read_numbers(rows, name) for task, name in columns.items()}
+        return {name: np.ones(len(rows)) for name in self.names.values()} | found
 
     def predictions(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return predictions `{task: (B, units)}` by column, or by column and class."""

@@ -63,8 +63,7 @@ def fill_new_rows(model: keras.Model, columns: Columns, updated: Columns) -> Non
             f"columns.digest={old!r}, {columns_digest(model)!r} in the model"
         )
     tables = find_layers(model, ColumnTable)
-    starts = {name: FIRST + len(known) for name, known in columns.known.items()}
-    ends = {name: FIRST + len(known) for name, known in updated.known.items()}
+    starts, ends = ({k: FIRST + len(v) for k, v in x.known.items()} for x in (columns, updated))
     sizes = [pair for table in tables for pair in table.rows.items()]
     if lacking := {name: rows for name, rows in sizes if rows < ends[name]}:
         raise ValueError(

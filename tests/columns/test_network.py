@@ -171,7 +171,7 @@ def test_numbers_are_limited_or_embedded(frame, tmp_path):
     assert own["like"].output_shape == (None, 3 * 2 + 3)
     columns.quantiles = {}
     assert columns.network().predict_on_batch(x)[2, 0] == 5  # a file of an earlier version
-    with pytest.raises(ValueError, match=r"fit the columns again. Received: number_units=3"):
+    with pytest.raises(ValueError, match=r"needs quantiles: fit again. Received: number_units=3"):
         columns.network(number_units=3)
 
 

@@ -86,12 +86,8 @@ def test_a_file_without_rows_has_no_free_ones(columns, frame, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "reason"),
     [
-        (lambda day: day[:0], ValueError, "frames must have a row"),
-        (lambda day: iter([]), ValueError, "frames must have a row"),
         (lambda day: day.drop(columns="genres"), ValueError, "must have the column 'genres' once"),
-        (lambda day: day.drop(columns="votes"), ValueError, "must have the column 'votes' once"),
         (lambda day: day.assign(history=[[1]] * 6), TypeError, "history must contain only strings"),
-        (lambda day: day.assign(age="1"), TypeError, "age must contain numbers. .* age='1'"),
     ],
 )
 def test_frames_that_cannot_be_read_are_refused(columns, frame, change, error, reason):

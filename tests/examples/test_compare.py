@@ -295,7 +295,7 @@ def test_tasks_of_four_kinds_are_compared_with_single_networks(folder):
         (["rows.parquet", *INPUT, "day", "--part", "genre"], "genre must have a value of ['trai"),
         (["rows.parquet", *INPUT, "day", "--group", "one"], "different values of {'group': 'one'}"),
         (["index.parquet", "--tasks", "day:binary", "--columns", "city"], "labels from 0 to 1"),
-        (["rows.parquet", "--tasks", "city:regression", *ON_DAY], "city must have numbers"),
+        (["rows.parquet", "--tasks", "city:regression", *ON_DAY], "city must contain numbers"),
         (["rows.parquet", "--tasks", "click", "--columns", "click"], "'click' is a task, so it"),
         (["rows.parquet", "--tasks", "one", *ON_DAY], "one must have labels with two different"),
     ],

@@ -164,25 +164,7 @@ def test_a_count_in_a_hedged_model_is_told_to_be_standardized():
 )
 def test_a_task_overfits_if_much_of_its_gain_is_lost(train, validation, hints):
     use, other = (TaskFigures(5000, relative_error=error) for error in (train, validation))
-    assert len([*gap_warnings("", use, other, "")]) == hints
-
-
-@pytest.mark.parametrize(
-    ("rows", "remedy"),
-    [
-        (ROWS, "dropout of 0.5, then 0.7, after the tables, or half of their learning rate."),
-        (2, "Try a dropout of 0.1, then 0.3, in the experts."),
-    ],
-)
-def test_the_remedy_for_a_model_with_large_tables_names_them(rows, remedy):
-    ids, heads = keras.Input((), dtype="int32"), pk.TaskHeads([pk.BinaryHead("click")])
-    model = keras.Model(ids, heads({"click": keras.layers.Embedding(rows, 1)(ids)}))
-    x, signs = (np.arange(ROWS), Y["click"]) if rows == ROWS else (Y["click"], np.arange(2))
-    model.layers[1].set_weights([8 * signs[:, None] - 4])
-    heads["click"].set_weights([np.ones((1, 1)), np.zeros(1)])
-    wrong = {"click": Y["click"][::-1].copy()}
-    *_, warning = pk.task_report(model, x, {"click": Y["click"]}, (x, wrong)).warnings
-    assert warning.endswith(remedy)
+    assert len([*gap_warnings("", use, other)]) == hints
 
 
 NO_CONFLICTS = {"not settled": {"bottom": ((0.1,), (0.1,), (0,), (0,))}, "few rows": {"rows": 900}}
@@ -208,27 +190,18 @@ def test_a_rise_of_a_loss_below_zero_is_relative_to_the_deviance(rise):
     y = {task: Y[task] for task in ("click", "visits")}
     figures = pk.task_report(model, X, y, (X, y)).validation["visits"]
     model.history = keras.callbacks.History()
-    model.history.epoch = [0, 1]
     best = figures.loss - figures.deviance / 2 * rise / (1 + rise)
     model.history.history = {"val_visits_poisson": [best, figures.loss]}
     assert len(pk.task_report(model, X, y, (X, y)).warnings) == (rise > 0.1)
 
 
-EPOCHS = {
-    "every": ({}, "epoch 1 of 2"),
-    "later": ({"initial_epoch": 5, "epochs": 7}, "epoch 6 of 7"),
-}
-
-
-@pytest.mark.parametrize("name", EPOCHS)
-def test_a_task_that_was_better_in_an_earlier_epoch_is_named(name):
-    options, where = EPOCHS[name]
+def test_a_task_that_was_better_in_an_earlier_epoch_is_named():
     model = linear_model([pk.BinaryHead("click"), pk.RegressionHead("time")], BEST, TWO_COLUMNS)
     y = {task: Y[task] for task in ("click", "time")}
-    options = {"batch_size": 512, "epochs": 2, "verbose": 0, "validation_data": (X, y), **options}
+    options = {"batch_size": 512, "epochs": 2, "verbose": 0, "validation_data": (X, y)}
     compiled(model, keras.optimizers.SGD(0.05)).fit(X, {**y, "time": -Y["time"]}, **options)
     (warning,) = pk.task_report(model, X, y, (X, y)).warnings
-    start = f"time: in fit, val_time_mean_squared_error was lowest in {where}, with "
+    start = "time: in fit, val_time_mean_squared_error was lowest in validation 1 of 2, with "
     assert warning.startswith(start)
 
 
