@@ -251,8 +251,8 @@ class Columns:
 
         Raises:
             TypeError: If a column of ids, lists or texts has values of another type than in `fit`.
-            ValueError: If the columns are not fitted, such a column is missing, or a table has
-                fewer free rows than new values.
+            ValueError: If the columns are not fitted, such a column is missing, there is no row, or
+                a table has fewer free rows than new values.
 
         Example:
 
@@ -264,8 +264,12 @@ class Columns:
         """
         self._check_fitted()
         counts: Counts = {table: Counter() for table in self.known}
+        rows = 0
         for frame in _frames(frames):
+            rows += len(frame)
             self._count(frame, counts, Counter())
+        if not rows:  # such as of an iterator that was read before
+            raise ValueError("frames must have a row. Received: no row")
         for name, count in counts.items():  # of equal counts, `rare` has new rows first
             count.update(dict(self.rare.get(name, ())))
             for value in count.keys() & self._codes[name].keys():
@@ -326,8 +330,8 @@ class Columns:
 
         Raises:
             TypeError: If a value has a different type than in training.
-            ValueError: If a column is missing, or a number of `logs` is negative.
-            OverflowError: If an integer is too large for a float.
+            ValueError: If a column is missing, a number of `logs` is negative, or an integer is too
+                large for a float.
 
         Warns:
             UserWarning: If more than 1% of the rows of a frame have a number outside of the limits
@@ -339,7 +343,10 @@ class Columns:
         for i, name in enumerate(self.ids):
             get = self._codes[name].get
             codes[i] = [get(value, UNKNOWN) for value in self._read(rows, name)]
-        numbers = self._scaled(rows)
+        try:
+            numbers = self._scaled(rows)
+        except OverflowError as error:
+            raise ValueError(f"rows must have numbers below 1.8e308. Received: {error}") from None
         x: dict[str, np.ndarray] = {}
         inputs = self._input_names(packed)
         for block, names, values in (("ids", self.ids, codes), ("numbers", self.numbers, numbers)):

@@ -51,6 +51,7 @@ CONFLICT_COSINE = -0.2
 CONFLICT_PAIRS = 12
 CONFLICT_LABELS = 1000
 CONFLICT_SIGNIFICANT = 4  # standard errors of a mean over few pairs
+LAST_SHARE = 0.2  # of the epochs
 A_HEDGE = "Try a HedgedBlock, in which each task also has its own branch."
 
 
@@ -202,7 +203,8 @@ def task_report(
         _, validation_figures = _read_figures(observed, Batches(*data))
     tasks = {task: whole for task, (whole, *_) in figures.items()}
     validated = {task: whole for task, (whole, *_) in validation_figures.items()}
-    logs = getattr(getattr(model, "history", None), "history", {})
+    history = getattr(model, "history", None)
+    logs = getattr(history, "history", {})
     branches = _branch_uses(logs, heads, validation_figures or figures)
     weights = {t: w for x in find_layers(model, TaskHeads) for t, w in x.loss_weights().items()}
     # Weights do not scale the gradients of branches.
@@ -213,6 +215,7 @@ def task_report(
     found = tasks, training, conflicts, trend, validated, branches
     report = TaskReport(examples, *found, [], find_effects(model))
     report.warnings.extend(_warnings(report, logs, heads))
+    report.warnings.extend(_late_warnings(report, history))
     return report
 
 
@@ -292,6 +295,18 @@ def _warnings(report: TaskReport, logs: Epochs, heads: Mapping[str, Head]) -> It
                 yield from epoch_warnings(head, prefix, logs, validation)
     yield from _share_warnings(report, heads)
     yield from _conflict_warnings(report)
+
+
+def _late_warnings(report: TaskReport, history: Any) -> Iterator[str]:
+    """Yield a warning if most branches were best at the end of all epochs of `fit`."""
+    epochs = [b.epoch for of_task in report.branches.values() for b in of_task.values()]
+    last = history.epoch[-1] + 1 if any(epoch >= 0 for epoch in epochs) else 0
+    late = sum(epoch >= (1 - LAST_SHARE) * last for epoch in epochs)
+    if last and last == (history.params or {}).get("epochs") and late > len(epochs) / 2:
+        yield (
+            f"{late} of {len(epochs)} branches were best in the last fifth of the {last} "
+            "epochs. Train longer, such as with epochs=100 and FitHedge(patience=5)."
+        )
 
 
 def _share_warnings(report: TaskReport, heads: Mapping[str, Head]) -> Iterator[str]:

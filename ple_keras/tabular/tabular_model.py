@@ -554,9 +554,9 @@ class TabularModel:
         if folder.exists() and (TASKS not in files or files - {MODEL, COLUMNS, TASKS}):
             raise ValueError(f"folder must be new, or of a model. Received: {folder} with {files}")
         arguments = {**self._arguments, "ids": [*self._arguments["ids"]]}
-        arguments["given"] = [*(self._arguments["given"] or ())]
-        for name in ("columns", "block"):
-            arguments[name] = self._arguments[name] is not None
+        arguments["given"] = [*self.heads.given]
+        arguments["columns"] = self._arguments["columns"] is not None
+        arguments["block"] = self._arguments["block"] is not None or "block" in self._lost
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as part:
             new = Path(part, "new")
             new.mkdir()

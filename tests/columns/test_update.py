@@ -86,6 +86,8 @@ def test_a_file_without_rows_has_no_free_ones(columns, frame, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "reason"),
     [
+        (lambda day: day[:0], ValueError, "frames must have a row"),
+        (lambda day: iter([]), ValueError, "frames must have a row"),
         (lambda day: day.drop(columns="genres"), ValueError, "must have the column 'genres' once"),
         (lambda day: day.assign(history=[[1]] * 6), TypeError, "history must contain only strings"),
     ],

@@ -39,6 +39,7 @@ def test_the_task_report_shows_the_mixture_and_the_figures_of_branches():
     for task in TASKS:
         heads[task].mixture.assign([1.0, 0.0])  # the branch "own" alone
     model.history = keras.callbacks.History()
+    model.history.epoch = [0, 1]
     names = ("click_binary_crossentropy", "time_mean_squared_error")
     losses = {f"val_{name}": [1e-3, 9.0] for name in names}
     kept = {f"hedge/time/{branch}_epoch": [0, 0] for branch in BRANCHES}
@@ -50,6 +51,20 @@ def test_the_task_report_shows_the_mixture_and_the_figures_of_branches():
     for task, figures in after.tasks.items():
         own = report.branches[task]["own"].figures
         assert (own.loss, own.labels) == (pytest.approx(figures.loss, rel=1e-5), figures.labels)
+
+
+@once
+@pytest.mark.parametrize(("planned", "best", "warns"), [(5, 3, True), (5, 1, False), (9, 4, False)])
+def test_too_few_epochs_warn(planned, best, warns):
+    model = hedged_model()
+    model.history = keras.callbacks.History()
+    model.history.epoch, model.history.params = [0, 1, 2, 3, 4], {"epochs": planned}
+    best_epochs = dict(zip(BRANCHES, (best, 4 if warns else best)))
+    kept = {f"hedge/{task}/{b}_epoch": [e] for task in TASKS for b, e in best_epochs.items()}
+    model.history.history = kept
+    warnings = pk.task_report(model, X, Y).warnings
+    reason = "4 of 4 branches were best in the last fifth of the 5 epochs. Train longer"
+    assert any(reason in warning for warning in warnings) == warns
 
 
 @once

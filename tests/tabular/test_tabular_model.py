@@ -117,6 +117,9 @@ def test_another_block_stops_and_keeps_its_best_epoch(block, tmp_path):
     loaded.continue_fit(without(FRAME, *LABELS), **QUICK)
     with pytest.raises(ValueError, match=r"can't contain functions.* no \['block'\]"):
         loaded.fit(FRAME)
+    loaded.save(tmp_path / "again")
+    with pytest.raises(ValueError, match=r"can't contain functions.* no \['block'\]"):
+        pk.TabularModel.load(tmp_path / "again").fit(FRAME)
 
 
 @once
@@ -140,6 +143,8 @@ def test_given_predictions_are_branches_of_validation_rows_and_predictions(tmp_p
     np.testing.assert_allclose(same.predict(frame), model.predict(frame), rtol=1e-5)
     without_given = pk.TabularModel.load(tmp_path / "model")
     assert np.isfinite(without_given.predict(frame)).all(axis=None)
+    without_given.save(tmp_path / "again")
+    without_given = pk.TabularModel.load(tmp_path / "again")
     with pytest.raises(ValueError, match=r"pass them to set_params .* no \['given'\]"):
         without_given.fit(frame)
     without_given.set_params(given=None).fit(frame, **QUICK)
