@@ -17,7 +17,7 @@ from ple_keras._keras.saving import register
 from ple_keras._typing import Config, Nested, TaskName, Tensor
 from ple_keras.heads.regression_heads import check_adapted
 from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads
-from ple_keras.hedging.fit_hedge import FitArguments, FitHedge, averages_weights
+from ple_keras.hedging.fit_hedge import FitArguments, FitHedge
 from ple_keras.labels.sample_space import check_dtype, is_nullable_number
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.losses.example_losses import BatchLoss
@@ -166,7 +166,7 @@ class MultiTaskTraining(Mixin):
 
         Warns:
             UserWarning: Before the first step, if the model has a HedgedBlock, but its mixtures
-                can't be fitted, or best epochs can't be kept. Once after `compile`.
+                can't be fitted. Once after `compile`.
         """
         for name, arrays in {"x": x, "y": y}.items():
             for key, array in arrays.items() if hasattr(arrays, "items") else ():
@@ -208,9 +208,8 @@ class MultiTaskTraining(Mixin):
         has_loss = any(getattr(each, "has_loss", True) for each in heads)
         if not (self._hedges and self.compiled and has_loss):
             return None
-        keep_best = not averages_weights(self.optimizer)
         # A callback can call `fit`, which then has another one.
-        hedge, self._fit_hedge = self._fit_hedge or FitHedge(keep_best=keep_best), None
+        hedge, self._fit_hedge = self._fit_hedge or FitHedge(), None
         try:
             hedge.prepare(self, validation, given)
         except (TypeError, ValueError) as error:
@@ -220,11 +219,6 @@ class MultiTaskTraining(Mixin):
                 "fit_hedge after fit. compile(hedge=False) turns this off."
             )
             return None
-        if not keep_best:
-            self._warn_once(
-                "fit keeps the last epoch of each branch, not the best, since the optimizer "
-                "averages weights. Received: use_ema=True"
-            )
         return hedge
 
     def _warn_once(self, message: str) -> None:
@@ -265,11 +259,11 @@ class MultiTaskTraining(Mixin):
 
     def _check_labels(self, y: Any) -> None:
         heads = self._task_heads()
-        arrays = [*y.values()] if isinstance(y, Mapping) else [None]
         if hasattr(y, "keys") and len(heads.trained_tasks) > 1:  # Keras would join a data frame
             check_by_task(y, heads.trained_tasks, "y")
         # Unbuilt heads do not know the rank of labels.
-        if heads.built and all(isinstance(labels, np.ndarray) for labels in arrays):
+        is_by_task = heads.built and isinstance(y, Mapping)
+        if is_by_task and all(isinstance(labels, np.ndarray) for labels in y.values()):
             with warnings.catch_warnings():  # which need all rows
                 warnings.simplefilter("ignore", UserWarning)
                 heads.check_labels({task: labels[:FIRST_ROWS] for task, labels in y.items()})
