@@ -61,7 +61,7 @@ class MultiTaskTraining(Mixin):
     """
 
     _task_metrics: Any = None  # TaskMetrics after `compile`
-    _reads_logs = True  # of batches
+    _reads_logs = True  # of batches, since callbacks or a progress bar can show them
     _runs = 0  # epochs, evaluations and predictions, each of which reads attributes anew
     _trace: bool | str = "auto"  # of `compile`
     _warns_of_eager_steps = True
@@ -193,7 +193,8 @@ class MultiTaskTraining(Mixin):
         if hedge is not None:
             given["callbacks"] = [*callbacks, hedge]
         self._runs += 1  # a subclass can override `reset_metrics`
-        self._reads_logs = self._needs_batch_logs(callbacks, given.get("verbose", "auto"))
+        has_readers = any(type(each) is not FitHedge for each in callbacks)
+        self._reads_logs = has_readers or given.get("verbose", "auto") in ("auto", 1)
         try:
             return super().fit(**given)
         finally:
@@ -267,18 +268,6 @@ class MultiTaskTraining(Mixin):
             with warnings.catch_warnings():  # which need all rows
                 warnings.simplefilter("ignore", UserWarning)
                 heads.check_labels({task: labels[:FIRST_ROWS] for task, labels in y.items()})
-
-    def _needs_batch_logs(self, callbacks: list[Any], verbose: str | int) -> bool:
-        """Return whether a callback of `fit` reads the logs of batches.
-
-        If a subclass changes the logs, the last batch has the logs of the epoch.
-        """
-        base, hooks = keras.callbacks.Callback, ("on_batch_end", "on_train_batch_end")
-        pairs = [(getattr(each, hook), getattr(base, hook)) for each in callbacks for hook in hooks]
-        for name in ("compute_metrics", "get_metrics_result"):
-            pairs.append((getattr(self, name), getattr(MultiTaskTraining, name)))
-        is_changed = any(getattr(own, "__func__", None) is not default for own, default in pairs)
-        return is_changed or verbose in ("auto", 1)
 
     @property
     def metrics(self) -> list[keras.Metric]:
