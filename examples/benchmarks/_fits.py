@@ -235,7 +235,7 @@ def other_mixtures(kind: str, model: keras.Model, dataset: Dataset) -> Iterator[
         else:
             weights = [1 / len(names) if mixture == "equal" else mixture == b for b in names]
             for task in heads.task_names:
-                heads[task].branches.mixture.assign(np.array(weights, "float32"))
+                heads[task].mixture.assign(np.array(weights, "float32"))
         yield mixture, predict(model, dataset)
 
 

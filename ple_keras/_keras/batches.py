@@ -106,21 +106,25 @@ class Batches:
             raise ValueError(f"{self._argument} must contain a batch. Received: batch=None")
 
 
-def first_batches(data: Nested, steps: int | None, argument: str) -> Iterator[Batch]:
+def first_batches(
+    data: Nested, steps: int | None, argument: str, sample_weight: Nested = None
+) -> Iterator[Batch]:
     """Return an iterator over the first batches `(x, y, sample_weight)` of a dataset.
 
     Args:
         data: A dataset of batches, as for `is_dataset`.
         steps: The number of batches; None for 100.
         argument: The name of the data in messages.
+        sample_weight: None, since batches contain their weights.
 
     Raises:
         TypeError: If `steps` is not an integer.
-        ValueError: If `data` is an iterator, which can be read only once, or `steps` is below 1.
+        ValueError: If `data` is an iterator, which can be read only once, `steps` is below 1, or
+            `sample_weight` is given.
     """
     steps = DEFAULT_STEPS if steps is None else check_int(steps, "steps", minimum=1)
     refuse_batches(data, argument, endless=False)
-    return islice(Batches(data, argument=argument), steps)
+    return islice(Batches(data, argument=argument, sample_weight=sample_weight), steps)
 
 
 def refuse_batches(

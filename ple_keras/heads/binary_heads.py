@@ -163,7 +163,11 @@ class ProductHead(ProbabilityHead):
     ) -> None:
         loss = ProbabilityCrossentropy() if loss is None else loss
         super().__init__(task, 1, "exponential", loss, metrics, None, **kwargs)
-        self.of = _check_factors(of, task)
+        if isinstance(of, str) or not isinstance(of, Sequence):
+            raise TypeError(f"of must be a sequence of task names. Received: of={of!r}")
+        self.of = [check_task_name(name, "of", of) for name in of]
+        if len(of) < 2 or len(set(of)) < len(of) or task in of:
+            raise ValueError(f"of must name at least two other tasks, each once. Received: {of=}")
 
     def __call__(self, inputs: Tensor, *args: object, **kwargs: object) -> Tensor:
         raise ValueError(
@@ -184,15 +188,6 @@ class ProductHead(ProbabilityHead):
             `(..., 1)`.
         """
         return sum(factors[1:], start=factors[0])
-
-
-def _check_factors(of: Sequence[TaskName], task: str) -> list[str]:
-    if isinstance(of, str) or not isinstance(of, Sequence):
-        raise TypeError(f"of must be a sequence of task names. Received: of={of!r}")
-    names = [check_task_name(name, "of", of) for name in of]
-    if len(names) < 2 or len(set(names)) < len(names) or task in names:
-        raise ValueError(f"of must name at least two other tasks, each once. Received: {of=}")
-    return names
 
 
 def sort_products(heads: Sequence[Head]) -> list[TaskName]:

@@ -11,12 +11,11 @@ from keras import ops
 from ple_keras._checks import check_keys, short_repr
 from ple_keras._keras.copying import checked_copy
 from ple_keras._keras.internals import get_mask, set_mask
-from ple_keras._keras.slices import whole_slices
-from ple_keras._keras.tensors import clip, fill, to_numpy
-from ple_keras._typing import Activation, ByName, Shape, Tensor, WeightSlice
+from ple_keras._keras.tensors import clip, fill
+from ple_keras._typing import Activation, ByName, Shape, Tensor
 from ple_keras.heads.head import LOGIT_ACTIVATIONS, Head
 from ple_keras.heads.ranking_head import RankingHead
-from ple_keras.labels.sample_space import SAFE_PREDICTION
+from ple_keras.labels.sample_space import SAFE_PREDICTION, check_shape
 from ple_keras.labels.task_names import NAME_RULE, SHARED, is_valid_name
 from ple_keras.layers.hedged_block import OWN
 
@@ -59,7 +58,6 @@ class Branches:
         names: The names of the branches, sorted, since the order of a dict depends on the backend.
         given: The given branches among them.
         copies: The copy of the head for each other branch.
-        mixture: The weights of the branches, `(branches,)`; None for a product.
     """
 
     def __init__(self, head: Head, names: Iterable[str], given: Sequence[str]) -> None:
@@ -67,7 +65,6 @@ class Branches:
         self.names = tuple(sorted(names))
         self.given = tuple(name for name in self.names if name in given)
         self.copies: dict[str, Head] = {}
-        self.mixture: keras.Variable = None
 
     def build(self, shapes: Mapping[str, Shape]) -> None:
         """Create the copies and the mixture, instead of `build` of the head.
@@ -99,28 +96,13 @@ class Branches:
                 copy.build(shapes[branch])
             equal = keras.initializers.Constant(1 / len(self.names))
             options = {"trainable": False, "autocast": False, "name": "mixture"}
-            self.mixture = head.add_weight((len(self.names),), equal, "float32", **options)
-            head.mixture = self.mixture  # a name in the file format
+            # `mixture` is a name in the file format.
+            head.mixture = head.add_weight((len(self.names),), equal, "float32", **options)
         head._leading_axes = copy._leading_axes
         head._restore_frozen()
         head.built = True
 
-    def weights(self) -> dict[str, float]:
-        """Return the weight of each branch in the mixture; empty for a product."""
-        weights = [] if self.mixture is None else to_numpy(self.mixture).tolist()
-        return dict(zip(self.names, weights))
-
-    def slices(self, branch: str) -> list[WeightSlice]:
-        """Return the weights of a branch; none of a given one."""
-        return whole_slices(self.copies[branch].weights if branch in self.copies else ())
-
-    def value(
-        self,
-        features: ByName,
-        training: bool | None = None,
-        with_branches: bool | None = False,
-        is_filled: bool | None = False,
-    ) -> Tensor:
+    def value(self, features: ByName, training: bool | None, with_branches: bool) -> Tensor:
         """Return the mixture of the values of the branches.
 
         Where a given prediction is NaN or infinite, it is the mixture of the other branches.
@@ -129,8 +111,8 @@ class Branches:
             features: The features, or the predictions, of each branch.
             training: Passed to the copies.
             with_branches: Whether to return the stack `(1 + branches, ..., units)` of the mixture,
-                without a gradient, and the values that it mixes.
-            is_filled: Whether missing values in the stack are the mixture, instead of NaN.
+                without a gradient, and the values that it mixes. In training, missing ones are the
+                mixture, else NaN.
         """
         self._check(features)
         by_name = {
@@ -142,31 +124,20 @@ class Branches:
         known = {b: ops.cast(ops.logical_not(x), like.dtype) for b, x in missing.items()}
         values = [by_name[branch] for branch in self.names]
         factors = [known.get(branch, 1) for branch in self.names] if missing else ()
-        mixed = mix(values, self._shares(like), factors)
+        mixture = ops.cast(self._head.mixture, like.dtype)
+        mixed = mix(values, [mixture[i] for i in range(len(values))], factors)
         if not with_branches:
             return mixed
         mixed = ops.stop_gradient(mixed)
         for i, name in enumerate(self.names):
             if name in missing:
-                fill_value = mixed if is_filled else ops.full_like(mixed, math.nan)
+                fill_value = mixed if training else ops.full_like(mixed, math.nan)
                 values[i] = ops.where(missing[name], fill_value, values[i])
         return ops.stack([mixed, *values])
 
-    def logits(self, features: ByName) -> Tensor:
-        """Return the mixture of the logits of branches; with given ones, of the values."""
-        if self.given:
-            return self.value(features)
-        self._check(features)
-        logits = [copy.logits(features[branch]) for branch, copy in self.copies.items()]
-        return mix(logits, self._shares(logits[0]))
-
-    def _shares(self, like: Tensor) -> list[Tensor]:
-        mixture = ops.cast(self.mixture, like.dtype)
-        return [mixture[i] for i in range(len(self.names))]
-
     def _check(self, features: ByName) -> None:
         """Check the features, or predictions, of all branches."""
-        argument, rank = f"inputs[{self._head.task!r}]", self._rank()
+        argument, rank, units = f"inputs[{self._head.task!r}]", self._rank(), self._head.units
         if not isinstance(features, Mapping):
             raise TypeError(
                 f"{argument} must be a dict keyed by branch, {[*self.names]}, as a HedgedBlock "
@@ -178,8 +149,8 @@ class Branches:
                 f"{argument} must have {rank} axes. Received: {argument}={short_repr(features)}"
             )
         for branch in self.given:
-            where = f"{argument}[{branch!r}]"
-            check_given_shape(features[branch].shape, rank, self._head.units, where)
+            shape, prediction = features[branch].shape, (*self._head._leading_axes, units)
+            check_shape(tuple(shape), prediction, units, f"{argument}[{branch!r}]")
 
     def _rank(self) -> int:
         return len(self._head._leading_axes) + 1  # of features and predictions
@@ -215,13 +186,6 @@ class Branches:
         set_mask(prediction, get_mask(y_pred))
         return prediction
 
-    def trained_in(self, stack: Tensor) -> Tensor:
-        """Return a stack without given branches, whose losses train nothing."""
-        if not self.given:
-            return stack
-        kept = [i for i, name in enumerate(("", *self.names)) if name not in self.given]
-        return ops.stack([stack[i] for i in kept])
-
 
 def mixed_value(prediction: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
     """Return the finite value that is mixed for a prediction, and where the latter is missing.
@@ -245,7 +209,7 @@ def mixed_value(prediction: Tensor, activation: Activation) -> tuple[Tensor, Ten
     return value, is_missing
 
 
-def check_given(given: Sequence[str]) -> tuple[str, ...]:
+def check_given(given: Sequence[str]) -> list[str]:
     """Return the names of branches, if they are valid, different, and not of a HedgedBlock."""
     if isinstance(given, str) or not isinstance(given, Sequence):
         raise TypeError(f"given must be a sequence of branch names. Received: given={given!r}")
@@ -255,15 +219,4 @@ def check_given(given: Sequence[str]) -> tuple[str, ...]:
             f"given must contain different names of {NAME_RULE}, and not {OWN!r} or {SHARED!r}. "
             f"Received: given={given!r}"
         )
-    return tuple(given)
-
-
-def check_given_shape(shape: Sequence[int | None], rank: int, units: int, argument: str) -> None:
-    """Check the shape of given predictions, `(..., units)`, or `(...)` if `units` is 1."""
-    is_short = units == 1 and len(shape) == rank - 1
-    if not is_short and (len(shape) != rank or shape[-1] not in (units, None)):
-        batch = ", ".join(["batch", *["length"] * (rank - 2)])
-        allowed = f"({batch}, {units})" + (f" or ({batch})" if units == 1 else "")
-        raise ValueError(
-            f"{argument} must have a shape {allowed}. Received: {argument}.shape={tuple(shape)}"
-        )
+    return list(given)

@@ -20,11 +20,10 @@ from ple_keras._keras.building import build_on
 from ple_keras._keras.internals import serialize_loss
 from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.saving import register, stable_name
-from ple_keras._keras.tensors import HALF_DTYPES, dtype_name
+from ple_keras._keras.tensors import HALF_DTYPES, dtype_name, to_numpy
 from ple_keras._typing import (
     Activation,
     Config,
-    DType,
     LayerLike,
     LossLike,
     LossReduction,
@@ -157,15 +156,18 @@ class Head(BaseLayer):
             self._tower = self._tower_template.copy("tower", self.task)
             shape = (*shape[:-1], build_on(self._tower, shape, self.compute_dtype, "tower"))
         bias = keras.initializers.Constant(self._initial_bias)
+        dtype = "float32" if self.compute_dtype in HALF_DTYPES else self.dtype_policy
         self._projection = keras.layers.Dense(
-            self.units, bias_initializer=bias, dtype=self._output_policy(), name="projection"
+            self.units, bias_initializer=bias, dtype=dtype, name="projection"
         )
         self._projection.build(shape)
         self._restore_frozen()
 
     def branch_weights(self) -> dict[str, float]:
         """Return the weights of the mixture of a HedgedBlock, which sum to 1; empty without it."""
-        return {} if self.branches is None else self.branches.weights()
+        if not self._copies():
+            return {}
+        return dict(zip(self.branches.names, to_numpy(self.mixture).tolist()))
 
     def _copies(self) -> list["Head"]:  # not a property: Keras's saving would read it
         return [] if self.branches is None else [*self.branches.copies.values()]
@@ -189,9 +191,6 @@ class Head(BaseLayer):
         """Return the prediction from a result of `_logits_or_prediction`, or from their mixture."""
         return self._activate(value) if self._mixes_logits() else value
 
-    def _output_policy(self) -> DType:
-        return "float32" if self.compute_dtype in HALF_DTYPES else self.dtype_policy
-
     def logits(self, features: Tensor) -> Tensor:
         """Return the prediction before the activation; the head must be built.
 
@@ -202,16 +201,12 @@ class Head(BaseLayer):
         Returns:
             `(..., units)`, at least float32.
         """
-        if self.branches is not None:
-            return self.branches.logits(features)
         if self._tower_template:
             features = self._tower(features)
         return self._projection(features)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Return the predictions of the task."""
-        if self.branches is not None:
-            return self._predict(self.branches.value(inputs, training))
         return self._activate(self.logits(inputs))
 
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -356,7 +351,7 @@ class Head(BaseLayer):
             return self.branches.output_spec(inputs)
         if self.input_spec is not None:
             check_width(inputs.shape, self.input_spec.axes[-1], f"inputs[{self.task!r}]")
-        dtype = keras.dtype_policies.get(self._output_policy()).compute_dtype
+        dtype = "float32" if self.compute_dtype in HALF_DTYPES else self.compute_dtype
         return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=dtype)
 
     def get_config(self) -> Config:

@@ -103,8 +103,7 @@ class MulticlassHead(Head):
             check_class_indices(labels, self.task, self.num_classes)
 
     def get_config(self) -> Config:
-        class_weights = self.class_weights and list(self.class_weights)
-        return {**super().get_config(), "class_weights": class_weights}
+        return {**super().get_config(), "class_weights": self.class_weights}
 
 
 def _check_class_weights(class_weights: Any, num_classes: int) -> list[float]:

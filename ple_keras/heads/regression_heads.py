@@ -15,7 +15,7 @@ from ple_keras._typing import Activation, Config, LayerLike, LossLike, MetricLik
 from ple_keras.heads.head import Head
 from ple_keras.labels.label_arrays import LabelStatistics, check_values
 from ple_keras.losses.loss_kinds import ERRORS, loss_name
-from ple_keras.losses.tweedie import TweedieLoss
+from ple_keras.losses.tweedie import tweedie_loss
 from ple_keras.metrics.sums import PoissonDeviance, TweedieDeviance
 
 MIN_DEVIATION = 1e-18  # the square of its inverse is finite in float32
@@ -228,18 +228,10 @@ class PositiveHead(StandardizedHead):
     power: float
     _set_by_class = ("units", "activation", "loss")
 
-    def __init__(
-        self,
-        task: str,
-        loss: LossLike,
-        metrics: Sequence[MetricLike] | None,
-        tower: LayerLike | None,
-        standardize: bool,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, task: str, loss: LossLike, standardize: bool, **kwargs: Any) -> None:
         self.standardize = check_bool(standardize, "standardize")
         self._scale = {"mean": [math.nan]}
-        super().__init__(task, 1, "exponential", loss, metrics, tower, **kwargs)
+        super().__init__(task, 1, "exponential", loss, **kwargs)
 
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         if self.standardize:
@@ -327,7 +319,7 @@ class CountHead(PositiveHead):
         standardize: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(task, "poisson", metrics, tower, standardize, **kwargs)
+        super().__init__(task, "poisson", standardize, metrics=metrics, tower=tower, **kwargs)
 
     def _default_metrics(self) -> list[MetricLike]:
         return [PoissonDeviance(), *([keras.metrics.Poisson()] if self.standardize else [])]
@@ -406,8 +398,8 @@ class TweedieHead(PositiveHead):
         self.power = check_number(power, "power", above=1)
         if self.power > 2:
             raise ValueError(f"power must be above 1 and at most 2. Received: power={power!r}")
-        loss = TweedieLoss(self.power)
-        super().__init__(task, loss, metrics, tower, standardize, **kwargs)
+        kwargs |= {"metrics": metrics, "tower": tower}
+        super().__init__(task, tweedie_loss(self.power), standardize, **kwargs)
 
     def _label_width(self) -> int:
         return 1

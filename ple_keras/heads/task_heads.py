@@ -197,9 +197,8 @@ class TaskHeads(BaseLayer):
     def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
         """Return the predictions of all tasks, and the stacks of tasks whose branches train."""
         features = self._inputs_by_task(inputs)
-        is_hedged = any(map(_branch_names, self.values()))
         observer = active_observer()
-        returns_stacks = is_hedged and training
+        returns_stacks = bool(training) and any(map(_branch_names, self.values()))
         if returns_stacks and (loss := compiled_loss()):
             if self.trainable_variables:
                 raise ValueError(
@@ -207,7 +206,7 @@ class TaskHeads(BaseLayer):
                     f"or MultiTaskTraining, or freeze block and heads. Received: {loss=}"
                 )
             returns_stacks = False  # the layers after frozen heads read predictions
-        with_branches = returns_stacks or (is_hedged and observer is not None)
+        with_branches = returns_stacks or observer is not None
         values: dict[TaskName, Tensor] = {}
         outputs: dict[TaskName, Tensor] = {}
         for task in (*self.task_names, *self._product_names):
@@ -219,8 +218,7 @@ class TaskHeads(BaseLayer):
                 ]
                 values[task] = head.log_probability(logs)
             elif head.branches is not None:
-                options = training, with_branches, returns_stacks
-                values[task] = head.branches.value(features[task], *options)
+                values[task] = head.branches.value(features[task], training, with_branches)
             elif type(head).call is Head.call and head.activity_regularizer is None:
                 # Without `__call__`, whose checks take longer than a small head.
                 values[task] = head._logits_or_prediction(features[task])
@@ -524,9 +522,7 @@ class TaskHeads(BaseLayer):
             variable.assign(store[name])
 
     def get_config(self) -> dict[str, Any]:
-        heads = serialize_layers(self.values(), self._came_built)
-        config = {**super().get_config(), "heads": heads, "given": [*self.given]}
-        return config if self.given else {k: value for k, value in config.items() if k != "given"}
+        return {**super().get_config(), "heads": serialize_layers(self.values(), self._came_built)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:

@@ -30,7 +30,10 @@ def batch_loss(
     """
     has_branches = head.branches is not None and head.branches.is_stack(y_pred)
     if head.branches and has_branches:
-        stack = head.branches.trained_in(head._predict(y_pred))
+        stack, names = head._predict(y_pred), ("", *head.branches.names)
+        if head.branches.given:  # whose losses train nothing
+            kept = [i for i, name in enumerate(names) if name not in head.branches.given]
+            stack = ops.stack([stack[i] for i in kept])
         count, mask, y_pred = stack.shape[0], get_mask(y_pred), stack[0]
         set_mask(y_pred, mask)
     labeled = head._find_labeled(y_true, y_pred)
@@ -92,8 +95,7 @@ def total_loss(
         trained = [ops.zeros((), dtype) if loss is None else loss for loss in trained]
         gradient = ops.sum(fill(_weighted(trained, weights != 0, dtype), has_no_weight, 0))
         total = total + (gradient - ops.stop_gradient(gradient))
-    replicas = replica_count()
-    return total if replicas == 1 else total / replicas  # as Keras's own losses
+    return total / replica_count()  # as Keras's own losses
 
 
 def _weighted(losses: Sequence[Tensor], weights: np.ndarray, dtype: str) -> Tensor:

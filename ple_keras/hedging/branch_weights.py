@@ -103,7 +103,8 @@ def _find_readers(model: keras.Layer) -> dict[PartKey, set[Unit]]:
 
     blocks = [block for block in find_layers(model, HedgedBlock) if block.built]
     for (task, branch), unit in units.items():
-        add(heads[task].branches.slices(branch), [unit])
+        copies = heads[task].branches.copies  # not of products and `given`
+        add(whole_slices(copies[branch].weights if branch in copies else ()), [unit])
         for block in blocks:
             if task in block.task_names and branch in block.branch_names:  # not of `given`
                 add(block._slices(task, branch), [unit])

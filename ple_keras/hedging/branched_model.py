@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -118,11 +118,8 @@ class BranchedModel:
             exact = np.eye(head.units)[labels[:, 0].astype(int)] if are_classes else labels
             are_predictions = exact.shape[-1] == head.units
             if are_predictions:
-                known = np.ma.masked_invalid(exact)
-                mean = known.mean(axis=0)
-                if (of_task.weights != 1).any():
-                    weights = np.broadcast_to(of_task.weights[:, None], exact.shape)
-                    mean = np.ma.average(known, axis=0, weights=weights)
+                weights = np.broadcast_to(of_task.weights[:, None], exact.shape)
+                mean: Any = np.ma.average(np.ma.masked_invalid(exact), axis=0, weights=weights)
                 mean = np.broadcast_to(mean.filled(SAFE_PREDICTION), exact.shape)
                 constants = np.stack([np.where(np.isnan(exact), mean, exact), mean])
             else:

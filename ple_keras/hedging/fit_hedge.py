@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from itertools import islice
-from operator import is_
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
@@ -160,7 +159,7 @@ class FitHedge(keras.callbacks.Callback):
         """
         self.set_model(model)
         self.read_from_fit(validation, given)
-        self._check_rows()
+        self._check()
         if model.built or replica_count() > 1:  # an error
             self._find_branches().read(islice(self._batches, 1))
 
@@ -168,20 +167,22 @@ class FitHedge(keras.callbacks.Callback):
         """Forget the rows, and the copies of weights."""
         self._batches, self.kept = None, {}
 
-    def _check_rows(self) -> None:
+    def _check(self) -> None:
         if self._batches is None:
             raise ValueError(
                 "validation_data must be given to fit of a MultiTaskModel, or to FitHedge. "
                 "Received: validation_data=None"
             )
-
-    def on_train_begin(self, logs: Logs = None) -> None:
-        self._check_rows()
-        if self.keep_best and averages_weights(self.model.optimizer):
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        parts = getattr(optimizer, "optimizers", [optimizer])
+        if self.keep_best and any(each.use_ema for each in parts):
             raise ValueError(
                 "keep_best must be False with use_ema=True of the optimizer, since Keras replaces "
                 "the weights by their averages. Received: keep_best=True, use_ema=True"
             )
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        self._check()
         self._logged = {}
         if self.model.built:  # raises errors before the training
             self._find_branches()
@@ -255,17 +256,11 @@ class FitHedge(keras.callbacks.Callback):
     def _find_branches(self) -> BranchedModel:
         """Return the branches of the model, anew after it was compiled."""
         compiled = self.model, getattr(self.model, "_task_metrics", None)
-        if self._branched is None or not all(map(is_, compiled, self._compiled)):
+        if self._branched is None or compiled != self._compiled:
             self._compiled = compiled
             self._branched = BranchedModel(self.model)
             self._weights = find_weights(self.model) if self.keep_best else {}
         return self._branched
-
-
-def averages_weights(optimizer: keras.Optimizer) -> bool:
-    """Return whether Keras replaces the weights by their averages at the end of `fit`."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    return any(each.use_ema for each in getattr(optimizer, "optimizers", [optimizer]))
 
 
 def fit_hedge(

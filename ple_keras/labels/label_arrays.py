@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 import keras
 import numpy as np
 
-from ple_keras._checks import check_by_task, check_keys, short_repr, warn_user
+from ple_keras._checks import check_by_task, check_keys, warn_user
 from ple_keras._keras.batches import first_batches, is_dataset
+from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import ByName, HasLabels, Nested, TaskName, Tensor
-from ple_keras.labels.sample_space import check_dtype, to_number_array
+from ple_keras.labels.sample_space import align_weights, check_dtype, to_number_array
 
 
 def check_task_labels(y: Nested, heads: Mapping[TaskName, HasLabels], steps: int | None) -> None:
@@ -35,12 +36,8 @@ def label_batches(
         steps: The number of batches; None for 100.
         sample_weight: The weights of arrays.
     """
-    if is_dataset(y) and sample_weight is not None:
-        raise ValueError(
-            "sample_weight must be None if y consists of batches, which contain it. "
-            f"Received: sample_weight={short_repr(sample_weight)}"
-        )
-    batches = first_batches(y, steps, "y") if is_dataset(y) else [(None, y, sample_weight)]
+    arrays = [(None, y, sample_weight)]
+    batches = first_batches(y, steps, "y", sample_weight) if is_dataset(y) else arrays
     for _, labels, weights in batches:
         by_task = check_by_task(labels, tasks, "y")
         check_keys(by_task, tasks, "y")
@@ -69,17 +66,8 @@ def labeled_weights(
     if sample_weight is None:
         return np.ones(np.count_nonzero(is_labeled))
     array = to_number_array(sample_weight, f"sample_weight[{task!r}]")
-    if array.ndim == is_labeled.ndim + 1 and array.shape[-1] == 1:
-        array = array[..., 0]
-    pairs = zip(array.shape[1:], is_labeled.shape[1:])
-    is_aligned = array.shape[:1] == is_labeled.shape[:1] and array.ndim <= is_labeled.ndim
-    if not is_aligned or not all(size in (1, length) for size, length in pairs):
-        raise ValueError(
-            f"sample_weight must have a number for each row of {task!r}, or for each of its "
-            f"labels, {is_labeled.shape}. Received: sample_weight.shape={array.shape}"
-        )
-    array = array.reshape(array.shape + (1,) * (is_labeled.ndim - array.ndim))
-    weights: np.ndarray = np.broadcast_to(array, is_labeled.shape)[is_labeled].astype("float64")
+    aligned = to_numpy(align_weights(array, is_labeled.shape, f" of {task!r}"))
+    weights: np.ndarray = np.broadcast_to(aligned, is_labeled.shape)[is_labeled].astype("float64")
     wrong = weights[~(np.isfinite(weights) & (weights >= 0))]
     if len(wrong):
         raise ValueError(
@@ -207,10 +195,7 @@ def _divisor(weight: np.ndarray) -> np.ndarray:
 
 
 def read_labels(
-    y: Nested,
-    heads: Mapping[TaskName, HasLabels],
-    steps: int | None,
-    sample_weight: Nested = None,
+    y: Nested, heads: Mapping[TaskName, HasLabels], steps: int | None, sample_weight: Nested = None
 ) -> dict[TaskName, LabelStatistics]:
     """Return the statistics of each task's labels (see `TaskHeads.adapt`)."""
     statistics = {task: LabelStatistics() for task in heads}

@@ -12,7 +12,7 @@ from keras import ops
 from ple_keras._checks import short_repr
 from ple_keras._keras.internals import get_mask
 from ple_keras._keras.tensors import dtype_name, fill, is_number, to_numpy
-from ple_keras._typing import Streams, Tensor
+from ple_keras._typing import Shape, Streams, Tensor
 
 # A label and a prediction for which every loss and metric is finite: class 1, a positive label, a
 # number whose logarithm is 0. Where labels are missing, the network is not trained, and the loss of
@@ -113,7 +113,7 @@ def is_missing(labels: Tensor, missing_labels: Sequence[float]) -> Tensor:
     return reduce(operator.or_, missing) if missing else None
 
 
-def align_weights(sample_weight: Tensor, shape: tuple[int | None, ...], where: str = "") -> Tensor:
+def align_weights(sample_weight: Tensor, shape: Shape, where: str = "") -> Tensor:
     """Return sample weights with as many axes as `shape`, the shape of the examples.
 
     Args:
@@ -199,11 +199,7 @@ def check_dtype(labels: Tensor, argument: str, where: str = "") -> str:
 
 
 def check_shape(
-    shape: tuple[int | None, ...],
-    prediction: tuple[int | None, ...],
-    label_width: int | None,
-    argument: str,
-    where: str = "",
+    shape: Shape, prediction: Shape, label_width: int | None, argument: str, where: str = ""
 ) -> None:
     """Check that the shape of labels matches predictions `(..., units)`.
 
@@ -224,14 +220,14 @@ def check_shape(
         )
 
 
-def shapes_match(shape: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:
+def shapes_match(shape: Shape, other: Shape) -> bool:
     """Return whether two shapes can be equal; None is an unknown length."""
     return len(shape) == len(other) and all(
         a == b or a is None or b is None for a, b in zip(shape, other)
     )
 
 
-def format_shape(shape: tuple[int | None, ...]) -> str:
+def format_shape(shape: Shape) -> str:
     """Return a shape as in messages, with "batch" for an unknown first axis."""
     axes = ["batch" if i == 0 and n is None else str(n) for i, n in enumerate(shape)]
     return f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"

@@ -1,34 +1,21 @@
 """The deviance of amounts."""
 
-import keras
 from keras import ops
 
-from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import clip
-from ple_keras._typing import Config, Tensor
+from ple_keras._typing import LossFunction, Tensor
 
 MIN_MEAN, MAX_MEAN = 1e-18, 1e37  # of predictions; the square of the smallest is a float32
 MIN_RATIO = 1e-15  # of a prediction and its label, whose inverse has a finite square
 
 
-@register
-class TweedieLoss(keras.Loss):
-    """Half the deviance of a Tweedie distribution with `power` p, 1 < p <= 2 (see `TweedieHead`).
+def tweedie_loss(power: float) -> LossFunction:
+    """Return half the deviance of a Tweedie distribution, 1 < p <= 2, as a loss of examples."""
 
-    Args:
-        power: The power p.
-        **kwargs: Arguments of `keras.losses.Loss`.
-    """
+    def tweedie(y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return ops.mean(half_deviance(y_true, y_pred, power), axis=-1)
 
-    def __init__(self, power: float, name: str = "tweedie", **kwargs: object) -> None:
-        super().__init__(name=name, **kwargs)
-        self.power = power
-
-    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return ops.mean(half_deviance(y_true, y_pred, self.power), axis=-1)
-
-    def get_config(self) -> Config:
-        return {**super().get_config(), "power": self.power}
+    return tweedie
 
 
 def half_deviance(y_true: Tensor, y_pred: Tensor, power: float) -> Tensor:

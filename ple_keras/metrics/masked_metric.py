@@ -92,10 +92,7 @@ class MaskedMetric(keras.Metric):
 
 
 def update_metric(
-    metric: keras.Metric,
-    labeled: LabeledExamples,
-    sample_weight: Tensor | None = None,
-    where: str = "",
+    metric: keras.Metric, labeled: LabeledExamples, sample_weight: Tensor = None, where: str = ""
 ) -> None:
     """Update a metric with the labeled examples of a batch.
 

@@ -17,7 +17,7 @@ from ple_keras._keras.saving import register
 from ple_keras._typing import Config, Nested, TaskName, Tensor
 from ple_keras.heads.regression_heads import check_adapted
 from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads
-from ple_keras.hedging.fit_hedge import FitArguments, FitHedge, averages_weights
+from ple_keras.hedging.fit_hedge import FitArguments, FitHedge
 from ple_keras.labels.sample_space import check_dtype, is_nullable_number
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.losses.example_losses import BatchLoss
@@ -61,7 +61,7 @@ class MultiTaskTraining(Mixin):
     """
 
     _task_metrics: Any = None  # TaskMetrics after `compile`
-    _reads_logs = True  # of batches
+    _reads_logs = True  # of batches, since callbacks or a progress bar can show them
     _runs = 0  # epochs, evaluations and predictions, each of which reads attributes anew
     _trace: bool | str = "auto"  # of `compile`
     _warns_of_eager_steps = True
@@ -166,7 +166,7 @@ class MultiTaskTraining(Mixin):
 
         Warns:
             UserWarning: Before the first step, if the model has a HedgedBlock, but its mixtures
-                can't be fitted, or best epochs can't be kept. Once after `compile`.
+                can't be fitted. Once after `compile`.
         """
         for name, arrays in {"x": x, "y": y}.items():
             for key, array in arrays.items() if hasattr(arrays, "items") else ():
@@ -193,7 +193,8 @@ class MultiTaskTraining(Mixin):
         if hedge is not None:
             given["callbacks"] = [*callbacks, hedge]
         self._runs += 1  # a subclass can override `reset_metrics`
-        self._reads_logs = self._needs_batch_logs(callbacks, given.get("verbose", "auto"))
+        has_readers = any(type(each) is not FitHedge for each in callbacks)
+        self._reads_logs = has_readers or given.get("verbose", "auto") in ("auto", 1)
         try:
             return super().fit(**given)
         finally:
@@ -208,9 +209,8 @@ class MultiTaskTraining(Mixin):
         has_loss = any(getattr(each, "has_loss", True) for each in heads)
         if not (self._hedges and self.compiled and has_loss):
             return None
-        keep_best = not averages_weights(self.optimizer)
         # A callback can call `fit`, which then has another one.
-        hedge, self._fit_hedge = self._fit_hedge or FitHedge(keep_best=keep_best), None
+        hedge, self._fit_hedge = self._fit_hedge or FitHedge(), None
         try:
             hedge.prepare(self, validation, given)
         except (TypeError, ValueError) as error:
@@ -220,11 +220,6 @@ class MultiTaskTraining(Mixin):
                 "fit_hedge after fit. compile(hedge=False) turns this off."
             )
             return None
-        if not keep_best:
-            self._warn_once(
-                "fit keeps the last epoch of each branch, not the best, since the optimizer "
-                "averages weights. Received: use_ema=True"
-            )
         return hedge
 
     def _warn_once(self, message: str) -> None:
@@ -265,26 +260,14 @@ class MultiTaskTraining(Mixin):
 
     def _check_labels(self, y: Any) -> None:
         heads = self._task_heads()
-        arrays = [*y.values()] if isinstance(y, Mapping) else [None]
         if hasattr(y, "keys") and len(heads.trained_tasks) > 1:  # Keras would join a data frame
             check_by_task(y, heads.trained_tasks, "y")
         # Unbuilt heads do not know the rank of labels.
-        if heads.built and all(isinstance(labels, np.ndarray) for labels in arrays):
+        is_by_task = heads.built and isinstance(y, Mapping)
+        if is_by_task and all(isinstance(labels, np.ndarray) for labels in y.values()):
             with warnings.catch_warnings():  # which need all rows
                 warnings.simplefilter("ignore", UserWarning)
                 heads.check_labels({task: labels[:FIRST_ROWS] for task, labels in y.items()})
-
-    def _needs_batch_logs(self, callbacks: list[Any], verbose: str | int) -> bool:
-        """Return whether a callback of `fit` reads the logs of batches.
-
-        If a subclass changes the logs, the last batch has the logs of the epoch.
-        """
-        base, hooks = keras.callbacks.Callback, ("on_batch_end", "on_train_batch_end")
-        pairs = [(getattr(each, hook), getattr(base, hook)) for each in callbacks for hook in hooks]
-        for name in ("compute_metrics", "get_metrics_result"):
-            pairs.append((getattr(self, name), getattr(MultiTaskTraining, name)))
-        is_changed = any(getattr(own, "__func__", None) is not default for own, default in pairs)
-        return is_changed or verbose in ("auto", 1)
 
     @property
     def metrics(self) -> list[keras.Metric]:

@@ -203,7 +203,8 @@ class TracedStep:
         updates: RowSteps = []
         structures: list[TreeSpec] = []
         trained = [parameter.requires_grad for parameter in constants.values]
-        reads_logs = self._kind == "train" and self._traced._reads_logs
+        # If a subclass changes the logs, the last batch has the logs of the epoch.
+        has_results = self._traces_all or self._kind == "predict" or self._traced._reads_logs
 
         def step(*arguments: Tensor) -> tuple[Tensor, list[Nested]]:
             values = [*arguments[: len(trained)]]
@@ -213,14 +214,14 @@ class TracedStep:
             recorder = Recorder([value for value in values if value.requires_grad])
             with StepScope([*zip(constants.variables, values)], True, False), recorder:
                 results = self._eager_step([data])
-            if self._kind != "predict" and not self._traced._reads_logs:
+            if not has_results:
                 results = dict.fromkeys(results)
             found, whole = tree_flatten(results)
             structures[:], updates[:] = [whole], recorder.updates
             for value in found:
                 if not isinstance(value, torch.Tensor | None):
                     raise UntraceableError(f"{self._kind}_step returns {value!r}, not a tensor")
-            if reads_logs:  # for a single read
+            if has_results and self._kind == "train":  # for a single read
                 found = torch.cat([value.reshape(1) for value in found])
             return found, [
                 [[*x] if isinstance(x, RecordedRows) else x for x in gradients]

@@ -31,9 +31,6 @@ def test_the_config_contains_every_argument_with_the_given_value(case):
     layer = case.make()
     config = layer.get_config()
     arguments = set(inspect.signature(type(layer).__init__).parameters) - {"self", "kwargs"}
-    if isinstance(layer, pk.TaskHeads) and not layer.given:  # as in earlier versions
-        arguments -= {"given"}
-        assert "given" not in config
     assert arguments <= set(config)
     if isinstance(case.cls, type):
         given = {key: value for key, value in case.arguments.items() if key not in OF_KERAS}

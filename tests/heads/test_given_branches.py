@@ -228,7 +228,7 @@ def test_rows_without_predictions_do_not_count_for_their_weight():
 
 @once
 def test_given_logits_of_a_binary_task_warn():
-    rows, reason = 40, r"'boosting' for 'a' must be probabilities.*Received: values from -1 to 2"
+    rows, reason = 40, r"'boosting' for 'a' must be probabilities.*Received: 40 .* from -1 to 2"
     model = compiled(hedged(pk.BinaryHead("a")), "sgd")
     x = {"x": features(rows, 4), "boosting": np.linspace(-1, 2, rows)}
     y = {"a": np.arange(rows) % 2}
@@ -245,12 +245,11 @@ PROBABILITIES = np.array([[0.25, 0.25, 0.5], [1, 0, 0], [0.1, 0.2, 0.7]])
 @pytest.mark.parametrize(
     ("head", "given", "reason"),
     [
-        (pk.BinaryHead, np.arange(30) % 2, "only the values 0 and 1"),
+        (pk.BinaryHead, np.arange(30) % 2, "2 distinct values from 0 to 1"),
         (pk.BinaryHead, [*np.linspace(0, 1, 29), NAN], None),  # of a forest
         (pk.BinaryHead, np.full(30, NAN), None),
         (pk.RegressionHead, np.arange(30) - 10, None),
-        (pk.MulticlassHead, np.tile(2 * PROBABILITIES, (10, 1)) / 3, "sums from 0.667 to 0.667"),
-        (pk.MulticlassHead, np.eye(3)[np.arange(30) % 3], "only the values 0 and 1"),
+        (pk.MulticlassHead, np.eye(3)[np.arange(30) % 3], "2 distinct values from 0 to 1"),
         (pk.MulticlassHead, np.tile(PROBABILITIES, (10, 1)), None),
     ],
 )
@@ -282,7 +281,7 @@ test_names_that_are_no_names_are_refused = all_refused(
 )
 
 
-SHAPE = r"inputs\['a'\]\['other'\] must have a shape \(batch, 1\) or \(batch\)"
+SHAPE = r"inputs\['a'\]\['other'\] must have a shape \(batch, 1\) or \(batch,\)"
 
 
 INPUTS = {

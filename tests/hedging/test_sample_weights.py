@@ -142,7 +142,7 @@ REFUSED = {
     "length": (
         lambda: adapt_with(np.ones(3)),
         ValueError,
-        r"a number for each row of 'click'.*sample_weight\.shape=\(3,\)",
+        r"sample_weight of 'click' must have a shape .*shape=\(3,\)",
     ),
     "rows": (lambda: fit_with(np.ones(3)), ValueError, "same number of rows"),
     "zero": (lambda: fit_with({"time": np.zeros(ROWS)}), ValueError, "not be 0 .* of 'time'"),
@@ -155,7 +155,7 @@ REFUSED = {
     "batches": (
         lambda: adapt_with(np.ones(ROWS), [(X, Y)]),
         ValueError,
-        "sample_weight must be None if y consists of batches",
+        "sample_weight must be None if y has batches",
     ),
 }
 test_refusals = all_refused(operator.call, REFUSED)
