@@ -51,15 +51,11 @@ def first_error(error: BaseException) -> BaseException:
 
 def check_int(value: SupportsIndex, argument: str, minimum: int) -> int:
     """Return `value` as an int of at least `minimum`. A bool is refused."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{argument} must be an integer. Received: {argument}={value!r}")
-    if number < minimum:
+    if operator.index(value) < minimum:
         raise ValueError(f"{argument} must be at least {minimum}. Received: {argument}={value!r}")
-    return number
+    return operator.index(value)
 
 
 def check_bool(value: object, argument: str) -> bool:
@@ -77,12 +73,9 @@ def check_number(
     below: float = math.inf,
 ) -> float:
     """Return `value` as a finite float between limits."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = None
-    if number is None or isinstance(value, bool | str):
+    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
         raise TypeError(f"{argument} must be a number. Received: {argument}={short_repr(value)}")
+    number = float(value)
     if not (math.isfinite(number) and number >= minimum and above < number < below):
         limits = {"at least": minimum, "above": above, "below": below}
         rules = ["finite", *(f"{k} {x:g}" for k, x in limits.items() if math.isfinite(x))]
@@ -150,15 +143,13 @@ def check_known_value(value: object, known: Sequence[object], argument: str) -> 
 
 
 def check_activation(activation: Activation) -> Any:
-    """Return an activation as a function. Layers and "glu", which halves the width, are refused."""
-    known = check_known(keras.activations.get, activation, "activation")
-    is_layer = isinstance(activation, keras.Layer)
-    if is_layer or known is keras.activations.glu:
-        raise (TypeError if is_layer else ValueError)(
-            "activation must be a name or a function that keeps the width, unlike 'glu', and not a "
-            f"layer: put it in a keras.Sequential. Received: activation={activation!r}"
+    """Return an activation as a function. Layers are refused."""
+    if isinstance(activation, keras.Layer):
+        raise TypeError(
+            "activation must be a name or a function, and not a layer: put it in a "
+            f"keras.Sequential. Received: activation={activation!r}"
         )
-    return known
+    return check_known(keras.activations.get, activation, "activation")
 
 
 def check_features(shape: Shape | None, argument: str = "inputs") -> tuple[int | None, ...]:
