@@ -143,13 +143,15 @@ def check_known_value(value: object, known: Sequence[object], argument: str) -> 
 
 
 def check_activation(activation: Activation) -> Any:
-    """Return an activation as a function. Layers are refused."""
-    if isinstance(activation, keras.Layer):
-        raise TypeError(
-            "activation must be a name or a function, and not a layer: put it in a "
-            f"keras.Sequential. Received: activation={activation!r}"
+    """Return an activation as a function. Layers and "glu", which halves the width, are refused."""
+    known = check_known(keras.activations.get, activation, "activation")
+    is_layer = isinstance(activation, keras.Layer)
+    if is_layer or known is keras.activations.glu:
+        raise (TypeError if is_layer else ValueError)(
+            "activation must be a name or a function that keeps the width, unlike 'glu', and not a "
+            f"layer: put it in a keras.Sequential. Received: activation={activation!r}"
         )
-    return check_known(keras.activations.get, activation, "activation")
+    return known
 
 
 def check_features(shape: Shape | None, argument: str = "inputs") -> tuple[int | None, ...]:

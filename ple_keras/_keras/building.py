@@ -5,7 +5,7 @@ from typing import cast
 
 import keras
 
-from ple_keras._keras.copying import check_adapted_layers, copy_layer
+from ple_keras._keras.copying import copy_layer
 from ple_keras._keras.processes import replica_count
 from ple_keras._typing import FixedDTypes, Nested, NestedShape, Shape, Tensor
 
@@ -32,7 +32,7 @@ def build_on(layer: keras.Layer, shape: Shape, dtype: str, argument: str) -> int
     Raises:
         ValueError: If the layer does not map `(..., D)` to `(..., H)`.
     """
-    output = build_features(layer, keras.KerasTensor(shape, dtype=dtype), argument)
+    output = build_copy(layer, keras.KerasTensor(shape, dtype=dtype), argument)
     if output.shape[:-1] != shape[:-1] or output.shape[-1] is None:
         raise ValueError(
             f"{argument} must map a tensor (..., D) to a tensor (..., H) and change only the last "
@@ -46,14 +46,13 @@ def output_width(layer: keras.Layer, shape: Shape, argument: str) -> int:
     return build_on(copy_layer(layer, layer.name), tuple(shape), layer.compute_dtype, argument)
 
 
-def build_features(layer: keras.Layer, inputs: Nested, argument: str) -> keras.KerasTensor:
+def build_copy(layer: keras.Layer, inputs: Nested, argument: str) -> keras.KerasTensor:
     """Build a copied template on symbolic inputs and return its symbolic output.
 
     The call builds every layer, even one without `build` that creates weights in `call`.
 
     Raises:
-        ValueError: If the call fails or does not return a single tensor, or a layer of the copy is
-            not adapted.
+        ValueError: If the call fails or does not return a single tensor.
     """
     try:
         output = layer(inputs)
@@ -66,7 +65,6 @@ def build_features(layer: keras.Layer, inputs: Nested, argument: str) -> keras.K
         raise ValueError(
             f"{argument} must return a tensor, not {output!r}. Received: {argument}={layer!r}"
         )
-    check_adapted_layers(layer, argument)
     return output
 
 

@@ -166,8 +166,7 @@ class Gate(BaseLayer):
 
     def _drop_experts(self, logits: Tensor) -> Tensor:
         draws = keras.random.uniform(ops.shape(logits), dtype="float32", seed=self._seed_generator)
-        is_largest = draws == ops.amax(draws, axis=-1, keepdims=True)
-        is_kept = ops.logical_or(draws >= self.dropout, is_largest)
+        is_kept = ops.logical_or(draws >= self.dropout, draws == _largest(draws))
         return ops.where(is_kept, logits, ops.cast(DROPPED_LOGIT, logits.dtype))
 
     def _imbalance(self, weights: Tensor, mask: Tensor | None) -> Tensor:
@@ -213,7 +212,7 @@ class Gate(BaseLayer):
     def _update_statistics(self, weights: Tensor, mask: Tensor | None) -> None:
         weights = ops.cast(ops.stop_gradient(weights), "float32")
         weighted_logs = weights * ops.log(weights + 1e-30)  # 0 where a weight is 0
-        maxima = ops.amax(weights, axis=-1, keepdims=True)  # torch.compile doesn't support ops.max
+        maxima = _largest(weights)
         summands = [weights, weighted_logs, maxima, ops.ones_like(maxima)]
         totals = _masked_sum(ops.concatenate(summands, axis=-1), mask)
         if not is_constant_in_jax_trace(self._sums, [totals]):
@@ -260,6 +259,13 @@ def gate_options(gate_kwargs: Mapping[str, object] | None, *path: object) -> dic
     load = keras.saving.deserialize_keras_object
     options = {k: load(x) if isinstance(x, Mapping) else x for k, x in given.items()}
     return {key: derive_initializer(value, *path) for key, value in options.items()}
+
+
+def _largest(values: Tensor) -> Tensor:
+    """Return the maximum over the last axis, which is kept. The batch can be empty."""
+    if 0 in values.shape:  # TensorFlow refuses it
+        return values[..., :1]
+    return ops.amax(values, axis=-1, keepdims=True)  # torch.compile doesn't support ops.max
 
 
 def _masked_sum(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -59,9 +59,8 @@ class RowUpdates:
 
     def rows_of(self, gradient: Tensor) -> RowGradients | None:
         """Return the rows of a gradient; None if it is not the last stored tensor."""
-        if self._gradient is None or self._gradient[0]() is not gradient:
-            return None
-        return self._gradient[1]
+        stored = self._gradient
+        return stored[1] if stored and stored[0]() is gradient else None
 
     def forget(self) -> None:
         """Remove the stored rows."""

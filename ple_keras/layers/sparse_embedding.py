@@ -108,9 +108,8 @@ class SparseEmbedding(keras.layers.Embedding):
         # Keras's LossScaleOptimizer for float16 does not support sparse gradients.
         half = {self.compute_dtype, keras.config.dtype_policy().compute_dtype} & {"float16"}
         may_be_sparse = not half and self.embeddings_regularizer is None
-        self.embeddings.ple_keras_table = RowUpdates(  # in no file
-            self.input_dim, may_be_sparse, self._ends
-        )
+        # This attribute is in no file.
+        self.embeddings.ple_keras_table = RowUpdates(self.input_dim, may_be_sparse, self._ends)
 
     def add_weight(self, *args: object, **kwargs: object) -> keras.Variable:
         """Add a weight. A lookup casts rows to the compute dtype, not the whole table."""

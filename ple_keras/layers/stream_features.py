@@ -7,8 +7,8 @@ from typing import Any, cast
 import keras
 
 from ple_keras._checks import check_bool, short_repr
-from ple_keras._keras.building import build_features, symbolic
-from ple_keras._keras.copying import Template
+from ple_keras._keras.building import build_copy, symbolic
+from ple_keras._keras.copying import Template, check_adapted_layers
 from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.saving import check_names, register, save_names
 from ple_keras._keras.slices import whole_slices
@@ -159,7 +159,8 @@ class StreamFeatures(BaseLayer):
         for name, template in template_of.items():
             copy = template.copy(name, name)
             setattr(self, name, copy)
-            build_features(copy, inputs, template.argument)
+            build_copy(copy, inputs, template.argument)
+            check_adapted_layers(copy, template.argument)  # also those that `build` creates
         self._restore_frozen()
 
     def call(self, inputs: Nested, training: bool | None = None) -> dict[str, Tensor]:
@@ -180,7 +181,7 @@ class StreamFeatures(BaseLayer):
             if template not in outputs:
                 name = self._copy_of.value[stream]
                 copy = getattr(self, name) if self.built else template.copy(template.layer.name)
-                outputs[template] = build_features(copy, inputs, template.argument)
+                outputs[template] = build_copy(copy, inputs, template.argument)
         by_stream = {stream: outputs[x] for stream, x in self._templates.value.items()}
         return {s: keras.KerasTensor(x.shape, x.dtype) for s, x in by_stream.items()}
 

@@ -186,6 +186,7 @@ NORMALIZATIONS = [
 ACTIVATIONS = [
     *((value, ValueError, "must be known") for value in ("rellu", 3)),
     (keras.layers.PReLU(), TypeError, "must be a name or a function"),
+    ("glu", ValueError, "keeps the width"),
 ]
 REFUSED = [
     (
