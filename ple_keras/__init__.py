@@ -4,7 +4,6 @@ from ple_keras import _keras  # noqa: F401, first, since it explains a missing b
 from ple_keras.callbacks.gate_weights_logger import GateWeightsLogger
 from ple_keras.callbacks.loss_weights import LossWeightDecay, LossWeightLogger, LossWeightSchedule
 from ple_keras.callbacks.scores import GroupedAUC, MultiTaskScore
-from ple_keras.columns import network as _network  # noqa: F401, registers layers of files
 from ple_keras.columns.columns import Columns
 from ple_keras.export.export_onnx import export_onnx
 from ple_keras.heads.binary_heads import BinaryHead, ProductHead

@@ -51,15 +51,11 @@ def first_error(error: BaseException) -> BaseException:
 
 def check_int(value: SupportsIndex, argument: str, minimum: int) -> int:
     """Return `value` as an int of at least `minimum`. A bool is refused."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{argument} must be an integer. Received: {argument}={value!r}")
-    if number < minimum:
+    if operator.index(value) < minimum:
         raise ValueError(f"{argument} must be at least {minimum}. Received: {argument}={value!r}")
-    return number
+    return operator.index(value)
 
 
 def check_bool(value: object, argument: str) -> bool:
@@ -77,12 +73,9 @@ def check_number(
     below: float = math.inf,
 ) -> float:
     """Return `value` as a finite float between limits."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = None
-    if number is None or isinstance(value, bool | str):
+    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
         raise TypeError(f"{argument} must be a number. Received: {argument}={short_repr(value)}")
+    number = float(value)
     if not (math.isfinite(number) and number >= minimum and above < number < below):
         limits = {"at least": minimum, "above": above, "below": below}
         rules = ["finite", *(f"{k} {x:g}" for k, x in limits.items() if math.isfinite(x))]

@@ -1,7 +1,7 @@
 """Iteration over any form of data that Keras accepts."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import count, islice
+from itertools import islice
 from operator import itemgetter
 from typing import Any, TypeAlias
 
@@ -61,7 +61,7 @@ class Batches:
                         f"Received: {name}={short_repr(value)}"
                     )
             return
-        if not all(map(_is_array, keras.tree.flatten(x) or [x])):
+        if not all(hasattr(leaf, "shape") for leaf in keras.tree.flatten(x) or [x]):
             raise TypeError(
                 f"x must be arrays, dicts or lists of them, or batches. Received: x={short_repr(x)}"
             )
@@ -96,11 +96,8 @@ class Batches:
             for start in range(0, self.rows, self._size):
                 yield map_arrays(itemgetter(slice(start, start + self._size)), self._data)
             return
-        batches = self._data
-        if isinstance(batches, keras.utils.PyDataset):
-            batches = map(batches.__getitem__, islice(count(), batches.num_batches))
         batch = None
-        for batch in batches:
+        for batch in self._data:
             yield map_arrays(to_numpy, keras.utils.unpack_x_y_sample_weight(batch))
         if batch is None:
             raise ValueError(f"{self._argument} must contain a batch. Received: batch=None")
@@ -150,17 +147,10 @@ def refuse_batches(
 
 def is_dataset(data: Nested) -> bool:
     """Return whether data are batches, not arrays, lists of numbers or dicts of these."""
-    if isinstance(data, keras.utils.PyDataset):
-        return True
-    is_array = _is_array(data) or isinstance(data, Mapping | str | bytes | tuple)
     if isinstance(data, list):  # of batches
         return bool(data) and all(type(each) is tuple for each in data)
+    is_array = hasattr(data, "shape") or isinstance(data, Mapping | str | bytes | tuple)
     return isinstance(data, Iterable) and not is_array
-
-
-def _is_array(value: object) -> bool:
-    """Return whether a value has rows, like arrays, tensors and data frames."""
-    return hasattr(value, "shape") and not isinstance(value, keras.utils.PyDataset)
 
 
 def map_arrays(function: Callable[[Tensor], Tensor], data: Nested) -> Any:

@@ -5,8 +5,7 @@ from typing import cast
 
 import keras
 
-from ple_keras._keras.copying import check_adapted_layers, copy_layer
-from ple_keras._keras.layers import walk
+from ple_keras._keras.copying import copy_layer
 from ple_keras._keras.processes import replica_count
 from ple_keras._typing import FixedDTypes, Nested, NestedShape, Shape, Tensor
 
@@ -33,7 +32,7 @@ def build_on(layer: keras.Layer, shape: Shape, dtype: str, argument: str) -> int
     Raises:
         ValueError: If the layer does not map `(..., D)` to `(..., H)`.
     """
-    output = _symbolic_output(layer, keras.KerasTensor(shape, dtype=dtype), argument)
+    output = build_copy(layer, keras.KerasTensor(shape, dtype=dtype), argument)
     if output.shape[:-1] != shape[:-1] or output.shape[-1] is None:
         raise ValueError(
             f"{argument} must map a tensor (..., D) to a tensor (..., H) and change only the last "
@@ -47,28 +46,10 @@ def output_width(layer: keras.Layer, shape: Shape, argument: str) -> int:
     return build_on(copy_layer(layer, layer.name), tuple(shape), layer.compute_dtype, argument)
 
 
-def build_features(layer: keras.Layer, inputs: Nested, argument: str) -> keras.KerasTensor:
-    """Build a copy of a feature network on symbolic inputs and return its symbolic output.
+def build_copy(layer: keras.Layer, inputs: Nested, argument: str) -> keras.KerasTensor:
+    """Build a copied template on symbolic inputs and return its symbolic output.
 
-    Raises:
-        ValueError: If the layer does not map the inputs to one tensor, or the call does not build
-            all layers inside it, which would slow down every training step.
-    """
-    output = _symbolic_output(layer, inputs, argument)
-    check_adapted_layers(layer, argument)
-    unbuilt = [path[-1].name for path in walk(layer) if not path[-1].built]
-    if unbuilt:
-        raise ValueError(
-            f"{argument} must build all its layers in a call, but {unbuilt} are not built. For a "
-            f"dict, use a Functional model or a SequentialBlock. Received: {argument}={layer!r}"
-        )
-    return output
-
-
-def _symbolic_output(layer: keras.Layer, inputs: Nested, argument: str) -> keras.KerasTensor:
-    """Return the output of a symbolic call.
-
-    It builds every layer, even one without `build` that creates weights in `call`.
+    The call builds every layer, even one without `build` that creates weights in `call`.
 
     Raises:
         ValueError: If the call fails or does not return a single tensor.

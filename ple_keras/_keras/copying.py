@@ -65,8 +65,7 @@ def copy_layer(layer: keras.Layer, name: str, *path: object) -> keras.Layer:
         TypeError: If the layer's `__init__` takes parameters that its config lacks.
     """
     with keras.name_scope(name), tensorflow_not_imported():
-        is_functional = isinstance(layer, keras.Model) and isinstance(layer, keras.Function)
-        if is_functional or isinstance(layer, keras.Sequential):
+        if isinstance(layer, keras.Function | keras.Sequential):
             return _clone_model(layer, name, path)
         _check_complete_config(layer)
         config = remove_build_shapes(layer.get_config(), keep_marked=False)

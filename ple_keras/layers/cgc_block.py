@@ -355,7 +355,7 @@ class CGCBlock(GatedBlock):
         gates = self._level.gates.items()
         return {name: gate(inputs[name], training=training) for name, gate in gates}
 
-    def compute_mask(self, inputs: Streams, previous_mask: Streams | None) -> ByName | None:
+    def compute_mask(self, inputs: Streams, previous_mask: Streams | None) -> ByName:
         """Return the masks of the outputs.
 
         An output is valid where all streams that its gate mixes are valid.
@@ -493,7 +493,7 @@ class CGCBlock(GatedBlock):
         return {
             **super().get_config(),
             "outputs": self.task_names,
-            "expert_block": self._expert_templates.serialize(),
+            "expert_block": keras.saving.serialize_keras_object(self._expert_templates.layer),
             "num_task_experts": self.num_task_experts,
             "gate_block": self._gate_template and self._gate_template.serialize(),
             "gate_kwargs": keras.saving.serialize_keras_object(self.gate_kwargs),

@@ -63,18 +63,16 @@ class Connections:
         """Return a value per stream, from one value or a dict with exactly the streams' names."""
         return _by_name(value, self.streams, "inputs")
 
-    def masks(self, mask: Streams | None) -> dict[str, Tensor | None] | None:
+    def masks(self, mask: Streams | None) -> dict[str, Tensor | None]:
         """Return the mask of each output, which is valid where all streams of its gate are.
 
         Args:
             mask: The mask of the inputs, or the mask of each stream.
 
         Returns:
-            A mask for each gate, or None if all its positions are valid; None without any mask.
+            A mask for each gate, or None if all its positions are valid.
         """
         masks = self.by_stream(mask)
-        if all(stream_mask is None for stream_mask in masks.values()):
-            return None
         return {
             gate: all_valid([masks[gate], *(masks[self.experts[expert]] for expert in experts)])
             for gate, experts in self.gates.items()

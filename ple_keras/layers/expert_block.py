@@ -10,11 +10,9 @@ from ple_keras._checks import (
     check_bool,
     check_features,
     check_int,
-    check_known,
     check_known_value,
     check_number,
 )
-from ple_keras._keras.building import output_width
 from ple_keras._keras.copying import derive_initializer
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import load_seed, register, save_seed
@@ -72,8 +70,9 @@ class ExpertBlock(BaseLayer):
     >>> tuple(expert(keras.ops.ones((32, 64))).shape)
     (32, 128)
 
-    A subclass can override `call`. If it adds constructor arguments, it must override
-    `get_config`, because blocks copy experts through their config:
+    A subclass can override `call`, and `compute_output_shape` if the width changes. If it adds
+    constructor arguments, it must override `get_config`, because blocks copy experts through their
+    config:
 
     >>> @keras.saving.register_keras_serializable()
     ... class ScaledExpert(ExpertBlock):
@@ -114,11 +113,10 @@ class ExpertBlock(BaseLayer):
         known = (None, *NORMALIZERS)
         self.normalization = check_known_value(normalization, known, "normalization")
         self.use_bias = check_bool(use_bias, "use_bias")
-        initializer, regularizer = keras.initializers.get, keras.regularizers.get
-        self.kernel_initializer = check_known(initializer, kernel_initializer, "kernel_initializer")
-        self.bias_initializer = check_known(initializer, bias_initializer, "bias_initializer")
-        self.kernel_regularizer = check_known(regularizer, kernel_regularizer, "kernel_regularizer")
-        self.bias_regularizer = check_known(regularizer, bias_regularizer, "bias_regularizer")
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
 
         steps = range(len(self.units))
         # The names of these attributes are part of the file format.
@@ -181,13 +179,7 @@ class ExpertBlock(BaseLayer):
         return outputs
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        if type(self).call is ExpertBlock.call:
-            return (*input_shape[:-1], self.units[-1])
-        if not self.built:
-            return (*input_shape[:-1], output_width(self, input_shape, "inputs"))
-        # The `call` of a subclass can change the width.
-        inputs = keras.KerasTensor(tuple(input_shape), dtype=self.compute_dtype)
-        return cast(Shape, keras.Operation.compute_output_spec(self, inputs).shape)
+        return (*input_shape[:-1], self.units[-1])
 
     def get_config(self) -> Config:
         return {

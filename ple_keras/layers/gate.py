@@ -1,6 +1,5 @@
 """Gate: the weights of experts for each example, and their statistics."""
 
-import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -9,14 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import (
-    check_bool,
-    check_features,
-    check_int,
-    check_keys,
-    check_known,
-    check_number,
-)
+from ple_keras._checks import check_bool, check_features, check_int, check_keys, check_number
 from ple_keras._keras.building import build_on
 from ple_keras._keras.copying import derive_initializer
 from ple_keras._keras.layers import BaseLayer
@@ -27,8 +19,8 @@ from ple_keras.layers.observer import active_observer
 from ple_keras.layers.template import as_optional_template
 
 DROPPED_LOGIT = -1e30  # its weight is 0
-# Arguments that a block sets, so that `gate_kwargs` can't contain them.
-SET_BY_BLOCKS = ("num_experts", "gate_block", "softmax_temperature", "track_weights")
+# The arguments that blocks do not set themselves.
+GATE_OPTIONS = ("dropout", "balance_regularizer", "kernel_initializer", "kernel_regularizer")
 
 
 @register
@@ -112,9 +104,8 @@ class Gate(BaseLayer):
         self.dropout = check_number(dropout, "dropout", minimum=0, below=1)
         self.balance_regularizer = check_number(balance_regularizer, "balance_regularizer", 0)
         self.track_weights = check_bool(track_weights, "track_weights")
-        initializer, regularizer = keras.initializers.get, keras.regularizers.get
-        self.kernel_initializer = check_known(initializer, kernel_initializer, "kernel_initializer")
-        self.kernel_regularizer = check_known(regularizer, kernel_regularizer, "kernel_regularizer")
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         if self.dropout:
             self._seed_generator = keras.random.SeedGenerator()
         self._template = as_optional_template(gate_block, "gate_block", self.dtype_policy)
@@ -160,7 +151,10 @@ class Gate(BaseLayer):
         if self.num_experts == 1:
             weights = ops.ones_like(at_least_float32(inputs[..., :1]))
         else:
-            logits = self._logits(inputs)
+            inputs = self._block(inputs) if self._template else inputs
+            logits = at_least_float32(self._projection(inputs))
+            if self.softmax_temperature != 1:
+                logits = logits / self.softmax_temperature
             weights = ops.softmax(logits)
             if self.balance_regularizer:
                 self.add_loss(self.balance_regularizer * self._imbalance(weights, mask))
@@ -169,13 +163,6 @@ class Gate(BaseLayer):
         if self.num_experts > 1 and self.dropout and training:
             weights = ops.softmax(self._drop_experts(logits))
         return ops.cast(weights, self.compute_dtype)
-
-    def _logits(self, inputs: Tensor) -> Tensor:
-        """Return W g(x) / T, in at least float32."""
-        if self._template:
-            inputs = self._block(inputs)
-        logits = at_least_float32(self._projection(inputs))
-        return logits if self.softmax_temperature == 1 else logits / self.softmax_temperature
 
     def _drop_experts(self, logits: Tensor) -> Tensor:
         draws = keras.random.uniform(ops.shape(logits), dtype="float32", seed=self._seed_generator)
@@ -265,21 +252,18 @@ def gate_options(gate_kwargs: Mapping[str, object] | None, *path: object) -> dic
         TypeError: If `gate_kwargs` is not a dict.
         ValueError: If a key is not an argument of Gate, or is set by the block.
     """
-    if gate_kwargs is None:
-        return {}
-    if not isinstance(gate_kwargs, Mapping):
+    given = {} if gate_kwargs is None else gate_kwargs
+    if not isinstance(given, Mapping):
         raise TypeError(f"gate_kwargs must be a dict or None. Received: {gate_kwargs=}")
-    _, *names, _ = inspect.signature(Gate.__init__).parameters  # without `self` and `kwargs`
-    known = [name for name in names if name not in SET_BY_BLOCKS]
-    check_keys(gate_kwargs, known, "gate_kwargs", has_all=False)
+    check_keys(given, GATE_OPTIONS, "gate_kwargs", has_all=False)
     load = keras.saving.deserialize_keras_object
-    options = {k: load(x) if isinstance(x, Mapping) else x for k, x in gate_kwargs.items()}
+    options = {k: load(x) if isinstance(x, Mapping) else x for k, x in given.items()}
     return {key: derive_initializer(value, *path) for key, value in options.items()}
 
 
 def _largest(values: Tensor) -> Tensor:
     """Return the maximum over the last axis, which is kept. The batch can be empty."""
-    if 0 in values.shape:
+    if 0 in values.shape:  # TensorFlow refuses it
         return values[..., :1]
     return ops.amax(values, axis=-1, keepdims=True)  # torch.compile doesn't support ops.max
 

@@ -91,8 +91,9 @@ class HedgedBlock(BaseLayer):
         expert_block: LayerLike | None = None,
         branches: Mapping[str, keras.Layer] | None = None,
         features: keras.Layer | Mapping[str, keras.Layer] | None = None,
-        **kwargs: object,
+        **kwargs: Any,
     ) -> None:
+        dtypes = kwargs.pop(INPUTS, None)  # of a config
         super().__init__(**kwargs)
         self.supports_masking = True
         self._task_names = tasks = tuple(task_names(outputs))
@@ -113,7 +114,8 @@ class HedgedBlock(BaseLayer):
         self._features: StreamFeatures | None = None  # the name is part of the file format
         if features is not None:
             streams = tasks if self._template else [b for b in blocks if b != SHARED]
-            options = {"shared": SHARED in blocks, "dtype": self.dtype_policy, "name": "features"}
+            dtype, shared = self.dtype_policy, SHARED in blocks
+            options = {"shared": shared, "dtype": dtype, "name": "features", INPUTS: dtypes}
             try:
                 self._features = StreamFeatures(streams, features, **options)
             except (TypeError, ValueError) as error:  # which names the argument of StreamFeatures
@@ -236,15 +238,8 @@ class HedgedBlock(BaseLayer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Create a layer with the dtypes of the columns in the config."""
-        keys = ("branches", "features")  # files of 0.3.0 to 0.5.0 have no features
-        layers = {key: keras.saving.deserialize_keras_object(config.get(key)) for key in keys}
-        arguments = {**config, **layers}
-        dtypes = arguments.pop(INPUTS, None)
-        layer = super().from_config(arguments)
-        if layer._features:
-            layer._features._dtypes.value = dtypes
-        return layer
+        branches = keras.saving.deserialize_keras_object(config["branches"])
+        return super().from_config({**config, "branches": branches})
 
 
 def _check_branches(branches: Mapping[str, keras.Layer] | None) -> dict[str, keras.Layer]:

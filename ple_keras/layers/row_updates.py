@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import keras
 
-from ple_keras._checks import warn_user
 from ple_keras._keras.internals import outermost_layer
 from ple_keras._keras.processes import has_several_processes
 from ple_keras._typing import Tensor
@@ -46,35 +45,13 @@ class RowUpdates:
         self.rows, self.may_be_sparse, self.ends = rows, may_be_sparse, ends
         self.optimizers: weakref.WeakSet[keras.Optimizer] = weakref.WeakSet()
         self.has_warned = False
-        # The optimizers that exchange rows between processes; None before `share_tables`.
-        self.sharing: set[keras.Optimizer] | None = None
+        # The optimizers that exchange rows between processes, after `share_tables`.
+        self.sharing: set[keras.Optimizer] = set()
         self._gradient: tuple[weakref.ref[Tensor], RowGradients] | None = None
 
     def row_optimizers(self, optimizer: keras.Optimizer) -> set[keras.Optimizer]:
         """Return the optimizers of rows in the optimizer of a model, which can be one itself."""
         return {*self.optimizers} & {*getattr(optimizer, "optimizers", [optimizer])}
-
-    def check_shared(self, optimizers: set[keras.Optimizer]) -> bool:
-        """Return whether rows are exchanged between processes, and warn once if they are not.
-
-        Raises:
-            ValueError: If the optimizer that exchanges them no longer trains the table.
-        """
-        if self.sharing is None:
-            if not self.has_warned:
-                self.has_warned = True
-                warn_user(
-                    "With several processes on PyTorch, the gradient of a SparseEmbedding has all "
-                    "rows of the table. With share_tables, the processes exchange only the rows of "
-                    "their batches."
-                )
-            return False
-        if self.sharing and not optimizers & self.sharing:
-            raise ValueError(
-                "The optimizer of share_tables must train the tables. Compile the model before "
-                "share_tables and DistributedDataParallel. Received: a different optimizer"
-            )
-        return bool(self.sharing)
 
     def remember(self, gradient: Tensor, rows: RowGradients) -> None:
         """Store the rows of a gradient on JAX, for the optimizer that gets this very tensor."""
@@ -82,9 +59,8 @@ class RowUpdates:
 
     def rows_of(self, gradient: Tensor) -> RowGradients | None:
         """Return the rows of a gradient; None if it is not the last stored tensor."""
-        if self._gradient is None or self._gradient[0]() is not gradient:
-            return None
-        return self._gradient[1]
+        stored = self._gradient
+        return stored[1] if stored and stored[0]() is gradient else None
 
     def forget(self) -> None:
         """Remove the stored rows."""
@@ -100,7 +76,12 @@ def has_row_gradients(variable: keras.Variable) -> bool:
     """Return whether the gradient of a table should have only the rows of a batch.
 
     On PyTorch, other optimizers do not support such gradients: if the called model is compiled, its
-    own optimizer must support them. On JAX, a gradient has all rows for other optimizers.
+    own optimizer must support them. On JAX, a gradient has all rows for other optimizers. With
+    several processes on PyTorch, it has all rows without `share_tables`.
+
+    Raises:
+        ValueError: If the optimizer that exchanges rows between processes no longer trains the
+            table.
     """
     updates = row_updates(variable)
     if updates is None or not updates.may_be_sparse:
@@ -109,9 +90,14 @@ def has_row_gradients(variable: keras.Variable) -> bool:
     if keras.backend.backend() == "torch":
         optimizer = getattr(outermost_layer(), "optimizer", None)
         optimizers = optimizers if optimizer is None else updates.row_optimizers(optimizer)
-    if has_several_processes() and (optimizers or updates.sharing):
-        return updates.check_shared(optimizers)
-    return bool(optimizers)
+    if not has_several_processes():
+        return bool(optimizers)
+    if updates.sharing and not optimizers & updates.sharing:
+        raise ValueError(
+            "The optimizer of share_tables must train the tables. Compile the model before "
+            "share_tables and DistributedDataParallel. Received: a different optimizer"
+        )
+    return bool(updates.sharing)
 
 
 def replica_variable(variable: keras.Variable, like: Tensor | None = None) -> Tensor:

@@ -108,9 +108,8 @@ class SequentialBlock(GatedBlock):
     def build(
         self, inputs_shape: NestedShape, gate_context_shape: StreamShapes | None = None
     ) -> None:
-        inputs, context = symbolic(inputs_shape, self.compute_dtype), None
-        if gate_context_shape is not None:
-            context = symbolic(gate_context_shape, self.compute_dtype)
+        inputs = symbolic(inputs_shape, self.compute_dtype)
+        context = gate_context_shape and symbolic(gate_context_shape, self.compute_dtype)
         self._run_in_order("__call__", inputs, context)
         self._restore_frozen()
 

@@ -108,9 +108,8 @@ class SparseEmbedding(keras.layers.Embedding):
         # Keras's LossScaleOptimizer for float16 does not support sparse gradients.
         half = {self.compute_dtype, keras.config.dtype_policy().compute_dtype} & {"float16"}
         may_be_sparse = not half and self.embeddings_regularizer is None
-        self.embeddings.ple_keras_table = RowUpdates(  # in no file
-            self.input_dim, may_be_sparse, self._ends
-        )
+        # This attribute is in no file.
+        self.embeddings.ple_keras_table = RowUpdates(self.input_dim, may_be_sparse, self._ends)
 
     def add_weight(self, *args: object, **kwargs: object) -> keras.Variable:
         """Add a weight. A lookup casts rows to the compute dtype, not the whole table."""
@@ -128,11 +127,7 @@ class SparseEmbedding(keras.layers.Embedding):
 
 def _look_up_tensorflow(layer: SparseEmbedding, ids: Tensor, training: bool | None) -> Tensor:
     """Read rows from the variable. `ops.take` would read the whole table first."""
-    tf = import_module("tensorflow")
-
-    if not isinstance(ids, tf.Tensor):  # ragged or sparse
-        return ops.take(layer.embeddings, ids, axis=0)
-    return tf.gather(replica_variable(layer.embeddings), ids)
+    return import_module("tensorflow").gather(replica_variable(layer.embeddings), ids)
 
 
 def _look_up_torch(layer: SparseEmbedding, ids: Tensor, training: bool | None) -> Tensor:
@@ -189,10 +184,9 @@ def _chained_lookup() -> Any:
             return table_gradient, None
         ids = ids.reshape(-1)
         values = row_gradients.reshape(len(ids), row_gradients.shape[-1])
-        is_last = isinstance(table_gradient, symbolic_zero)
-        later = [] if is_last else updates.rows_of(table_gradient)
-        if is_last:
-            table_gradient = numpy.zeros(table_gradient.shape, values.dtype)
+        later = updates.rows_of(table_gradient)
+        if isinstance(table_gradient, symbolic_zero):  # of the last lookup
+            table_gradient, later = numpy.zeros(table_gradient.shape, values.dtype), []
         gradient = table_gradient.at[ids].add(values)
         if later is not None:
             updates.remember(gradient, [*later, (ids, values)])

@@ -2,20 +2,19 @@
 
 from collections import UserList
 from collections.abc import Mapping, Sequence
-from typing import Self, cast
+from typing import Any, cast
 
 import keras
 
 from ple_keras._checks import check_bool, short_repr
-from ple_keras._keras.building import build_features, symbolic
-from ple_keras._keras.copying import Template
+from ple_keras._keras.building import build_copy, symbolic
+from ple_keras._keras.copying import Template, check_adapted_layers
 from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.saving import check_names, register, save_names
 from ple_keras._keras.slices import whole_slices
 from ple_keras._keras.tensors import fixed_dtypes
 from ple_keras._typing import (
     Config,
-    FixedDTypes,
     Nested,
     NestedShape,
     Outputs,
@@ -25,7 +24,7 @@ from ple_keras._typing import (
     WeightSlice,
 )
 from ple_keras.labels.task_names import SHARED, task_names
-from ple_keras.layers.template import as_stream_templates
+from ple_keras.layers.template import as_stream_templates, is_by_stream
 
 
 @register
@@ -66,9 +65,9 @@ class StreamFeatures(BaseLayer):
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a task in `outputs` is repeated or invalid, or a task in `own` is repeated or
-            unknown, or if `feature_block` can't be copied, contains a layer that is not adapted,
-            does not return one tensor, or is a dict that lacks a stream.
+        ValueError: If a task in `outputs` is repeated or invalid, `own` is not a list of tasks, or
+            `feature_block` can't be copied, contains a layer that is not adapted, does not return
+            one tensor, or is a dict that lacks a stream.
 
     Reference:
 
@@ -93,29 +92,30 @@ class StreamFeatures(BaseLayer):
         feature_block: keras.Layer | Mapping[str, keras.Layer],
         own: Sequence[str] | None = None,
         shared: bool = True,
-        **kwargs: object,
+        **kwargs: Any,
     ) -> None:
+        dtypes = kwargs.pop("input_dtypes", None)  # of a config
         super().__init__(**kwargs)
         self.supports_masking = True
         self.autocast = False  # the layers of the copies cast their inputs, or need all digits
         self._task_names = tuple(task_names(outputs))
-        self._own = None if own is None else tuple(_check_own(own, self._task_names))
+        tasks = self._task_names
+        if own is not None and not (isinstance(own, list | tuple) and {*own} <= {*tasks}):
+            raise ValueError(
+                f"own must be None or a list of tasks among {list(tasks)}. Received: {own=}"
+            )
+        self._own = None if own is None else tuple(own)
         self._shared = check_bool(shared, "shared")
         # The attribute of the copy that each stream reads, part of the file format. No other
         # attribute contains a "-". The common copy is "stream-shared", even without the stream.
         streams = [*self._task_names, *([SHARED] if self._shared else [])]
         has_own = self._task_names if own is None else own
         self._copy_of = Untracked({s: f"stream-{s if s in has_own else SHARED}" for s in streams})
-        is_dict = isinstance(feature_block, Mapping)
-        networks = feature_block.values() if is_dict else [feature_block]
-        if not all(isinstance(network, keras.Layer) for network in networks):
-            raise TypeError(
-                f"feature_block must be a Keras layer or a dict of them. Received: {feature_block=}"
-            )
-        if is_dict and own is not None:
+        if is_by_stream(feature_block) and own is not None:
             raise ValueError(f"own must be None if feature_block is a dict. Received: {own=}")
-        self._templates = as_stream_templates(feature_block, streams, "feature_block", None)
-        self._dtypes: Untracked[FixedDTypes] = Untracked(None)
+        dtype = self.dtype_policy
+        self._templates = as_stream_templates(feature_block, streams, "feature_block", dtype)
+        self._dtypes = Untracked(dtypes)
 
     @property
     def task_names(self) -> list[str]:
@@ -159,7 +159,8 @@ class StreamFeatures(BaseLayer):
         for name, template in template_of.items():
             copy = template.copy(name, name)
             setattr(self, name, copy)
-            build_features(copy, inputs, template.argument)
+            build_copy(copy, inputs, template.argument)
+            check_adapted_layers(copy, template.argument)  # also those that `build` creates
         self._restore_frozen()
 
     def call(self, inputs: Nested, training: bool | None = None) -> dict[str, Tensor]:
@@ -177,11 +178,10 @@ class StreamFeatures(BaseLayer):
         inputs = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype), inputs)
         outputs: dict[Template, keras.KerasTensor] = {}
         for stream, template in self._templates.value.items():
-            if self.built and template not in outputs:
-                outputs[template] = getattr(self, self._copy_of.value[stream])(inputs)
-            elif template not in outputs:
-                copy = template.copy(template.layer.name)
-                outputs[template] = build_features(copy, inputs, template.argument)
+            if template not in outputs:
+                name = self._copy_of.value[stream]
+                copy = getattr(self, name) if self.built else template.copy(template.layer.name)
+                outputs[template] = build_copy(copy, inputs, template.argument)
         by_stream = {stream: outputs[x] for stream, x in self._templates.value.items()}
         return {s: keras.KerasTensor(x.shape, x.dtype) for s, x in by_stream.items()}
 
@@ -203,30 +203,8 @@ class StreamFeatures(BaseLayer):
         return {
             **super().get_config(),
             "outputs": self.task_names,
-            "feature_block": self._templates.serialize(),
+            "feature_block": keras.saving.serialize_keras_object(self._templates.layer),
             "own": None if self._own is None else list(self._own),
             "shared": self._shared,
             "input_dtypes": self._dtypes.value,
         }
-
-    @classmethod
-    def from_config(cls, config: Config) -> Self:
-        """Create a layer with the dtypes of the columns in the config."""
-        network = keras.saving.deserialize_keras_object(config["feature_block"])
-        arguments = {**config, "feature_block": network}
-        dtypes = arguments.pop("input_dtypes", None)
-        layer = super().from_config(arguments)
-        layer._dtypes.value = dtypes
-        return layer
-
-
-def _check_own(own: Sequence[str], tasks: Sequence[str]) -> list[str]:
-    """Return `own`, if it contains different tasks."""
-    if not isinstance(own, list | tuple):
-        raise TypeError(f"own must be a list of tasks, or None. Received: own={own!r}")
-    invalid = {task: own.count(task) for task in own if task not in tasks or own.count(task) > 1}
-    if invalid:
-        raise ValueError(
-            f"own must be different tasks of {list(tasks)}, not {[*invalid]}. Received: {own=}"
-        )
-    return list(own)

@@ -8,7 +8,7 @@ import keras
 from ple_keras._checks import check_keys
 from ple_keras._keras.copying import Template, checked_copy
 from ple_keras._keras.layers import Untracked
-from ple_keras._typing import Config, DType, LayerLike, StreamLayers
+from ple_keras._typing import DType, LayerLike, StreamLayers
 from ple_keras.layers.expert_block import ExpertBlock, check_units
 
 
@@ -52,22 +52,17 @@ class StreamTemplates(Untracked[dict[str, Template]]):
 
     Args:
         by_stream: The templates, in the order of the streams.
-        argument: The name of the caller's argument and config key, for error messages.
         is_common: Whether one template was given for all streams.
+
+    Attributes:
+        layer: The layers that configs describe: one, or one per stream.
     """
 
-    def __init__(self, by_stream: dict[str, Template], argument: str, is_common: bool) -> None:
+    def __init__(self, by_stream: dict[str, Template], is_common: bool) -> None:
         super().__init__(by_stream)
-        self.argument, self.is_common = argument, is_common
-
-    @property
-    def layer(self) -> Any:
-        """The layers that `serialize` describes: one, or one per stream."""
-        layers = {stream: template.layer for stream, template in self.value.items()}
-        return next(iter(layers.values())) if self.is_common else layers
-
-    def serialize(self) -> Config:
-        return dict(keras.saving.serialize_keras_object(self.layer))
+        self.is_common = is_common
+        layers = {stream: template.layer for stream, template in by_stream.items()}
+        self.layer: Any = next(iter(layers.values())) if is_common else layers
 
 
 def as_stream_templates(
@@ -76,8 +71,7 @@ def as_stream_templates(
     """Return the template of each stream, from one for all streams or a dict keyed by stream.
 
     Args:
-        value: As for `as_template`, a dict of such values keyed by stream, or the result of
-            `StreamTemplates.serialize`.
+        value: As for `as_template`, or a dict of such values keyed by stream.
         streams: The streams, in order.
         argument: As for `as_template`.
         dtype: As for `as_template`.
@@ -88,10 +82,10 @@ def as_stream_templates(
     """
     if not is_by_stream(value):
         template = as_template(value, argument, dtype)
-        return StreamTemplates(dict.fromkeys(streams, template), argument, is_common=True)
+        return StreamTemplates(dict.fromkeys(streams, template), is_common=True)
     check_keys(value, streams, argument)
     by_stream = {s: as_template(value[s], f"{argument}[{s!r}]", dtype) for s in streams}
-    return StreamTemplates(by_stream, argument, is_common=False)
+    return StreamTemplates(by_stream, is_common=False)
 
 
 def is_by_stream(value: object) -> TypeGuard[Mapping[str, Any]]:

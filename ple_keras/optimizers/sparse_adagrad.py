@@ -193,15 +193,18 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         gradient does not change their ratio. Rows without a gradient do not count.
         """
         recent, ends = self._recent[index], self._ends[index]
-        part = None
-        if ends is not None:
+        pair = gradient * gradient, ops.square(ops.sign(gradient))  # of the sum and the number
+        if ends is None:
+            squares = ops.stack([*map(ops.sum, pair)])
+        else:
             rows = ops.arange(ends[-1]) if rows is None else rows
             part = ops.searchsorted(np.array(ends[:-1], "int32"), ops.cast(rows, "int32"), "right")
-        squares = _squares(gradient, part, len(ends or ()))
+            by_row = ops.stack([ops.sum(x, axis=-1) for x in pair], axis=-1)
+            squares = segment_sum(by_row, part, len(ends))
         value = MEMORY * recent.value + squares
         self.assign(recent, value)
         start = START_READS * value[..., 0] / (value[..., 1] + TINY) + TINY
-        return start if part is None else ops.take(start, part)[:, None]
+        return start if ends is None else ops.take(start, part)[:, None]
 
     def get_config(self) -> Config:
         config: Config = super().get_config()
@@ -317,17 +320,6 @@ def _finite_rows(gradient: Tensor) -> Tensor:
     squares = ops.sum(gradient * gradient, axis=axis, keepdims=True)
     # Not `~(squares < MAX_SQUARES)`: graphs of TensorFlow turn it into `>=`, which NaN fails.
     return ops.where(squares < MAX_SQUARES, gradient, 0.0)
-
-
-def _squares(gradient: Tensor, part: Tensor | None, parts: int) -> Tensor:
-    """Return the sum of the squares of a gradient, and the number of those above 0.
-
-    With the part of each row, return them for each part, `(parts, 2)`.
-    """
-    pair = gradient * gradient, ops.square(ops.sign(gradient))
-    if part is None:
-        return ops.stack([*map(ops.sum, pair)])
-    return segment_sum(ops.stack([ops.sum(x, axis=-1) for x in pair], axis=-1), part, parts)
 
 
 SPLIT = {"tensorflow": _split_tensorflow, "jax": _split_jax, "torch": _split_torch}

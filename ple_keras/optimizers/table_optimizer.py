@@ -1,8 +1,10 @@
 """An optimizer for embedding tables, combined with one for all other weights."""
 
+from typing import Any
+
 import keras
 
-from ple_keras._checks import check_known, short_repr
+from ple_keras._checks import check_known
 from ple_keras._keras.saving import register
 from ple_keras._typing import Config
 from ple_keras.layers.row_updates import row_updates
@@ -32,9 +34,9 @@ def table_optimizer(
         The `loss_scale_factor` of `optimizer`, or else of `tables`, scales the loss for both.
 
     Raises:
-        TypeError: If an argument is not an optimizer or a name.
-        ValueError: If a name is unknown, an optimizer is a `MultiOptimizer` or a
-            `LossScaleOptimizer`, or accumulates gradients, or the two have the same name.
+        ValueError: If an argument is not an optimizer or a known name, accumulates gradients, or
+            the two have the same name. In the first step, if one is a `MultiOptimizer` or a
+            `LossScaleOptimizer`.
 
     Example:
 
@@ -86,27 +88,17 @@ class OptimizerByTable:
 
 
 def _check_optimizer(optimizer: str | keras.Optimizer, argument: str) -> keras.Optimizer:
-    """Return an optimizer, if MultiOptimizer supports it."""
-    if not isinstance(optimizer, str | keras.Optimizer):
-        raise TypeError(
-            f"{argument} must be an optimizer or name. Received: {argument}={short_repr(optimizer)}"
-        )
-    found = check_known(_get, optimizer, argument)
-    nested = (keras.optimizers.MultiOptimizer, keras.optimizers.LossScaleOptimizer)
-    if isinstance(found, nested) or found.gradient_accumulation_steps:
+    """Return an optimizer, if MultiOptimizer supports it. Keras refuses nested ones in `build`."""
+    given: Any = optimizer
+    if isinstance(optimizer, str):  # without the number that Keras would add to the name
+        given = {"class_name": optimizer, "config": {"name": optimizer.lower()}}
+    found = check_known(keras.optimizers.get, given, argument)
+    if found is None or found.gradient_accumulation_steps:
         raise ValueError(
-            f"{argument} must not contain other optimizers, or accumulate gradients. Received: "
-            f"{argument}={type(found).__name__}, {found.gradient_accumulation_steps=}"
+            f"{argument} must be an optimizer or a name, and not accumulate gradients. "
+            f"Received: {argument}={optimizer!r}"
         )
     return found
-
-
-def _get(optimizer: str | keras.Optimizer) -> keras.Optimizer:
-    """Return an optimizer, from a name without the number that Keras would add to it."""
-    if isinstance(optimizer, str):
-        config = {"class_name": optimizer, "config": {"name": optimizer.lower()}}
-        return keras.optimizers.get(config)
-    return optimizer
 
 
 def _serialize(optimizer: keras.Optimizer) -> Config:
