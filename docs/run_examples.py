@@ -41,6 +41,7 @@ RESULTS = {
     "benchmarks/stacked_tasks.py": "recipes/stacked_tasks.md",
     "benchmarks/step_time.py": "performance.md",
     "benchmarks/stop_rules.py": "maintainers/stop_rules.md",
+    "benchmarks/tuning.py": "tuning.md",
     "benchmarks/whole_job.py": "performance.md",
     "benchmarks/wide_tables.py": "performance.md",
     "serving/drift.py": "columns.md",

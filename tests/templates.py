@@ -37,14 +37,11 @@ class ScaledExpert(pk.ExpertBlock):
 
 @keras.saving.register_keras_serializable(package="tests")
 class WideningExpert(pk.ExpertBlock):
-    """Expert whose call changes the width."""
+    """Expert whose call changes the width, unlike its inherited `compute_output_shape`."""
 
     def call(self, inputs, training=None):
         outputs = super().call(inputs, training=training)
         return keras.ops.concatenate([inputs, outputs], axis=-1)
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], input_shape[-1] + self.units[-1])
 
 
 @keras.saving.register_keras_serializable(package="tests")

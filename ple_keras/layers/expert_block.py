@@ -13,6 +13,7 @@ from ple_keras._checks import (
     check_known_value,
     check_number,
 )
+from ple_keras._keras.building import output_width
 from ple_keras._keras.copying import derive_initializer
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import load_seed, register, save_seed
@@ -70,9 +71,8 @@ class ExpertBlock(BaseLayer):
     >>> tuple(expert(keras.ops.ones((32, 64))).shape)
     (32, 128)
 
-    A subclass can override `call`, and `compute_output_shape` if the width changes. If it adds
-    constructor arguments, it must override `get_config`, because blocks copy experts through their
-    config:
+    A subclass can override `call`. If it adds constructor arguments, it must override
+    `get_config`, because blocks copy experts through their config:
 
     >>> @keras.saving.register_keras_serializable()
     ... class ScaledExpert(ExpertBlock):
@@ -179,7 +179,13 @@ class ExpertBlock(BaseLayer):
         return outputs
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return (*input_shape[:-1], self.units[-1])
+        if type(self).call is ExpertBlock.call:
+            return (*input_shape[:-1], self.units[-1])
+        if not self.built:
+            return (*input_shape[:-1], output_width(self, input_shape, "inputs"))
+        # The `call` of a subclass can change the width.
+        inputs = keras.KerasTensor(tuple(input_shape), dtype=self.compute_dtype)
+        return cast(Shape, keras.Operation.compute_output_spec(self, inputs).shape)
 
     def get_config(self) -> Config:
         return {

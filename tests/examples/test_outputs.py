@@ -1,9 +1,11 @@
-"""The recorded outputs of the examples, which the site shows."""
+"""The recorded outputs of the examples, which the site shows, and the results on its pages."""
 
+import json
 import re
 
 import pytest
 
+from examples.benchmarks import tuning, whole_job
 from tests.helpers import once
 from tests.processes import EXAMPLES, ROOT
 from tests.recorded_outputs import OUTPUTS, recorded, run_examples
@@ -44,3 +46,13 @@ def test_an_output_has_the_command_the_date_and_the_versions(script):
 def test_an_output_has_no_path_of_the_machine_and_no_control_characters(script):
     printed = recorded(script)[2]
     assert not re.search(r"/(tmp|home|root|Users)/|site-packages|[\x00-\x09\x0b-\x1f]", printed)
+
+
+def test_pages_have_the_kept_results_of_benchmarks():
+    kept = json.loads((ROOT / "docs" / "results" / "whole_job.json").read_text())
+    assert {(r["run"], r["seed"]) for r in kept} == {
+        (x, i) for x in whole_job.SHOWN for i in range(5)
+    }
+    assert whole_job.format_table(kept) in (ROOT / "docs" / "performance.md").read_text()
+    losses = tuning.pd.read_json(tuning.KEPT)
+    assert tuning.format_table(losses) in (ROOT / "docs" / "tuning.md").read_text()
