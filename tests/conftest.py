@@ -72,8 +72,7 @@ def _fresh_state():
 def _eager_steps(request, monkeypatch):
     """Trace no steps on PyTorch where they are not tested: a trace takes longer than most tests."""
     is_traced = {"training", "callbacks", "hedging"} & {*request.path.parts}
-    name = request.node.name  # of pages with hundreds of steps
-    is_traced = is_traced or "README" in name or "every_day" in name
+    is_traced = is_traced or "README" in request.node.name
     is_nightly = request.node.get_closest_marker("nightly")
     if keras.backend.backend() == "torch" and not (is_traced or is_nightly):
         monkeypatch.setattr("ple_keras.steps.traced_step.MAX_GRAPHS", 0)

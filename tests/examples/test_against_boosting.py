@@ -69,6 +69,7 @@ def test_verdicts_follow_from_the_interval_and_a_margin(gain, verdict):
     )
 
 
+@pytest.mark.nightly
 def test_a_small_run_keeps_scores_settings_and_predictions(monkeypatch, tmp_path, capsys):
     pytest.importorskip("catboost")
     file = tmp_path / "kept.json"

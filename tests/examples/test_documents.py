@@ -35,7 +35,13 @@ WIDE = {
     "docs/results/against_boosting.md",
 }
 # Each takes ten seconds or more, and other tests cover what it shows.
-LONG = {"docs/hedged_branches.md", "docs/recipes/boosting.md", "docs/tuning.md"}
+LONG = {
+    "docs/hedged_branches.md",
+    "docs/recipes/boosting.md",
+    "docs/recipes/stacked_tasks.md",
+    "docs/recipes/training_every_day.md",
+    "docs/tuning.md",
+}
 
 
 def name_of(page):
