@@ -95,7 +95,7 @@ def test_gate_report_observes_every_example_once_or_is_refused(runs):
             mean = report["levels"][level]["gates"][gate]["mean"]
             assert mean == pytest.approx(use["mean"], abs=1e-5)
     for message in figures["refusals"]:
-        assert message.endswith("Received: strategy.num_replicas_in_sync=2")
+        assert message.endswith("Received: replicas=2")
 
 
 def test_the_example_trains_two_replicas():
