@@ -45,7 +45,7 @@ from ple_keras.tabular.tabular_model import TabularModel
 from ple_keras.transfer.fill_new_rows import fill_new_rows
 from ple_keras.transfer.transfer_weights import Transfer, transfer_weights
 
-__version__ = "0.7.0.dev0"
+__version__ = "0.7.0"
 
 __all__ = [
     "BinaryHead",
