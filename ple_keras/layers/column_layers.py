@@ -8,8 +8,8 @@ import numpy as np
 from keras import ops
 
 from ple_keras._keras.layers import find_layers
-from ple_keras._keras.saving import register
-from ple_keras._typing import Config, Tensor
+from ple_keras._keras.saving import load_seed, register, save_seed
+from ple_keras._typing import Config, Store, Tensor
 from ple_keras.layers.sparse_embedding import SparseEmbedding
 
 UNKNOWN, FIRST = 1, 2  # the code of unknown values, and the first one of a known value
@@ -34,6 +34,12 @@ class HiddenIds(keras.layers.Dropout):
 
     def compute_output_spec(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         return keras.KerasTensor(inputs.shape, inputs.dtype)
+
+    def save_own_variables(self, store: Store) -> None:
+        save_seed(store, self.seed_generator)
+
+    def load_own_variables(self, store: Store) -> None:
+        load_seed(store, self.seed_generator)
 
 
 @register
