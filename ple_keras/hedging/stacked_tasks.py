@@ -66,9 +66,8 @@ class StackedTasks(BaseLayer):
     tasks before `adapt`, or with `training=True`.
 
     NaN and infinite predictions stay as they are. For other tasks, such a prediction counts as m,
-    and a prediction beyond the range of the rows of `adapt` as its end. `adapt` leaves rows with
-    such predictions out. Probabilities and counts are limited as for given branches (see
-    `TaskHeads`).
+    and a prediction beyond the range of the rows of `adapt` as its end. Probabilities and counts
+    are limited as for given branches (see `TaskHeads`).
 
     The layer comes after any model, and changes neither its training nor its heads. Its weights are
     not trainable. Files and exports contain them.
@@ -190,8 +189,8 @@ class StackedTasks(BaseLayer):
 
         Raises:
             TypeError: If predictions or labels are not a dict of numbers.
-            ValueError: If a task is missing or unknown, a shape does not match, or a label or a
-                weight has a value that is not allowed.
+            ValueError: If a task is missing or unknown, a shape does not match, there are no rows,
+                or a label or a weight has a value that is not allowed.
         """
         check_by_task(predictions, self._tasks, "predictions")
         arrays = {t: to_number_array(x, f"predictions[{t!r}]") for t, x in predictions.items()}
@@ -203,16 +202,25 @@ class StackedTasks(BaseLayer):
             self.build({task: x.shape for task, x in arrays.items()})
         _, *found = self._values({task: ops.convert_to_tensor(arrays[task]) for task in heads})
         values, missing = (to_numpy(x).reshape(-1, len(heads)) for x in found)
+        if not len(values):
+            raise ValueError(f"predictions must have rows. Received: rows={len(values)}")
         rows_by_task = []
         for k, (task, head) in enumerate(heads.items()):
             head._leading_axes = arrays[task].shape[:-1]
             present, is_labeled = head._present_labels(labels[task])
             weights = labeled_weights(sample_weight, self._tasks, task, is_labeled)
             rows = np.flatnonzero(is_labeled)
-            used = (weights > 0) & ~missing[rows].any(axis=-1)
-            f, y_k = (x[used].astype("float64") for x in (values[rows], present[:, 0]))
-            rows_by_task.append(_fit(head, k, f, y_k, weights[used]))
+            used = (weights > 0) & ~missing[rows, k]
+            f: Any = np.ma.array(values[rows[used]], "float64", mask=missing[rows[used]])
+            rows_by_task.append(_fit(head, k, f, present[used, 0].astype("float64"), weights[used]))
         self._coefficients.assign(np.stack(rows_by_task, axis=1))
+
+    def compute_mask(self, inputs: ByName, previous_mask: ByName) -> ByName:
+        return previous_mask
+
+    def compute_output_spec(self, inputs: ByName, training: bool | None = None) -> ByName:
+        self._check(inputs, "inputs")
+        return {task: keras.KerasTensor(x.shape, dtype=x.dtype) for task, x in inputs.items()}
 
     def get_config(self) -> Config:
         heads = dict.fromkeys(self._tasks) | self._heads.value
@@ -253,18 +261,18 @@ def _copies(heads: Any) -> tuple[tuple[TaskName, ...], dict[TaskName, Head]]:
     return tuple(known), copies if len(copies) > 1 else {}
 
 
-def _fit(head: Head, k: int, f: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _fit(head: Head, k: int, f: Any, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the effects, slopes, centers, intercepts and ranges of task k, `(6, tasks)`.
 
     Args:
         head: The head of the task.
         k: Its index.
-        f: The values of all tasks, `(labels, tasks)`.
+        f: The values of all tasks, `(labels, tasks)`, some of which are missing.
         y: The labels.
         weights: Their weights, above 0.
     """
     is_binary, is_log = head.activation is SIGMOID, head.activation is EXPONENTIAL
-    own, power = f[:, k], variance_power(head) or 0
+    own, power = np.asarray(f[:, k]), variance_power(head) or 0
     rare = len(y) - np.unique(y, return_counts=True)[1].max(initial=0)
     is_soft = is_binary and not np.isin(y, (0, 1)).all()
     predicted = np.exp(own) if is_log else own
@@ -295,10 +303,11 @@ def _fit(head: Head, k: int, f: np.ndarray, y: np.ndarray, weights: np.ndarray) 
         slope, curvature = np.divide(OWN_PRIOR, [share, share**2])
         return slope - PRIOR / shares, curvature + np.diag(PRIOR / shares**2)
 
-    centers = np.average(f, axis=0, weights=weights)
-    deviations = np.average((f - centers) ** 2, axis=0, weights=weights) ** 0.5
+    centers: Any = np.ma.average(f, axis=0, weights=weights)
+    deviations: Any = np.ma.average((f - centers) ** 2, axis=0, weights=weights) ** 0.5
+    centers, deviations = centers.filled(0), deviations.filled(0)
     deviations[deviations <= MIN_DEVIATION * np.abs(centers)] = np.inf
-    z = (f - centers) / deviations
+    z = ((f - centers) / deviations).filled(0)
     others = np.delete(np.arange(f.shape[1]), k)
     start = np.log(mean / (1 - mean)) if is_binary else np.log(mean) if is_log else mean
     with np.errstate(all="ignore"):  # of steps that are too large
@@ -310,7 +319,8 @@ def _fit(head: Head, k: int, f: np.ndarray, y: np.ndarray, weights: np.ndarray) 
         shares = _minimize(derivatives, prior, columns, own, shares)
     effects, intercepts = np.insert([shares * beta, shares * alpha], k, 0, axis=1)
     slopes, effects[k] = effects / deviations, 1 - shares.sum()
-    numbers = np.stack([effects, slopes, centers, intercepts, f.min(axis=0), f.max(axis=0)])
+    ends = f.min(axis=0).filled(0), f.max(axis=0).filled(0)
+    numbers: np.ndarray = np.stack([effects, slopes, centers, intercepts, *ends])
     numbers[:, k] = effects[k], effects[k], 0, 0, -LARGEST_PREDICTION, LARGEST_PREDICTION
     return numbers
 
