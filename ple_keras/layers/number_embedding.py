@@ -147,11 +147,19 @@ class NumberEmbedding(BaseLayer):
         width = self.input_spec.axes[-1] if self.built else None
         if data.ndim < 2 or data.shape[-1] != (width or data.shape[-1]):
             raise ValueError(f"data must be (..., {width or 'n'}). Received: {data.shape=}")
+        wrong = data[np.abs(data.astype("float64")) > self._limit]
+        if wrong.size:
+            raise ValueError(
+                f"data must be NaN or at most {self._limit:.2g} in size. Received: data={wrong[0]}"
+            )
         return data.reshape(-1, data.shape[-1])
 
     def _check_edges(self, edges: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
         """Return edges as `(n, num_bins + 1)`. The last edge of a number is repeated."""
-        rows = [np.asarray(row, "float64") for row in edges]
+        try:
+            rows = [np.asarray(row, "float64") for row in edges]
+        except (TypeError, ValueError):
+            rows = []
         size = self.num_bins + 1
         if not rows or not all(
             row.ndim == 1
@@ -161,9 +169,8 @@ class NumberEmbedding(BaseLayer):
             for row in rows
         ):
             raise ValueError(
-                f"edges, or the quantiles of data, must be at most {size} numbers of at most "
-                f"{self._limit:.2g} in ascending order for each number. "
-                f"Received: edges={short_repr(edges)}"
+                f"edges must be a sequence of at most {size} finite numbers in ascending order for "
+                f"each number. Received: edges={short_repr(edges)}"
             )
         distinct = [_distinct(row.astype(self._parts_dtype)) for row in rows]
         return np.stack([np.pad(row, (0, size - len(row)), "edge") for row in distinct])
