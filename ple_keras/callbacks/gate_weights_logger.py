@@ -89,8 +89,7 @@ class GateWeightsLogger(keras.callbacks.Callback):
     def on_test_end(self, logs: Logs = None) -> None:
         self._validation = self._sums()
 
-    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        logs = {} if logs is None else logs
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         figures = self._figures()
         for key, value in figures.items():
             logs.setdefault(key, value)  # an earlier logger has reset the statistics
@@ -138,18 +137,13 @@ class GateWeightsLogger(keras.callbacks.Callback):
 
 
 def _write_row(path: Path, epoch: int, figures: dict[str, float]) -> None:
-    """Write the whole file, since validation can add columns that earlier epochs lack.
-
-    If the process is killed meanwhile, the file does not change.
-    """
+    """Write the whole file, since validation can add columns that earlier epochs lack."""
     rows: list[dict[str, object]] = []
     if path.exists():
         with path.open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
     rows.append({"epoch": epoch, **figures})
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    with unfinished.open("w", newline="") as file:
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, dict.fromkeys(key for row in rows for key in row))
         writer.writeheader()
         writer.writerows(rows)
-    unfinished.replace(path)

@@ -37,10 +37,9 @@ class LossWeightLogger(keras.callbacks.Callback):
     def on_train_begin(self, logs: Logs = None) -> None:
         self._task_heads()
 
-    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         weights = self._task_heads().loss_weights()
-        if logs is not None:
-            logs.update({f"loss_weight/{task}": weight for task, weight in weights.items()})
+        logs.update({f"loss_weight/{task}": weight for task, weight in weights.items()})
 
     def _task_heads(self) -> TaskHeads:
         # On JAX, access to self.model in every hook updates the variables.

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import keras
 import numpy as np
 
-from ple_keras._checks import check_int, check_known_value, check_number, short_repr
+from ple_keras._checks import check_known_value, check_number, short_repr
 from ple_keras._keras.batches import DEFAULT_SIZE, Batches
 from ple_keras._typing import GroupWeighting, Logs, Nested, TaskName, Tensor
 from ple_keras.heads.binary_heads import ProbabilityHead
@@ -31,9 +31,8 @@ class MultiTaskScore(keras.callbacks.Callback):
         name: The key of the score in `logs`.
 
     Raises:
-        TypeError: If `weights` is not a dict of numbers.
-        ValueError: If `weights` is empty or a weight is not finite. In `fit`, if `logs` lacks a
-            key.
+        TypeError: If `weights` is not a dict of numbers, or is empty.
+        ValueError: If a weight is not finite. In `fit`, if `logs` lacks a key.
 
     Example:
 
@@ -44,15 +43,12 @@ class MultiTaskScore(keras.callbacks.Callback):
 
     def __init__(self, weights: Mapping[str, float], name: str = "val_mtl_score") -> None:
         super().__init__()
-        if not isinstance(weights, Mapping):
-            raise TypeError(f"weights must be a dict. Received: weights={short_repr(weights)}")
-        if not weights:
-            raise ValueError("weights must name at least one metric. Received: weights={}")
+        if not isinstance(weights, Mapping) or not weights:
+            raise TypeError(f"weights must be a dict of at least one metric. Received: {weights=}")
         self.weights = {key: check_number(w, f"weights[{key!r}]") for key, w in weights.items()}
         self.name = name
 
-    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        logs = logs if logs is not None else {}
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         missing = [key for key in self.weights if key not in logs]
         # GroupedAUC logs `val_` keys even without validation.
         if "val_loss" not in logs and any(key.startswith("val_") for key in missing):
@@ -133,10 +129,9 @@ class GroupedAUC(keras.callbacks.Callback):
                 f"Received: validation_data={short_repr(validation_data)}"
             )
         self._x, self._y = validation_data[:2]
-        self._groups = group_indices(groups, Batches(self._x, self._y).rows)
+        self._groups = group_indices(groups, Batches(self._x, self._y, batch_size).rows)
         self.tasks = None if tasks is None else list(tasks)
-        size = DEFAULT_SIZE if batch_size is None else batch_size
-        self.batch_size = check_int(size, "batch_size", 1)
+        self.batch_size = DEFAULT_SIZE if batch_size is None else batch_size
         self.weighting = check_known_value(weighting, WEIGHTINGS, "weighting")
         self.name = name
 
@@ -144,8 +139,7 @@ class GroupedAUC(keras.callbacks.Callback):
         if self.model.built:
             self._labels_by_task()  # raises errors before the training
 
-    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        logs = logs if logs is not None else {}
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         predictions = self.model.predict(self._x, batch_size=self.batch_size, verbose=0)
         for task, labels in self._labels_by_task().items():
             scores = np.float64(predictions[task]).ravel()
@@ -156,9 +150,8 @@ class GroupedAUC(keras.callbacks.Callback):
     def _labels_by_task(self) -> dict[TaskName, np.ndarray]:
         """Return the flattened labels of each task, with NaN for missing ones."""
         heads = find_heads(self.model)
-        tasks = self.tasks
-        if tasks is None:
-            tasks = [t for t, head in heads.items() if isinstance(head, ProbabilityHead)]
+        default = [t for t, head in heads.items() if isinstance(head, ProbabilityHead)]
+        tasks = default if self.tasks is None else self.tasks
         known = [task for task, head in heads.items() if head.units == 1]
         if not tasks or not set(tasks) <= set(known):
             raise ValueError(

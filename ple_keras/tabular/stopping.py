@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
-from ple_keras._typing import ByName, Logs
+from ple_keras._typing import ByName
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import find_heads, hedged_heads
 from ple_keras.hedging.fit_hedge import FitHedge
@@ -43,8 +43,7 @@ class _RelativeLoss(keras.callbacks.Callback):
         super().__init__()
         self._x, self._y = x, y
 
-    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         predictions = self.model.predict(self._x, batch_size=BATCH_SIZE, verbose=0)
         errors = relative_errors(find_heads(self.model), predictions, self._y)
-        if logs is not None:
-            logs[LOSS] = float(np.mean([*errors.values()]))
+        logs[LOSS] = float(np.mean([*errors.values()]))
