@@ -73,7 +73,8 @@ def check_number(
     below: float = math.inf,
 ) -> float:
     """Return `value` as a finite float between limits."""
-    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
+    is_array = getattr(value, "ndim", 0) > 0
+    if isinstance(value, bool) or is_array or not isinstance(value, SupportsFloat):
         raise TypeError(f"{argument} must be a number. Received: {argument}={short_repr(value)}")
     number = float(value)
     if not (math.isfinite(number) and number >= minimum and above < number < below):

@@ -147,6 +147,8 @@ def refuse_batches(
 
 def is_dataset(data: Nested) -> bool:
     """Return whether data are batches, not arrays, lists of numbers or dicts of these."""
+    if isinstance(data, keras.utils.PyDataset):  # which can have an attribute `shape`
+        return True
     if isinstance(data, list):  # of batches
         return bool(data) and all(type(each) is tuple for each in data)
     is_array = hasattr(data, "shape") or isinstance(data, Mapping | str | bytes | tuple)

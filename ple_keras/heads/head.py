@@ -195,18 +195,23 @@ class Head(BaseLayer):
         """Return the prediction before the activation; the head must be built.
 
         Args:
-            features: The task's features, `(..., H)`. For a HedgedBlock, TaskHeads calls this
-                method of a copy of the head.
+            features: The task's features, `(..., H)`. After a HedgedBlock, the features of each
+                branch: the result is the mixture of their logits.
 
         Returns:
             `(..., units)`, at least float32.
         """
+        if self.branches is not None:  # of which no one is given
+            names, copies = self.branches.names, self.branches.copies
+            return sum(self.mixture[i] * copies[b].logits(features[b]) for i, b in enumerate(names))
         if self._tower_template:
             features = self._tower(features)
         return self._projection(features)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Return the predictions of the task."""
+        if self.branches is not None:
+            return self._predict(self.branches.value(inputs, training, False))
         return self._activate(self.logits(inputs))
 
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from ple_keras.heads.task_heads import hedged_heads
 from ple_keras.layers.observer import Observer
 from ple_keras.steps.observing_model import ObservingModel
 
-TOLERANCE = 0.01  # of probabilities in half precisions
+TOLERANCE = 0.01  # of probabilities and their sums, in half precisions
 MIN_NUMBERS = 20  # of which two different values are too few
 
 
@@ -25,12 +25,14 @@ def warn_given(model: keras.Layer, x: Nested) -> None:
 
     for task, branches in ObservingModel(model, given).run_batch(x).items():
         for branch, values in branches.items():
-            known = values[np.isfinite(values)]
-            found = np.unique(known)
-            is_outside = ((found < -TOLERANCE) | (found > 1 + TOLERANCE)).any()
-            if is_outside or (len(found) == 2 and len(known) >= MIN_NUMBERS):
+            known, units = values[np.isfinite(values)], heads[task].units
+            found, sums = np.unique(known), values.reshape(-1, units).sum(axis=-1)
+            is_wrong = ((found < -TOLERANCE) | (found > 1 + TOLERANCE)).any()
+            is_wrong |= units > 1 and (np.abs(sums[np.isfinite(sums)] - 1) > TOLERANCE).any()
+            if is_wrong or (len(found) == 2 and len(known) >= MIN_NUMBERS):
                 warn_user(
                     f"The predictions of the given branch {branch!r} for {task!r} must be "
                     "probabilities, such as predict_proba returns, not logits or classes. "
-                    f"Received: {len(found)} distinct values from {found[0]:.3g} to {found[-1]:.3g}"
+                    f"Received: {len(found)} distinct values from {found[0]:.3g} to "
+                    f"{found[-1]:.3g}, with a mean sum of {units * known.mean():.3g}"
                 )

@@ -8,7 +8,6 @@ import numpy as np
 
 from ple_keras._checks import check_by_task, check_keys, warn_user
 from ple_keras._keras.batches import first_batches, is_dataset
-from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import ByName, HasLabels, Nested, TaskName, Tensor
 from ple_keras.labels.sample_space import align_weights, check_dtype, to_number_array
 
@@ -66,7 +65,8 @@ def labeled_weights(
     if sample_weight is None:
         return np.ones(np.count_nonzero(is_labeled))
     array = to_number_array(sample_weight, f"sample_weight[{task!r}]")
-    aligned = to_numpy(align_weights(array, is_labeled.shape, f" of {task!r}"))
+    shape = align_weights(np.zeros(array.shape), is_labeled.shape, f" of {task!r}").shape
+    aligned = array.reshape(tuple(shape))  # in NumPy, since JAX has 32 bits
     weights: np.ndarray = np.broadcast_to(aligned, is_labeled.shape)[is_labeled].astype("float64")
     wrong = weights[~(np.isfinite(weights) & (weights >= 0))]
     if len(wrong):

@@ -194,6 +194,8 @@ class MultiTaskTraining(Mixin):
             given["callbacks"] = [*callbacks, hedge]
         self._runs += 1  # a subclass can override `reset_metrics`
         has_readers = any(type(each) is not FitHedge for each in callbacks)
+        for name in ("compute_metrics", "get_metrics_result"):  # a subclass can change the logs
+            has_readers |= getattr(type(self), name) is not getattr(MultiTaskTraining, name)
         self._reads_logs = has_readers or given.get("verbose", "auto") in ("auto", 1)
         try:
             return super().fit(**given)

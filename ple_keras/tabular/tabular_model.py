@@ -474,7 +474,8 @@ class TabularModel:
         predictions = self._fitted().predictions(self._predict(rows))
         if hasattr(rows, "columns"):
             index = {"index": rows.index} if hasattr(rows, "index") else {}
-            return type(rows)(predictions, **index)
+            frame = next(x for x in type(rows).__mro__ if x.__name__ == "DataFrame")
+            return frame(predictions, **index)
         lists = (each.tolist() for each in predictions.values())
         return [dict(zip(predictions, row)) for row in zip(*lists)]
 

@@ -249,6 +249,7 @@ PROBABILITIES = np.array([[0.25, 0.25, 0.5], [1, 0, 0], [0.1, 0.2, 0.7]])
         (pk.BinaryHead, [*np.linspace(0, 1, 29), NAN], None),  # of a forest
         (pk.BinaryHead, np.full(30, NAN), None),
         (pk.RegressionHead, np.arange(30) - 10, None),
+        (pk.MulticlassHead, np.tile(2 * PROBABILITIES, (10, 1)) / 3, "a mean sum of 0.667"),
         (pk.MulticlassHead, np.eye(3)[np.arange(30) % 3], "2 distinct values from 0 to 1"),
         (pk.MulticlassHead, np.tile(PROBABILITIES, (10, 1)), None),
     ],

@@ -75,6 +75,10 @@ def test_logits_of_probabilities_are_mixed_and_other_predictions_themselves(name
     expected = function(mixed) if of_logits else mixed
     reordered = dict(reversed(inputs.items()))
     assert_same(numpy_of(heads({"a": reordered})), {"a": expected})
+    mixed = sum(a * x for a, x in zip((0.5, 0.2, 0.3), logits))
+    tensors = {branch: keras.ops.convert_to_tensor(x) for branch, x in inputs.items()}
+    np.testing.assert_allclose(numpy_of(heads["a"].logits(tensors)), mixed, rtol=1e-5)
+    np.testing.assert_allclose(numpy_of(heads["a"](tensors)), expected, rtol=1e-5)
     (symbolic,) = heads({"a": {branch: keras.Input((5, 2)) for branch in inputs}}).values()
     assert symbolic.shape == (None, 5, 2)
     assert heads["a"].branch_weights() == pytest.approx({"x": 0.5, "y": 0.2, "z": 0.3})

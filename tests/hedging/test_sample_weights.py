@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK, Dataset, assert_same, features, once, randomize
+from tests.helpers import QUICK, Dataset, assert_same, every_backend, features, once, randomize
 from tests.models import branched, compiled, heads_of
 from tests.refusals import INF, NAN, all_refused, check_refused
 
@@ -176,3 +176,14 @@ def test_weights_without_labels_are_not_read():
     weights = np.where(np.isnan(Y["click"]), NAN, 1.0)
     assert fit_with({"click": weights}) == pk.fit_hedge(hedged_model(), X, Y)
     check_refused(lambda: pk.FitHedge((X, Y, np.ones(3))), ValueError, "same number of rows")
+
+
+@every_backend
+def test_large_integer_weights_are_not_read_as_32_bits():
+    heads = pk.TaskHeads([pk.RegressionHead("time", standardize=True)])
+    weights = np.repeat([2**32 + 1, 2**33 + 2], 5)
+    heads.adapt({"time": np.repeat([0.0, 3.0], 5)}, sample_weight=weights)
+    assert heads["time"]._scale == {
+        "mean": [pytest.approx(2)],
+        "deviation": [pytest.approx(2**0.5)],
+    }

@@ -328,3 +328,20 @@ def test_a_second_model_can_read_the_predictions_of_hedged_heads(order):
     trained.train_on_batch(X, {"a": X[:, 0] > 0, "b": X[:, 1] > 0})
     expected = 2 * numpy_of(trained(X)["a"])
     np.testing.assert_allclose(numpy_of(models[keras.Model](X)["a"]), expected, rtol=1e-6)
+
+
+class WithExtraLog(pk.MultiTaskModel):
+    def get_metrics_result(self):
+        return {**super().get_metrics_result(), "extra": 1.0}
+
+
+@once
+@pytest.mark.parametrize("verbose", [0, 2])
+def test_the_logs_of_a_subclass_that_changes_them_are_numbers(verbose):
+    heads, inputs = pk.TaskHeads([pk.BinaryHead("a")]), keras.Input((4,))
+    model = WithExtraLog(inputs, heads(pk.CGCBlock(heads, [4])(inputs)))
+    model.compile("adam")
+    y = (np.arange(32) % 2).astype("float32")
+    for _ in range(2):  # the first one begins eagerly
+        history = model.fit(features(32, 4), y, batch_size=8, epochs=2, verbose=verbose).history
+        assert all(value > 0 for values in history.values() for value in values)
