@@ -150,9 +150,9 @@ print(model.layers[-1].coefficients)
 """
 
 
+@once  # on all backends, tests/compat loads a file, and tests/tabular serves a model
 def test_a_second_model_serves_a_hedged_model(tmp_path, monkeypatch):
-    if keras.backend.backend() == "torch":  # without which the module can't be imported
-        monkeypatch.setattr("ple_keras.steps.traced_step.MAX_GRAPHS", 0)
+    monkeypatch.setattr("ple_keras.steps.traced_step.MAX_GRAPHS", 0)
     model = compiled(branched(heads()), **QUICK)
     labels = {task: y.astype("float32") for task, y in Y.items()}
     model.fit(X, labels, validation_data=(X, labels), verbose=0)
