@@ -1,6 +1,7 @@
 """Progressive Layered Extraction and related multi-task models as Keras 3 layers."""
 
 from ple_keras import _keras  # noqa: F401, first, since it explains a missing backend
+from ple_keras._keras import removed as _removed  # noqa: F401, before the classes that exist
 from ple_keras.callbacks.gate_weights_logger import GateWeightsLogger
 from ple_keras.callbacks.loss_weights import LossWeightDecay, LossWeightLogger, LossWeightSchedule
 from ple_keras.callbacks.scores import GroupedAUC, MultiTaskScore
