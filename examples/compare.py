@@ -82,7 +82,8 @@ from sklearn.exceptions import ConvergenceWarning
 import ple_keras as pk
 from ple_keras.columns.columns import BLOCKS, FIRST, LARGEST, MAX_LENGTH
 from ple_keras.inspection._report_text import cells, table
-from ple_keras.inspection.task_figures import deviances, labels_by_position, task_figures
+from ple_keras.inspection.task_figures import labels_by_position, task_figures
+from ple_keras.metrics.array_metrics import half_deviances
 from ple_keras.tabular import task_columns
 from ple_keras.tabular.row_split import split_rows
 from ple_keras.tabular.stopping import LOSS, stop_callbacks
@@ -111,7 +112,7 @@ CLASSES = {"binary": "auc", "multiclass": "accuracy"}  # and their metrics, of w
 METRICS = {"regression": "rmse", **dict.fromkeys(POWERS, "deviance"), **CLASSES}
 ROW_LOSSES = {  # for `compare_predictions`, which knows others; of the probability of the class
     "multiclass": lambda y, p: -np.log(np.maximum(p, 1e-7)),
-    "gamma": lambda y, p: np.maximum(deviances(y, p, 2) / 2, 0),
+    "gamma": lambda y, p: half_deviances(y, p, 2),
 }
 COLUMN = "Column {}. Omit a column with --columns"
 LEAST = 100  # rows

@@ -10,9 +10,8 @@ import numpy as np
 from ple_keras._checks import check_by_task, check_keys, short_repr
 from ple_keras._typing import ByName, TaskName, Tensor
 from ple_keras.inspection._report_text import Report, cells, report_text, table
-from ple_keras.inspection.task_figures import deviances
 from ple_keras.labels.sample_space import to_number_array
-from ple_keras.metrics.array_metrics import group_indices
+from ple_keras.metrics.array_metrics import group_indices, half_deviances
 
 POWERS = {"count": 1, "amount": 1.5}  # of the mean in the variance
 AXES = dict.fromkeys(["binary", "regression", *POWERS], 1) | {"multiclass": 2}  # of predictions
@@ -188,7 +187,7 @@ def _known_losses(kind: str, y: np.ndarray, p: np.ndarray) -> np.ndarray:
     if kind == "regression":
         return np.asarray((y - p) ** 2)
     if kind in POWERS:
-        found = power_losses(y, p, POWERS[kind])
+        found = half_deviances(y, np.maximum(p, LEAST), POWERS[kind])
         return np.where(np.minimum(y, p) >= 0, found, np.nan)
     if kind == "binary":  # labels can be probabilities
         found = -y * np.log(np.maximum(p, LEAST)) - (1 - y) * np.log(np.maximum(1 - p, LEAST))
@@ -196,12 +195,6 @@ def _known_losses(kind: str, y: np.ndarray, p: np.ndarray) -> np.ndarray:
     is_class = y[:, None] == np.arange(p.shape[1])
     found = -np.log(np.maximum((is_class * p).sum(axis=1), LEAST))
     return np.where(is_class.any(axis=1) & (p >= 0).all(axis=1), found, np.nan)
-
-
-def power_losses(y: np.ndarray, p: np.ndarray, power: float) -> np.ndarray:
-    """Return half of the deviances of counts, with a power of 1, or of amounts."""
-    losses: np.ndarray = np.maximum(deviances(y, np.maximum(p, LEAST), power) / 2, 0)
-    return losses  # at least 0, and not -1e-17
 
 
 def _gain(labels: np.ndarray, losses: np.ndarray, others: np.ndarray, groups: np.ndarray) -> Gain:

@@ -18,7 +18,7 @@ from ple_keras.inspection._report_text import cells
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.losses.example_losses import MIN_PROBABILITY
 from ple_keras.losses.loss_kinds import ERRORS, loss_name
-from ple_keras.metrics.array_metrics import grouped_auc
+from ple_keras.metrics.array_metrics import grouped_auc, half_deviances
 
 Epochs: TypeAlias = Mapping[str, list[float]]  # the values of all epochs of `fit`, by key
 MIN_COMPLEMENT = 1e-7  # of 1 - p, since float32 has few probabilities closer to 1
@@ -164,9 +164,9 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray) -> Tas
     elif y.shape == p.shape and not is_list:
         numbers = np.ma.masked_invalid(y)
         if (power := variance_power(head)) is not None:
-            losses = deviances(numbers, p, power)
-            baseline = deviances(numbers, numbers.mean(axis=0), power).mean(axis=0)
-            figures["deviance"] = float(losses.mean())
+            losses = half_deviances(numbers, p, power)
+            baseline = half_deviances(numbers, numbers.mean(axis=0), power).mean(axis=0)
+            figures["deviance"] = 2 * float(losses.mean())
         else:
             losses, baseline = (numbers - p) ** 2, numbers.var(axis=0)
             figures["rmse"] = float(np.sqrt(losses.mean()))
@@ -188,19 +188,6 @@ def metric_text(task: TaskFigures) -> str:
 def _is_rate(head: Head) -> bool:
     """Return whether predictions are to have the sum of the labels."""
     return isinstance(head, ProbabilityHead) or variance_power(head) is not None
-
-
-def deviances(labels: np.ndarray, means: np.ndarray, power: float) -> Any:
-    """Return the deviance of each label (see `TweedieHead`), and of counts with a power of 1."""
-    means = np.maximum(means, MIN_PROBABILITY)
-    logs = np.log(np.maximum(labels, MIN_PROBABILITY) / means)
-    if power == 1:
-        return 2 * (labels * logs - labels + means)
-    if power == 2:
-        return 2 * (labels / means - 1 - logs)
-    excess = labels * means ** (1 - power) - means ** (2 - power)
-    powers = labels ** (2 - power) - means ** (2 - power)
-    return 2 * (excess - powers / (2 - power)) / (power - 1)
 
 
 def _mean_and_deviation(values: np.ndarray, is_list: bool) -> tuple[float, float]:

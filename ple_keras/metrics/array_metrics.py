@@ -1,11 +1,14 @@
 """Metrics that need all rows at once, for arrays."""
 
+from typing import Any
+
 import numpy as np
 
 from ple_keras._checks import check_int, check_known_value, short_repr, warn_user
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import BinStrategy, GroupWeighting, Tensor
 from ple_keras.labels.sample_space import to_number_array
+from ple_keras.losses.example_losses import MIN_PROBABILITY
 
 WEIGHTINGS = ("rows", "equal")
 TOLERANCE = 1e-6  # by which a probability can lie outside [0, 1]
@@ -143,6 +146,21 @@ def group_indices(groups: Tensor, rows: int) -> np.ndarray:
         )
     indices: dict[str | bytes | int, int] = {}  # faster than sorting strings
     return np.array([indices.setdefault(name, len(indices)) for name in names], dtype="int64")
+
+
+def half_deviances(labels: np.ndarray, means: np.ndarray, power: float) -> Any:
+    """Return half the deviance of each label (see `TweedieHead`), and of counts with power 1."""
+    means = np.maximum(means, MIN_PROBABILITY)
+    logs = np.log(np.maximum(labels, MIN_PROBABILITY) / means)
+    if power == 1:
+        found = labels * logs - labels + means
+    elif power == 2:
+        found = labels / means - 1 - logs
+    else:
+        excess = labels * means ** (1 - power) - means ** (2 - power)
+        powers = labels ** (2 - power) - means ** (2 - power)
+        found = (excess - powers / (2 - power)) / (power - 1)
+    return np.maximum(found, 0)  # and not -1e-17
 
 
 def check_binary(labels: np.ndarray, argument: str) -> None:

@@ -18,7 +18,7 @@ from ple_keras.heads.regression_heads import variance_power
 from ple_keras.heads.task_heads import find_heads
 from ple_keras.hedging.stacked_tasks import find_effects
 from ple_keras.inspection._report_text import Report, cells, report_text, table
-from ple_keras.inspection.compare_predictions import Gain, compare_predictions, power_losses
+from ple_keras.inspection.compare_predictions import Gain, compare_predictions
 from ple_keras.inspection.task_figures import (
     TaskFigures,
     labels_by_position,
@@ -27,6 +27,7 @@ from ple_keras.inspection.task_figures import (
 )
 from ple_keras.inspection.task_report import branch_predictions, read_rows
 from ple_keras.losses.loss_kinds import loss_name
+from ple_keras.metrics.array_metrics import half_deviances
 from ple_keras.steps.observing_model import ObservingModel
 from ple_keras.tabular.stopping import BATCH_SIZE
 
@@ -115,7 +116,7 @@ def _row_loss(head: Head) -> str | Callable[[np.ndarray, np.ndarray], np.ndarray
     if loss_name(head.loss) == "mean_squared_error":
         return "regression"
     if (power := variance_power(head)) is not None:
-        return partial(power_losses, power=power)
+        return partial(half_deviances, power=power)
 
     def losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
         pair = (ops.convert_to_tensor(each[:, None].astype("float32")) for each in (y, p))
