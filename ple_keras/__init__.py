@@ -18,7 +18,6 @@ from ple_keras.hedging.stacked_tasks import StackedTasks
 from ple_keras.inspection.check_inputs import check_inputs
 from ple_keras.inspection.compare_predictions import compare_predictions
 from ple_keras.inspection.gates import GateReport, gate_report, gate_weights
-from ple_keras.inspection.gradient_conflict import gradient_conflict
 from ple_keras.inspection.task_report import TaskReport, task_report
 from ple_keras.labels.mask_labels import mask_labels
 from ple_keras.layers.cgc_block import CGCBlock
@@ -32,9 +31,8 @@ from ple_keras.layers.shared_bottom_block import SharedBottomBlock
 from ple_keras.layers.sparse_embedding import SparseEmbedding
 from ple_keras.layers.stream_features import StreamFeatures
 from ple_keras.losses.masked_loss import MaskedLoss
-from ple_keras.metrics.array_metrics import expected_calibration_error, grouped_auc
+from ple_keras.metrics.array_metrics import grouped_auc
 from ple_keras.metrics.masked_metric import MaskedMetric
-from ple_keras.metrics.mtl_gain import mtl_gain
 from ple_keras.metrics.sums import Calibration, LogitAUC, NormalizedEntropy, PoissonDeviance
 from ple_keras.models.multi_task_model import MultiTaskModel, MultiTaskTraining
 from ple_keras.optimizers.share_tables import share_tables
@@ -93,16 +91,13 @@ __all__ = [
     "TweedieHead",
     "check_inputs",
     "compare_predictions",
-    "expected_calibration_error",
     "export_onnx",
     "fill_new_rows",
     "fit_hedge",
     "gate_report",
     "gate_weights",
-    "gradient_conflict",
     "grouped_auc",
     "mask_labels",
-    "mtl_gain",
     "plot_architecture",
     "plot_gate_history",
     "plot_gate_weights",

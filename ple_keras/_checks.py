@@ -33,13 +33,13 @@ class _ShortRepr(reprlib.Repr):
 short_repr: Callable[[object], str] = _ShortRepr().repr
 
 
-def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
+def warn_user(message: str) -> None:
     """Warn at the line outside of this package and Keras that led to this call."""
     frame, level = sys._getframe(1), 2
     inside = ("ple_keras.", "keras.")
     while frame.f_back and f"{frame.f_globals.get('__name__')}.".startswith(inside):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=level)
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def first_error(error: BaseException) -> BaseException:

@@ -37,7 +37,6 @@ Logs: TypeAlias = dict[str, float] | None
 Store: TypeAlias = MutableMapping[str, np.ndarray]  # the part of a weights file of a layer
 
 # Options. Arguments with a default can also be None.
-BinStrategy: TypeAlias = Literal["quantile", "uniform"]
 GateInput: TypeAlias = Literal["stream", "context", "both"]
 GroupWeighting: TypeAlias = Literal["rows", "equal"]
 LearnedWeighting: TypeAlias = Literal["uncertainty"]

@@ -38,21 +38,6 @@ def test_all_lists_the_public_names():
     assert public_names() == set(pk.__all__)
 
 
-REPLACEMENTS = {
-    "mtl_gain": r"Subtract the metrics",
-    "expected_calibration_error": r"Use the metric Calibration, or .* sklearn\.calibration",
-    "gradient_conflict": r"Use task_report\(\.\.\.\)\.conflicts",
-}
-
-
-@pytest.mark.parametrize(("name", "replacement"), REPLACEMENTS.items())
-def test_a_deprecated_function_names_its_replacement(name, replacement):
-    message = f"^{name} is deprecated. {replacement}"
-    with pytest.warns(DeprecationWarning, match=message) as caught, pytest.raises(TypeError):
-        getattr(pk, name)(None, None)
-    assert caught[0].filename == __file__
-
-
 REGISTERED = """
 import ple_keras, sys
 print(*(name for name in sys.modules if name.startswith("ple_keras.")))

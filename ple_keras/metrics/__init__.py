@@ -1,1 +1,1 @@
-"""Metrics over labeled examples, and gains of multi-task models."""
+"""Metrics over labeled examples."""

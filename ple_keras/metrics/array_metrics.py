@@ -4,80 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from ple_keras._checks import check_int, check_known_value, short_repr, warn_user
+from ple_keras._checks import check_known_value, short_repr
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._typing import BinStrategy, GroupWeighting, Tensor
+from ple_keras._typing import GroupWeighting, Tensor
 from ple_keras.labels.sample_space import to_number_array
 from ple_keras.losses.example_losses import MIN_PROBABILITY
 
 WEIGHTINGS = ("rows", "equal")
-TOLERANCE = 1e-6  # by which a probability can lie outside [0, 1]
-
-
-def expected_calibration_error(
-    labels: Tensor, predictions: Tensor, num_bins: int = 15, strategy: BinStrategy = "quantile"
-) -> float:
-    """Return the mean distance between predicted and observed frequencies, over bins.
-
-    Deprecated: use the metric `Calibration`, or `calibration_curve` of scikit-learn for bins.
-
-        ECE = sum_b n_b abs(p_b - y_b) / n
-
-    Bin b contains the n_b of n examples whose predictions lie in an interval. p_b is the mean of
-    their predictions, and y_b the mean of their labels. 0 is best. Quantiles need all examples at
-    once, so this is not a metric for `compile`.
-
-    Args:
-        labels: Labels from 0 to 1, `(N,)` or `(N, 1)`. NaN is a missing label, which is ignored.
-        predictions: Probabilities, `(N,)` or `(N, 1)`.
-        num_bins: The number of bins.
-        strategy: "quantile" for bins with about equal numbers of examples, or "uniform" for bins
-            of equal width in [0, 1]. An interval contains its upper limit. Equal predictions are in
-            the same bin.
-
-    Returns:
-        A float in [0, 1]; NaN if there is no label, or a prediction is NaN.
-
-    Raises:
-        TypeError: If labels or predictions are not numbers, or `num_bins` is not an integer.
-        ValueError: If labels or predictions are outside [0, 1] by more than 1e-6, their numbers
-            differ, `num_bins` is below 1, or `strategy` is unknown.
-
-    Warns:
-        DeprecationWarning: Always.
-
-    Reference:
-
-    - Naeini, Cooper, Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian Binning",
-      AAAI 2015. [doi:10.1609/aaai.v29i1.9602](https://doi.org/10.1609/aaai.v29i1.9602)
-
-    Example:
-
-    >>> round(expected_calibration_error([0, 0, 1, 1], [0.1, 0.1, 0.8, 0.8], num_bins=2), 4)
-    0.15
-    """
-    warn_user(
-        "expected_calibration_error is deprecated. Use the metric Calibration, or for bins "
-        "sklearn.calibration.calibration_curve",
-        DeprecationWarning,
-    )
-    num_bins = check_int(num_bins, "num_bins", minimum=1)
-    check_known_value(strategy, ("quantile", "uniform"), "strategy")
-    y, p = _label_rows(labels, predictions)
-    y, p = y[~np.isnan(y)], p[~np.isnan(y)]
-    for argument, values in (("labels", y), ("predictions", p)):
-        wrong = values[(values < -TOLERANCE) | (values > 1 + TOLERANCE)]
-        if len(wrong):
-            raise ValueError(f"{argument} must be in [0, 1]. Received: {argument}={wrong[0]}")
-    p = np.clip(p, 0, 1)
-    if not len(y) or np.isnan(p).any():
-        return float("nan")
-    inner_limits = np.linspace(0, 1, num_bins + 1)[1:-1]
-    if strategy == "quantile":
-        inner_limits = np.quantile(p, inner_limits)
-    bins = np.searchsorted(inner_limits, p)
-    differences = np.bincount(bins, weights=p - y)  # times the numbers of examples
-    return float(np.abs(differences).sum() / len(y))
 
 
 def grouped_auc(
@@ -119,7 +52,12 @@ def grouped_auc(
     >>> grouped_auc([0, 1, 0, 1, 1], [0.1, 0.2, 0.8, 0.7, 0.9], users)
     0.7
     """
-    y, p = _label_rows(labels, predictions)
+    y, p = to_number_array(labels, "labels"), to_number_array(predictions, "predictions")
+    if y.shape[:1] != p.shape[:1] or y.size != p.size:
+        raise ValueError(
+            f"labels must fit predictions, of the shape {p.shape}. Received: labels.shape={y.shape}"
+        )
+    y, p = y.ravel().astype("float64"), p.ravel().astype("float64")  # float64 keeps all ties
     check_binary(y, "labels")
     indices = group_indices(groups, rows=len(np.atleast_1d(to_numpy(labels))))
     return auc_and_share(y, p, indices, weighting)[0]
@@ -202,13 +140,3 @@ def auc_and_share(
     earlier = np.cumsum(counts) - counts  # rows in earlier groups
     areas = (sums / positives - earlier - (positives + 1) / 2) / (counts - positives)
     return float(np.average(areas, weights=counts if weighting == "rows" else None)), share
-
-
-def _label_rows(labels: Tensor, predictions: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and predictions as float64 arrays `(N,)`, from `(...)` or `(..., 1)`."""
-    y, p = to_number_array(labels, "labels"), to_number_array(predictions, "predictions")
-    if y.shape[:1] != p.shape[:1] or y.size != p.size:
-        raise ValueError(
-            f"labels must fit predictions, of the shape {p.shape}. Received: labels.shape={y.shape}"
-        )
-    return y.ravel().astype("float64"), p.ravel().astype("float64")  # float64 keeps all ties

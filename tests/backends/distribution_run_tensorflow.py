@@ -118,7 +118,6 @@ def main(folder):
     two, four = strategies()
     observers = [
         pk.task_report,
-        pk.gradient_conflict,
         lambda model, x, y: pk.gate_report(model, x),
         lambda model, x, y: pk.gate_weights(model, x),
         pk.fit_hedge,

@@ -160,24 +160,6 @@ def test_shares_of_gradients_are_those_of_the_weighted_losses():
 
 
 @once
-def test_only_parts_that_two_tasks_train_count():
-    """Here, only the shared expert, one slice of the stacked kernels."""
-    heads = pk.TaskHeads([pk.RegressionHead(task) for task in TASKS])
-    level = pk.CGCBlock(heads, [3], add_shared_gate=False)
-    model = chain(level, heads, width=4)
-    x, y = features(ROWS, 4), {task: features(ROWS, seed=i) for i, task in enumerate(TASKS)}
-    before = pk.task_report(model, x, y, batch_size=ROWS)
-    cosine = pk.gradient_conflict(model, x, y)[level.name]["shared/expert_0"]["click", "buy"]
-    twice = pk.task_report(
-        model,
-        *[keras.tree.map_structure(lambda a: np.concatenate([a, a]), d) for d in (x, y)],
-        batch_size=ROWS,
-    )
-    assert twice.conflicts["click", "buy"].cosine == close(cosine)
-    assert before.conflicts["click", "buy"].pairs == 0
-
-
-@once
 def test_without_shared_parts_or_other_tasks_shares_are_undefined():
     heads = pk.TaskHeads([pk.RegressionHead(task) for task in TASKS])
     features_by_stream = pk.StreamFeatures(heads, keras.layers.Dense(4), shared=False)

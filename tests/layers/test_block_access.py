@@ -63,7 +63,6 @@ OPTIONS = {
     "LossReduction": lambda x: pk.Head("a", reduction=x),
     "LearnedWeighting": lambda x: pk.TaskHeads([pk.BinaryHead("a")], loss_weighting=x),
     "GroupWeighting": lambda x: pk.grouped_auc([0, 1], [0.1, 0.9], [1, 1], weighting=x),
-    "BinStrategy": lambda x: pk.expected_calibration_error([0, 1], [0.1, 0.9], strategy=x),
 }
 
 
