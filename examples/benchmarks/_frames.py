@@ -1,6 +1,7 @@
 """The tables of `against_boosting`, as frames with parts."""
 
 import importlib
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,15 +13,16 @@ import pandas as pd
 import ple_keras as pk
 
 from ._data import CATEGORICAL, INCOME, NEVER_MARRIED, NUMERIC, _read_census
-from ._stop_cases import make_counts, make_texts
 
 ROOT = Path(__file__).parents[2]
-compare = importlib.import_module("compare")  # `_stop_cases` has added its folder to the path
+sys.path.append(str(ROOT / "examples"))  # for the recommender, the flights and compare.py
+compare = importlib.import_module("compare")
 
 ROWS, TRAINING_ROWS, BLOCK, LENGTH = 10_000, 7_000, 100, 16
+USERS, ITEMS, WORDS, BUCKETS = 500, 300, 2000, 1000  # of generated tables
+LABELED = 0.05  # share of the labels of their scarce task in training and validation
 CUTS = [0.7, 0.85]  # of the rows: for training, validation and the test
 ALL = ", all rows"
-OPTIONS = {name: compare.DEFAULTS[name] for name in compare.LIMITS}
 KINDS = {  # of tasks
     **dict.fromkeys(["canceled", "departed_late", INCOME, NEVER_MARRIED], "binary"),
     **dict.fromkeys(["like", "hate", "bought", "flagged", "union"], "binary"),
@@ -91,16 +93,53 @@ def load_movielens(seed: int) -> Table:
     return Table(frame, ["user", "film"], rows, pd.factorize(frame["user"])[0])
 
 
-def generate(make: Callable, ids: Sequence[str], seed: int) -> Table:
-    data = make(TRAINING_ROWS, seed)
-    frames = [
-        pd.DataFrame({name: list(x) for name, x in (part.inputs | part.labels).items()})
-        for part in (data.train, data.validation, data.test)
-    ]
-    rows = np.arange(sum(map(len, frames)))
-    parts = np.split(rows, np.cumsum([len(each) for each in frames])[:2])
-    frame = pd.concat(frames, ignore_index=True)
-    return Table(frame, ids, parts, rows + seed * len(rows))  # other rows for each seed
+def generate(make: Callable, scarce: str, ids: Sequence[str], seed: int) -> Table:
+    cuts = [TRAINING_ROWS, TRAINING_ROWS + TRAINING_ROWS // 4]
+    rows = np.arange(TRAINING_ROWS + 2 * (TRAINING_ROWS // 4))
+    columns, is_labeled = make(len(rows), seed), np.random.default_rng([seed, SEEDS[make]])
+    is_known = (is_labeled.random(len(rows)) < LABELED) | (rows >= cuts[1])
+    columns[scarce] = np.where(is_known, columns[scarce], np.nan)
+    frame = pd.DataFrame({name: list(values) for name, values in columns.items()})
+    return Table(frame, ids, np.split(rows, cuts), rows + seed * len(rows))  # others by seed
+
+
+def make_counts(rows: int, seed: int) -> dict[str, np.ndarray]:
+    """Draw clicks of users on items, and whether they bought one."""
+    rng = np.random.default_rng([seed, 8])
+    user, item = rng.integers(USERS, size=rows), rng.integers(ITEMS, size=rows)
+    age = rng.standard_normal(rows)
+    users, items = rng.standard_normal((USERS, 6)), rng.standard_normal((ITEMS, 6))
+    likes = users[user] * items[item]
+    tastes = 0.5 * (users[user, 0] + items[item, 0])
+    clicks = draw_counts(tastes + 0.4 * likes[:, 1:4].sum(1) + 0.3 * np.sin(2 * age), rng)
+    bought = draw_chance(tastes + 0.8 * likes[:, 3:].sum(1) + 0.5 * age - 1.5, rng)
+    inputs = {"user": user, "item": item, "age": age.astype("float32")}
+    return inputs | {"clicks": clicks, "bought": bought}
+
+
+def make_texts(rows: int, seed: int) -> dict[str, np.ndarray]:
+    """Draw texts of hashed words with a rating, votes, and a flag."""
+    rng = np.random.default_rng([seed, 10])
+    frequency = 1 / np.arange(10, WORDS + 10)
+    words = rng.choice(WORDS, (rows, LENGTH), p=frequency / frequency.sum())
+    common, *own = rng.standard_normal((4, WORDS))
+    rating, flag, votes = ((0.6 * common + 0.8 * each)[words].sum(1) / LENGTH**0.5 for each in own)
+    rating = (rating + rng.standard_normal(rows)) / 2**0.5
+    labels = {"rating": rating.astype("float32"), "votes": draw_counts(0.7 * votes, rng)}
+    labels["flagged"] = draw_chance(2 * flag - 2, rng)
+    return {"words": rng.integers(2, BUCKETS + 2, WORDS)[words].astype("int32")} | labels
+
+
+SEEDS = {make_counts: 9, make_texts: 11}  # of missing labels
+
+
+def draw_chance(logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return rng.random(len(logits)) < 1 / (1 + np.exp(-logits))
+
+
+def draw_counts(log_rates: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw counts with a variance of mean + mean^2."""
+    return rng.poisson(rng.exponential(np.exp(np.minimum(log_rates, 4))))
 
 
 def load_wages(seed: int) -> Table:
@@ -141,8 +180,8 @@ def read_r(package: str, name: str) -> pd.DataFrame:
 TABLES: dict[str, Callable[[int], Table]] = {
     "flights": load_flights,
     "MovieLens": load_movielens,
-    "counts": partial(generate, make_counts, ["user", "item"]),
-    "texts": partial(generate, make_texts, []),
+    "counts": partial(generate, make_counts, "bought", ["user", "item"]),
+    "texts": partial(generate, make_texts, "flagged", []),
     "census": load_census,
     "wages": load_wages,
     "health": load_health,

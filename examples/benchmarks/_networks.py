@@ -25,8 +25,6 @@ class Network:
         streams: Whether every stream has its own copy of the features.
         own_tables: For "hedged", the width of the tables of own branches, relative to the shared
             branch. 0 is one table for all branches.
-        own_ids: For "hedged", what own branches read of ids and lists: "all", "hashed" to a tenth
-            of the rows of their tables, or "few", which have at most 100 rows.
         uncertainty: Whether the weights of the losses are learned.
         base: For an option under test, the kind of network that it is compared with, or "".
         task_experts: The numbers of experts per level, of the first task and of every other task.
@@ -47,7 +45,6 @@ class Network:
     isolated: bool = False
     streams: bool = False
     own_tables: float = 1.0
-    own_ids: str = "all"
     uncertainty: bool = False
     base: str = ""
     task_experts: tuple[int, int] = (1, 1)
@@ -100,6 +97,9 @@ HEDGED = {
     "hedged-ple": Network(
         "hedged, PLE as a third branch", "hedged", streams=True, base="hedged", branches="ple"
     ),
+    "hedged-quarter": Network(
+        "hedged, quarter tables", "hedged", streams=True, base="hedged", own_tables=0.25
+    ),
     "single-pair": Network(
         "ensemble: two single-task networks",
         "hedged",
@@ -119,18 +119,6 @@ MIXTURES = {
         ("hedged-bottoms", "equal", "ensemble: two shared bottoms, equal weights"),
     )
 }
-# Own branches whose tables have this share of the width, or that read the shared one.
-SMALLER = {
-    f"hedged-{name}": replace(
-        HEDGED["hedged"], title=f"hedged, {name} tables", base="hedged", own_tables=width
-    )
-    for name, width in (("half", 0.5), ("quarter", 0.25), ("eighth", 0.125), ("common", 0.0))
-}
-# Only for cases with tables.
-FEWER_IDS = {
-    f"hedged-{ids}": replace(HEDGED["hedged"], title=f"hedged, {name}", base="hedged", own_ids=ids)
-    for ids, name in (("hashed", "a tenth of the rows"), ("few", "small tables only"))
-}
 EXPONENTS = {
     f"hedged-exponent-{exponent}": replace(
         HEDGED["hedged"],
@@ -146,8 +134,7 @@ OPTIMIZERS = {
     for base, network in {**BLOCKS, **HEDGED}.items()
     if base in ("single", "bottom", "hedged")
 }
-NETWORKS = {**BLOCKS, **SCARCE, **ROOT, **HEDGED, **SMALLER, **FEWER_IDS}
-NETWORKS |= {**MIXTURES, **EXPONENTS, **OPTIMIZERS}
+NETWORKS = {**BLOCKS, **SCARCE, **ROOT, **HEDGED, **MIXTURES, **EXPONENTS, **OPTIMIZERS}
 # Without embedding tables, there are no features to copy, so these networks are equal.
 WITHOUT_TABLES = {
     "cgc-streams": "cgc",

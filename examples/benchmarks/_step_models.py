@@ -1,4 +1,4 @@
-"""Models of `step_time`, `scaling` and `export_latency`: ours, its baselines and other libraries.
+"""Models of `step_time`: ours, its baselines and other libraries.
 
 All have equal towers, Dense layers [64, 1], losses and optimizers. Differences in time are
 therefore due to the experts and gates.
@@ -60,11 +60,6 @@ class Case:
     def task_names(self) -> list[str]:
         """Names of the tasks."""
         return [f"task_{i}" for i in range(self.tasks)]
-
-    @property
-    def expert_multiply_adds(self) -> int:
-        """Multiply-adds of all experts for one example, without gates and towers."""
-        return sum(self._level_multiply_adds(level) for level in range(self.levels))
 
     @property
     def floor_widths(self) -> list[int]:

@@ -26,7 +26,6 @@ ratios, and only within one run.
 
 2 + 2 experts are two experts per task and two shared experts. All models are compiled as Keras does
 by default: as a graph on TensorFlow, with XLA only on a GPU; with XLA on JAX; not on PyTorch.
-`scaling --curve A` measures the build, the first step and its memory in new processes.
 
 `--options` compares blocks of this library and their options, on two tasks that read an embedding
 table of 100,000 rows of 8 through 38 columns, and 7 numbers, in batches of 1,024. Experts are

@@ -12,7 +12,7 @@ from tests.processes import ROOT
 pytest.importorskip("lightgbm")
 from sklearn.metrics import roc_auc_score
 
-from examples.benchmarks import _frames, against_boosting, stacked_tasks
+from examples.benchmarks import _frames, against_boosting
 
 pytestmark = once
 
@@ -114,11 +114,3 @@ def test_choosing_has_the_numbers_of_verdicts():
     for verdict, *of_models in zip(against_boosting.VERDICTS, *counts):
         (row,) = (line for line in page.splitlines() if line.startswith(f"| {verdict}"))
         assert [int(cell.split()[0].rstrip(":,")) for cell in row.split(" | ")[1:]] == of_models
-
-
-def test_the_page_on_stacked_tasks_has_the_kept_tables():
-    kept = pd.read_json(stacked_tasks.KEPT, orient="split")
-    page = (ROOT / "docs" / "recipes" / "stacked_tasks.md").read_text()
-    _, worse, scores = stacked_tasks.format_tables(kept).split("\n\n")
-    assert f"\n{worse}\n" in page
-    assert f"\n{scores}\n" in page

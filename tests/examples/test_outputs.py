@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from examples.benchmarks import tuning, whole_job
+from examples.benchmarks import whole_job
 from tests.helpers import once
 from tests.processes import EXAMPLES, ROOT
 from tests.recorded_outputs import OUTPUTS, recorded, run_examples
@@ -54,5 +54,3 @@ def test_pages_have_the_kept_results_of_benchmarks():
         (x, i) for x in whole_job.SHOWN for i in range(5)
     }
     assert whole_job.format_table(kept) in (ROOT / "docs" / "performance.md").read_text()
-    losses = tuning.pd.read_json(tuning.KEPT)
-    assert tuning.format_table(losses) in (ROOT / "docs" / "tuning.md").read_text()

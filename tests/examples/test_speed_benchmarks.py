@@ -66,7 +66,6 @@ def test_the_floor_has_the_multiply_adds_of_all_experts(tasks):
     kernels = [layer.kernel.shape for layer in model.layers if "chain" in layer.name]
     of_experts = (2 * tasks + 2) * (4 * 5 + 5 * 4) * 2  # experts, two kernels each, levels
     assert sum(rows * columns for rows, columns in kernels) == of_experts
-    assert case.expert_multiply_adds == of_experts
 
 
 def first_cells(printed, count):
