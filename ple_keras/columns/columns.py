@@ -29,6 +29,7 @@ ARGUMENTS = ("ids", "numbers", "lists", "texts", "logs", "required")
 KEPT = ("inputs", "rows", "rare", "previous")  # not in files of earlier versions
 MISSING, UNKNOWN, FIRST = 0, 1, 2  # codes; FIRST is the first known value
 LARGEST = 5.0  # limit of a scaled number
+FAR = 100  # deviations from the mean, beyond which a number is probably wrong
 LARGEST_FLOAT = float(np.finfo("float32").max)
 BINS, MAX_ROWS = 16, 100_000  # of the quantiles of numbers, and of the sample that has them
 MAX_RARE = 100_000  # values of a table that are counted for `update`
@@ -75,7 +76,9 @@ class Columns:
     Attributes:
         known: The known values of each table, after `fit`.
         scales: The mean, the standard deviation and the limits of each column of numbers, after
-            `fit`. The limits are the range in training, widened by its width on both sides.
+            `fit`. Mean and deviation are of at most 100,000 random rows, in which numbers are
+            limited to the quantiles 0.001 and 0.999, unless only these vary. The limits are the
+            range in training, widened by its width on both sides.
         quantiles: The quantiles 0, 1/16, ..., 1 of each column of numbers or their logarithms, of
             at most 100,000 random rows, after `fit`. Without them, as in files of earlier versions,
             `transform` limits numbers to 5 deviations.
@@ -201,11 +204,14 @@ class Columns:
             TypeError: If a column contains values of a wrong type, or ids of several types.
             ValueError: If a column is missing, or has no known value, or no finite number, or
                 `spare` is negative.
+
+        Warns:
+            UserWarning: If columns have numbers more than 100 deviations from the mean.
         """
         if not isinstance(spare, Real) or not 0 <= spare < np.inf:
             raise ValueError(f"spare must be a number of at least 0. Received: {spare=}")
         counts: Counts = {table: Counter() for table in self._table.values()}
-        moments = dict.fromkeys(self.numbers, (0, 0.0, 0.0, np.inf, -np.inf))
+        ends = dict.fromkeys(self.numbers, (np.inf, -np.inf))
         samples, random = dict.fromkeys(self.numbers, np.empty((2, 0))), np.random.default_rng(0)
         self.known, self.scales, self._kinds, self._types = {}, {}, {}, {}
         missing, rows = Counter[str](), 0
@@ -215,8 +221,10 @@ class Columns:
             for name in self.numbers:
                 x = self._numbers(frame, name)
                 missing[name] += int(np.isnan(x).sum())
-                moments[name] = _add_moments(*moments[name], x)
-                samples[name] = _add_rows(samples[name], x[~np.isnan(x)], random)
+                x = x[~np.isnan(x)]
+                low, high = ends[name]
+                ends[name] = x.min(initial=low), x.max(initial=high)
+                samples[name] = _add_rows(samples[name], x, random)
         known, self.rare = _split_rare(counts, min_rows)
         for name in (name for name, values in known.items() if not values):
             raise ValueError(
@@ -225,7 +233,14 @@ class Columns:
             )
         self.rows = {name: FIRST + len(v) + ceil(len(v) * spare) for name, v in known.items()}
         self.previous = ""
-        scales = {name: _scale(name, name in self.logs, *each) for name, each in moments.items()}
+        scales = {n: _scale(n, n in self.logs, samples[n][1], *pair) for n, pair in ends.items()}
+        sizes = {n: np.abs(np.subtract(ends[n], mean)).max() for n, (mean, *_) in scales.items()}
+        if far := [n for n, size in sizes.items() if size > FAR * scales[n][1]]:
+            warnings.warn(
+                f"Columns have numbers more than {FAR} deviations from the mean, such as typing "
+                f"errors: {far}. Correct them, or name columns of amounts in `logs`",
+                stacklevel=2,
+            )
         shares = np.linspace(0, 1, BINS + 1)
         quantiles = {
             name: np.quantile(x, shares, method="inverted_cdf").tolist()
@@ -510,7 +525,7 @@ class Columns:
 
     def _scaled_quantiles(self, name: str) -> np.ndarray:
         mean, deviation, *_ = self.scales[name]
-        return (np.array(self.quantiles[name]) - mean) / deviation
+        return np.clip((np.array(self.quantiles[name]) - mean) / deviation, -LARGEST, LARGEST)
 
     def _rows(self, table: str) -> int:
         """Return the number of codes of a table."""
@@ -815,19 +830,6 @@ def _split_rare(counts: Counts, min_rows: int) -> tuple[dict[str, list[Value]], 
     return frequent, rare
 
 
-def _add_moments(
-    count: int, mean: float, squares: float, low: float, high: float, x: np.ndarray
-) -> tuple[int, float, float, float, float]:
-    """Add numbers to a count, a mean, a sum of squared differences from the mean, and a range."""
-    x = x[~np.isnan(x)]
-    if not len(x):
-        return count, mean, squares, low, high
-    with np.errstate(invalid="ignore", over="ignore"):  # `_scale` refuses infinite numbers
-        total, step = count + len(x), x.mean() - mean
-        squares += len(x) * x.var() + step**2 * count * len(x) / total
-    return total, mean + step * len(x) / total, squares, min(low, x.min()), max(high, x.max())
-
-
 def _add_rows(sample: np.ndarray, x: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Return the values with the smallest random numbers, which are in the first row."""
     sample = np.hstack([sample, [random.random(len(x)), x]])
@@ -835,17 +837,21 @@ def _add_rows(sample: np.ndarray, x: np.ndarray, random: np.random.Generator) ->
     return sample if is_small else sample[:, np.argpartition(sample[0], MAX_ROWS)[:MAX_ROWS]]
 
 
-def _scale(
-    name: str, is_log: bool, count: int, mean: float, squares: float, low: float, high: float
-) -> list[float]:
-    """Return the mean, the deviation, which is 1 for constants, and the limits of numbers."""
-    if not count or not np.isfinite(squares):
-        raise ValueError(
-            f"{name} must contain finite numbers. Received: "
-            + (f"{count} numbers from {low} to {high}" if count else "no number")
-        )
-    deviation = float(np.sqrt(squares / count))
+def _scale(name: str, is_log: bool, sample: np.ndarray, low: float, high: float) -> list[float]:
+    """Return the mean, the deviation, which is 1 for constants, and the limits of numbers.
+
+    Wrong numbers hardly change the mean and the deviation: these are of a sample that is limited to
+    its quantiles .001 and .999, and so are at least one number at each end.
+    """
+    if not np.isfinite([low, high]).all():
+        found = f"numbers from {low} to {high}" if len(sample) else "no number"
+        raise ValueError(f"{name} must contain finite numbers. Received: {found}")
+    x, last = np.sort(sample), len(sample) - 1
+    cut = max(len(x) // 1000, 1)
+    limited = np.clip(x, x[min(cut, last)], x[max(last - cut, 0)])
+    x = limited if limited.std() > 1e-12 * abs(limited.mean()) else x  # not of mostly zeros
+    mean, deviation = float(x.mean()), float(x.std())
     deviation = deviation if deviation > 1e-12 * abs(mean) else 1.0
     low, high = np.expm1([low, high]).tolist() if is_log else (float(low), float(high))
     width = (high - low) or 1.0
-    return [float(mean), deviation, 0.0 if is_log else low - width, high + width]
+    return [mean, deviation, 0.0 if is_log else low - width, high + width]
