@@ -49,7 +49,6 @@ PAGES = {
         "Gradient boosting": "recipes/boosting.md",
         "Counts, amounts and exposure": "recipes/exposure.md",
         "Rankings and scores": "recipes/ranking.md",
-        "Stacked tasks": "recipes/stacked_tasks.md",
     },
     "Results": {
         "Overview": "results.md",

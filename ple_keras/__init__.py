@@ -14,7 +14,6 @@ from ple_keras.heads.ranking_head import RankingHead
 from ple_keras.heads.regression_heads import CountHead, RegressionHead, TweedieHead
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.hedging.fit_hedge import FitHedge, fit_hedge
-from ple_keras.hedging.stacked_tasks import StackedTasks
 from ple_keras.inspection.check_inputs import check_inputs
 from ple_keras.inspection.compare_predictions import compare_predictions
 from ple_keras.inspection.gates import GateReport, gate_report, gate_weights
@@ -82,7 +81,6 @@ __all__ = [
     "SharedBottomBlock",
     "SparseAdagrad",
     "SparseEmbedding",
-    "StackedTasks",
     "StreamFeatures",
     "TabularModel",
     "TaskHeads",

@@ -57,7 +57,7 @@ def publish(folder, model, columns=None):
     names = {}
     if columns is None:
         names = {task: column for column, task in model.task_names.items()}
-        model, columns = model.served_model, model.columns
+        model, columns = model.keras_model, model.columns
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for part in folder.glob(f"{PART}*"):

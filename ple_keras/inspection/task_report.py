@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from operator import length_hint
 from typing import Any
@@ -18,7 +18,6 @@ from ple_keras._keras.layers import find_layers
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads, find_heads, trained_heads
-from ple_keras.hedging.stacked_tasks import find_effects
 from ple_keras.inspection._report_text import Report, Row, cells, report_text, table
 from ple_keras.inspection.task_figures import (
     Epochs,
@@ -103,7 +102,6 @@ class TaskReport(Report):
             `figures`. A mixture that is better than both branches shows that they differ. A shared
             branch that is better than the own one shows that other tasks help.
         warnings: Warnings about labels, predictions and gradients, each with remedies.
-        reads: `{task: {task: effect}}`: the `coefficients` of a `StackedTasks` in the model.
 
     Example:
 
@@ -124,13 +122,11 @@ class TaskReport(Report):
     validation: dict[str, TaskFigures]
     branches: dict[str, dict[str, BranchUse]]
     warnings: list[str]
-    reads: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         tables = [*_figure_rows(self), _training_rows(self)]
         tables += [_conflict_rows(self)] if self.conflicts else []
         tables += [_branch_rows(self)] if self.branches else []
-        tables += [read_rows(self.reads)] if self.reads else []
         title = f"Tasks over {self.examples:,} examples"
         return report_text([title, *map(table, tables)], self.warnings)
 
@@ -213,7 +209,7 @@ def task_report(
     training = {t: TaskTraining(weights.get(t, 0.0), shares.get(t, math.nan)) for t in tasks}
     conflicts, trend = gradients.conflicts(), gradients.trend(factors)
     found = tasks, training, conflicts, trend, validated, branches
-    report = TaskReport(examples, *found, [], find_effects(model))
+    report = TaskReport(examples, *found, [])
     report.warnings.extend(_warnings(report, logs, heads))
     report.warnings.extend(_late_warnings(report, history))
     return report
@@ -392,15 +388,6 @@ def _branch_rows(report: TaskReport) -> Iterator[Row]:
     yield "task", "branch", "weight", "epoch", "relative error", "metric"
     for task, branches in report.branches.items():
         mixture = BranchUse(math.nan, (report.validation or report.tasks)[task])
-        last = "stacked" if task in report.reads else "mixed"
-        for index, (branch, each) in enumerate([*branches.items(), (last, mixture)]):
+        for index, (branch, each) in enumerate([*branches.items(), ("mixed", mixture)]):
             row = ["" if index else task, branch, *cells(each, weight=".2f", epoch=".0f")]
             yield *row, *cells(each.figures, relative_error=".3f"), metric_text(each.figures)
-
-
-def read_rows(reads: Mapping[str, Mapping[str, float]]) -> Iterator[Row]:
-    """Yield the rows of a table of the tasks that read others, the largest effects first."""
-    yield "task", "own weight", "effects of the predictions of other tasks"
-    for task, effects in reads.items():
-        others = sorted(effects.keys() - {task}, key=lambda other: -abs(effects[other]))
-        yield task, f"{effects[task]:.2f}", ", ".join(f"{t} {effects[t]:+.2g}" for t in others)

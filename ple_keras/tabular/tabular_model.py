@@ -12,18 +12,15 @@ import keras
 import numpy as np
 
 from ple_keras._checks import check_by_task, check_keys, check_number, short_repr, warn_user
-from ple_keras._keras.layers import find_layers
 from ple_keras._typing import LayerLike, Nested
 from ple_keras.columns.columns import BLOCKS, Columns, Rows, check_frame, column_values, free_name
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
-from ple_keras.hedging.stacked_tasks import StackedTasks
 from ple_keras.labels.sample_space import to_number_array
 from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.models.multi_task_model import MultiTaskModel
 from ple_keras.optimizers.table_optimizer import table_optimizer
-from ple_keras.steps.trace_function import trace_function
 from ple_keras.tabular.row_split import split_rows, value_ranks
 from ple_keras.tabular.stopping import BATCH_SIZE, relative_errors, stop_callbacks
 from ple_keras.tabular.tabular_report import TabularReport, report_predictions
@@ -68,13 +65,9 @@ class TabularModel:
             in each `fit`.
         spare: The free rows of tables for the new values of `continue_fit`, relative to the known
             ones.
-        stacked: Whether tasks read each other's predictions (see `StackedTasks`), by coefficients
-            that `fit` and `continue_fit` fit to the validation rows.
 
     Attributes:
-        keras_model: The MultiTaskModel, after `fit`, which is trained.
-        served_model: The model of the predictions, after `fit`: `keras_model`, or with `stacked` a
-            second model of the same layers and a StackedTasks.
+        keras_model: The MultiTaskModel, after `fit`.
         columns: The fitted Columns, after `fit`.
         heads: The TaskHeads, after `fit`.
         task_names: The task of each column with labels in `keras_model`, after `fit`: the name of
@@ -111,7 +104,6 @@ class TabularModel:
         hidden_ids: float | None = None,
         seed: int | None = None,
         spare: float = 0.5,
-        stacked: bool = False,
     ) -> None:
         arguments = locals().copy()
         del arguments["self"]
@@ -121,7 +113,6 @@ class TabularModel:
         self._given_inputs: dict[str, tuple[str, str]] = {}  # the branch and the column of each
         self._lost: list[str] = []  # arguments that a file can't have
         self.keras_model: Any = None
-        self.served_model: Any = None
         self._set(arguments)
 
     def _set(self, arguments: Mapping[str, Any]) -> None:
@@ -237,7 +228,7 @@ class TabularModel:
         columns = self._fit_columns(parts[0], [*tasks.tasks, time, group, *weights.values()])
         taken = {*columns.names, *columns._input_names(packed=True).values(), *BLOCKS}
         tasks.fit(frame, taken)
-        self.keras_model = self.served_model = None  # of other columns
+        self.keras_model = None  # of other columns
         self._columns, self._tasks = columns, tasks
         heads = TaskHeads(tasks.heads(self._arguments["tower"]), given=[*given])
         found = self._given_predictions(parts[1], heads)
@@ -367,20 +358,7 @@ class TabularModel:
         )
         callbacks = [*(callbacks or ()), *stop_callbacks(self.keras_model, valid, patience)]
         self.keras_model.fit(*train[:2], sample_weight=train[2], callbacks=callbacks, **options)
-        for stacked in self._serve(self._arguments["stacked"]):
-            predictions = self.keras_model.predict(valid[0], batch_size=BATCH_SIZE, verbose=0)
-            stacked.adapt(predictions, *valid[1:])
         return self
-
-    def _serve(self, is_stacked: bool) -> list[StackedTasks]:
-        """Set the model of the predictions, and return its StackedTasks, if any."""
-        self.served_model = model = self.keras_model
-        if not is_stacked:
-            return []
-        stacked = StackedTasks(self.heads)
-        self.served_model = keras.Model(model.input, stacked(model.output))
-        trace_function(self.served_model, "predict")
-        return [stacked]
 
     def _fit_columns(self, frame: Rows, others: Sequence[str | None]) -> Columns:
         """Return the columns of the inputs, fitted to a frame."""
@@ -484,10 +462,10 @@ class TabularModel:
         if not len(rows):
             return {task: np.empty((0, head.units)) for task, head in self.heads.items()}
         x = self._encoded(rows, self._given_predictions(rows, self.heads))
-        return dict(self.served_model.predict(x, batch_size=BATCH_SIZE, verbose=0))
+        return dict(self.keras_model.predict(x, batch_size=BATCH_SIZE, verbose=0))
 
     def _fitted(self) -> TaskColumns:
-        if self.served_model is None:
+        if self.keras_model is None:
             raise ValueError("Call fit first, or load a model. Received: a model without fit")
         tasks: TaskColumns = self._tasks
         return tasks
@@ -536,7 +514,7 @@ class TabularModel:
         groups = None if group is None else value_ranks(rows, group)
         x = self._encoded(rows, self._given_predictions(rows, self.heads))
         columns = {name: column for column, name in tasks.names.items()}
-        return report_predictions(self.served_model, x, tasks.labels(rows), columns, groups)
+        return report_predictions(self.keras_model, x, tasks.labels(rows), columns, groups)
 
     def save(self, folder: str | Path) -> None:
         """Write the model to a folder, which is complete or, after an error, as it was before.
@@ -563,13 +541,11 @@ class TabularModel:
             new.mkdir()
             self.keras_model.save(new / MODEL)
             self._columns.save(new / COLUMNS)
-            layers = find_layers(self.served_model, StackedTasks)
             text = {
                 "arguments": keras.saving.serialize_keras_object(arguments),
                 "names": tasks.names,
                 "classes": tasks.classes,
                 "given": self._given_inputs,
-                "stacked": [[w.tolist() for w in layer.get_weights()] for layer in layers],
                 "sha256": {name: _sha256(new / name) for name in (MODEL, COLUMNS)},
             }
             (new / TASKS).write_text(json.dumps(text))
@@ -601,6 +577,13 @@ class TabularModel:
                 f"Received: other contents of {wrong}"
             )
         arguments = keras.saving.deserialize_keras_object(text["arguments"])
+        stacked = arguments.pop("stacked", False) or text.get("stacked")  # of 0.7.0
+        if stacked:
+            raise ValueError(
+                f"{folder} must be without {{'stacked': True}} of 0.7.0, which 0.8.0 has removed. "
+                "Instead, fit a regression of scikit-learn to the predictions of other tasks. "
+                f"Received: {stacked=}"
+            )
         columns = Columns.load(folder / COLUMNS)
         check_keys(given or {}, arguments["given"], "given", has_all=False)
         arguments["columns"] = columns._unfitted() if arguments["columns"] else None
@@ -611,8 +594,6 @@ class TabularModel:
         model._tasks.names, model._tasks.classes = text["names"], text["classes"]
         model._given_inputs = {name: tuple(pair) for name, pair in text["given"].items()}
         model.keras_model = keras.models.load_model(folder / MODEL)
-        for stacked, weights in zip(model._serve(bool(text["stacked"])), text["stacked"]):
-            stacked.set_weights([np.array(each) for each in weights])
         return model
 
     def __sklearn_tags__(self) -> Any:

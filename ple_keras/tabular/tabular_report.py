@@ -16,7 +16,6 @@ from ple_keras.heads.head import Head
 from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.regression_heads import variance_power
 from ple_keras.heads.task_heads import find_heads
-from ple_keras.hedging.stacked_tasks import find_effects
 from ple_keras.inspection._report_text import Report, cells, report_text, table
 from ple_keras.inspection.compare_predictions import Gain, compare_predictions
 from ple_keras.inspection.task_figures import (
@@ -25,7 +24,7 @@ from ple_keras.inspection.task_figures import (
     metric_text,
     task_figures,
 )
-from ple_keras.inspection.task_report import branch_predictions, read_rows
+from ple_keras.inspection.task_report import branch_predictions
 from ple_keras.losses.loss_kinds import loss_name
 from ple_keras.metrics.array_metrics import half_deviances
 from ple_keras.steps.observing_model import ObservingModel
@@ -42,14 +41,12 @@ class TabularReport(Report):
         weights: `{column: {branch: weight}}`: the mixtures.
         gains: `{column: {branch: Gain}}`: the gains of the predictions over each branch
             (see `compare_predictions`).
-        reads: `{column: {column: effect}}`: the `coefficients` of a `StackedTasks`, if any.
     """
 
     rows: int
     tasks: dict[str, TaskFigures]
     weights: dict[str, dict[str, float]]
     gains: dict[str, dict[str, Gain]]
-    reads: dict[str, dict[str, float]]
 
     def __str__(self) -> str:
         tasks = [["task", "labels", "relative error", "metric"]]
@@ -63,7 +60,6 @@ class TabularReport(Report):
                 numbers = [f"{self.weights[task][branch]:.2f}", *cells(each, gain="+.1f")]
                 gains.append([task, branch, *numbers, ends, each.statement])
         tables = [table(tasks), *([table(gains)] if self.gains else [])]
-        tables += [table(read_rows(self.reads))] if self.reads else []
         return report_text([f"Predictions of {self.rows:,} rows", *tables], [])
 
 
@@ -86,11 +82,7 @@ def report_predictions(
     heads = find_heads(model)
     observed = ObservingModel(model, partial(branch_predictions, heads))
     batches = [observed.run_batch(batch) for batch, *_ in Batches(x, batch_size=BATCH_SIZE)]
-    reads = {
-        columns[task]: {columns[other]: effect for other, effect in effects.items()}
-        for task, effects in find_effects(model).items()
-    }
-    report = TabularReport(len(next(iter(labels.values()))), {}, {}, {}, reads)
+    report = TabularReport(len(next(iter(labels.values()))), {}, {}, {})
     for task, column in columns.items():
         head = heads[task]
         predicted, *branches = (

@@ -187,7 +187,7 @@ def main():
             (folder / "kept.pickle").write_bytes(pickle.dumps(hedge.kept))
         np.savez(folder / f"{name}.npz", **step(keras.models.load_model(folder / f"{name}.keras")))
     tasks = {"like": "binary", "rating": "regression"}
-    small = {"width": 2, "units": [4], "tower": None, "seed": 0, "stacked": True}
+    small = {"width": 2, "units": [4], "tower": None, "seed": 0}
     model = pk.TabularModel(tasks, ["user"], **small).fit(frame(), epochs=3, verbose=0)
     model.save(folder / "tabular")
     np.savez(folder / "tabular.npz", **step_tabular(folder / "tabular"))

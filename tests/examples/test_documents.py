@@ -38,7 +38,6 @@ WIDE = {
 LONG = {
     "docs/hedged_branches.md",
     "docs/recipes/boosting.md",
-    "docs/recipes/stacked_tasks.md",
     "docs/recipes/training_every_day.md",
     "docs/tuning.md",
 }

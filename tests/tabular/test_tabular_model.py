@@ -420,31 +420,6 @@ def test_the_next_day_has_new_users_and_trains_the_same_model(tmp_path):
         new_model().continue_fit(day)
 
 
-def test_tasks_that_read_each_other_are_served_and_saved(tmp_path):
-    frame = without(FRAME, *LABELS)
-    model = new_model(stacked=True).fit(frame, validation=frame, **QUICK)
-    x = model.columns.transform(frame, packed=True)
-    alone = model.keras_model.predict(x, verbose=0)["stars"][:, 0]
-    found = model.predict(frame)
-    assert np.abs(found["stars"] - alone).max() > 1e-3
-    np.testing.assert_allclose(
-        model.served_model.predict(x, verbose=0)["stars"][:, 0], found["stars"], rtol=1e-5
-    )
-    report = model.report(frame)
-    assert report.reads["stars"].keys() == {"liked it", "stars"}
-    assert "effects of the predictions of other tasks" in str(report)
-    model.set_params(stacked=False)  # for the next fit
-    model.save(tmp_path / "model")
-    same = pk.TabularModel.load(tmp_path / "model")
-    np.testing.assert_allclose(same.predict(frame), found, rtol=1e-5)
-    same.set_params(stacked=True).continue_fit(frame, validation=frame, **QUICK)
-    assert same.report(frame).reads not in ({}, report.reads)
-    alone = new_model(CLICK, stacked=True).fit(SMALL, **QUICK)  # reads no other task
-    alone.save(tmp_path / "model")
-    same = pk.TabularModel.load(tmp_path / "model")
-    np.testing.assert_allclose(same.predict(SMALL), alone.predict(SMALL), rtol=1e-5)
-
-
 @once
 def test_arguments_of_numpy_and_pandas_and_a_task_called_layer_are_saved(tmp_path):
     frame = without(FRAME, *LABELS).rename(columns={"stars": "layer", "liked it": "table"})
