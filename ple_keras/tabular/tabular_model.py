@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from ple_keras._checks import check_by_task, check_keys, check_number, short_repr, warn_user
+from ple_keras._keras.removed import removed_error
 from ple_keras._typing import LayerLike, Nested
 from ple_keras.columns.columns import BLOCKS, Columns, Rows, check_frame, column_values, free_name
 from ple_keras.heads.head import Head
@@ -30,6 +31,7 @@ from ple_keras.transfer.fill_new_rows import fill_new_rows
 # `{branch: function of rows that returns {task: predictions}}`, or `{branch: {task: function}}`.
 Given: TypeAlias = Mapping[str, Callable[[Rows], Any] | Mapping[str, Callable[[Rows], Any]]]
 MODEL, COLUMNS, TASKS = "model.keras", "columns.json", "tasks.json"
+REMOVED = {"stacked": "a regression of each task on model.predict(valid)"}  # of 0.7.0
 
 
 class TabularModel:
@@ -577,13 +579,10 @@ class TabularModel:
                 f"Received: other contents of {wrong}"
             )
         arguments = keras.saving.deserialize_keras_object(text["arguments"])
-        stacked = arguments.pop("stacked", False) or text.get("stacked")  # of 0.7.0
-        if stacked:
-            raise ValueError(
-                f"{folder} must be without {{'stacked': True}} of 0.7.0, which 0.8.0 has removed. "
-                "Instead, fit a regression of scikit-learn to the predictions of other tasks. "
-                f"Received: {stacked=}"
-            )
+        for name, instead in REMOVED.items():
+            arguments.pop(name, None)
+            if text.get(name):
+                raise removed_error(f"TabularModel({name}=...)", instead, f"{folder=}")
         columns = Columns.load(folder / COLUMNS)
         check_keys(given or {}, arguments["given"], "given", has_all=False)
         arguments["columns"] = columns._unfitted() if arguments["columns"] else None
