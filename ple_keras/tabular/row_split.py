@@ -1,8 +1,11 @@
 """A split of the rows of a frame for training and validation."""
 
+from datetime import datetime
+
 import numpy as np
 
-from ple_keras.columns.columns import Rows, column_values
+from ple_keras._checks import warn_user
+from ple_keras.columns.columns import Rows, Value, column_values
 
 
 def split_rows(
@@ -19,7 +22,7 @@ def split_rows(
         share: The share of the validation rows.
         time: A column: the validation rows have its last values; None for random rows.
         group: A column whose values have all their rows in one part. With `time`, the groups with
-            the last times are the validation rows.
+            the last times are the validation rows. A group with most rows is a part of training.
         seed: The seed of the random order, or its generator.
     """
     count = len(frame)
@@ -27,7 +30,11 @@ def split_rows(
     order = np.random.default_rng(seed).permutation(groups.max(initial=-1) + 1)  # of the groups
     if time:
         order[:] = 0
-        np.maximum.at(order, groups, value_ranks(frame, time))
+        np.maximum.at(order, groups, value_ranks(frame, time, is_time=True))
+    sizes = np.bincount(groups)
+    has_most = bool(group) and 2 * sizes.max(initial=0) > count
+    if has_most:
+        order[sizes.argmax()] = -1
     keys = order[groups]
     first = np.sort(keys)[int(count * (1 - share))]
     is_valid = keys >= first
@@ -39,11 +46,22 @@ def split_rows(
             f"frame must have rows for training and for validation, with different values of "
             f"{names}. Received: {count} rows"
         )
+    if has_most:
+        warn_user(
+            f"{group} has one value in {sizes.max() / count:.0%} of the rows, which are training "
+            f"rows. The share of the validation rows is {is_valid.mean():.2f}, and {share=}"
+        )
     return np.flatnonzero(~is_valid), np.flatnonzero(is_valid)
 
 
-def value_ranks(frame: Rows, name: str) -> np.ndarray:
-    """Return the place of each value among the different values of a column."""
+def value_ranks(frame: Rows, name: str, is_time: bool = False) -> np.ndarray:
+    """Return the place of each value among the different values of a column.
+
+    Args:
+        frame: The frame.
+        name: The name of the column.
+        is_time: Whether the order is that of times: texts are ISO dates, and categories need one.
+    """
     values = column_values(frame, name)
     if missing := values.count(None):
         raise ValueError(
@@ -51,9 +69,29 @@ def value_ranks(frame: Rows, name: str) -> np.ndarray:
             f"Received: {missing} missing values"
         )
     dtype = frame[name].dtype
+    kind, is_ordered = str(dtype).lower(), getattr(dtype, "ordered", False)
+    if is_time and kind.startswith("categor") and not is_ordered:
+        raise TypeError(
+            f"{name} must have ordered categories, since it is `time`. Received: {name} of {dtype}"
+        )
     try:
-        order = dtype.categories if getattr(dtype, "ordered", False) else sorted({*values})
+        if is_ordered or kind.startswith("enum"):  # of polars
+            order = [*dtype.categories]
+        else:
+            values = [_read_date(name, x) if is_time else x for x in values]
+            order = sorted({*values})
         ranks = {value: rank for rank, value in enumerate(order)}
     except TypeError as error:
-        raise TypeError(f"{name} must have values with one order. Received: {error}") from None
+        raise TypeError(f"{name} must have values that can be sorted. Received: {error}") from None
     return np.array([ranks[value] for value in values])
+
+
+def _read_date(name: str, value: Value) -> Value:
+    """Return the date of a text, and any other value unchanged."""
+    try:
+        return datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError(
+            f"{name} must have numbers, dates, ordered categories, or texts with ISO dates such as "
+            f"'2026-03-05', since it is `time`. Received: {name}={value!r}"
+        ) from None

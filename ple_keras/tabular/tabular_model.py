@@ -198,11 +198,12 @@ class TabularModel:
             y: Must be None, since labels are columns of the frame. scikit-learn passes it.
             validation: The share of the validation rows, or a frame. With `given`, it must be a
                 frame of rows that the other models were not trained on.
-            time: A column such as a day: the validation rows have its last values. By default,
-                they are random rows.
+            time: A column such as a day: the validation rows have its last values. It has numbers,
+                dates, texts with ISO dates, or ordered categories. By default, they are random
+                rows.
             group: A column, such as a user, whose rows with one value are all in one part. With
-                `time`, the groups with the last times are the validation rows. Neither of them is
-                an input, even if it is in `ids`.
+                `time`, the groups with the last times are the validation rows. A value with most
+                rows is a part of training. Neither of them is an input, even if it is in `ids`.
             sample_weight: The column with the weights of rows, or `{task: column}`.
             epochs: The largest number of epochs.
             batch_size: The number of rows of a batch.

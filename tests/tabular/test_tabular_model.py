@@ -203,7 +203,9 @@ def test_rows_are_split_at_random_by_time_and_by_group():
     train, valid = parts(group="user id")
     assert len(valid) == 30
     assert not {*train["user id"]} & {*valid["user id"]}
-    large = FRAME.assign(user=np.maximum(np.arange(ROWS) - ROWS // 2, 0))  # half are of one user
+    large = FRAME.assign(
+        user=np.maximum(np.arange(1, ROWS + 1) - ROWS // 2, 0)
+    )  # half are of one user
     valid = [split_rows(large, 0.25, None, "user", seed)[1] for seed in range(9)]
     assert sum(0 in rows for rows in valid) < 6  # at random, and not by size
     frame = FRAME.assign(day=FRAME["day"] + FRAME["user id"])
@@ -213,17 +215,49 @@ def test_rows_are_split_at_random_by_time_and_by_group():
     last = [80 in {*large["large"].iloc[split_rows(large, 0.1, None, "large", seed)[1]]}
             for seed in range(20)]  # fmt: skip
     assert sum(last) < 10
-    months = pd.Categorical(["May", "June"] * 60, ["May", "June"], ordered=True)
-    train, valid = split_rows(FRAME.assign(month=months), 0.2, "month", None, 0)
-    assert {*months[valid]} == {"June"}
-    for values in (["a", 1] * 60, [[1]] * ROWS):
-        with pytest.raises(TypeError, match=r"^day must have values with one order. Received: "):
-            split_rows(FRAME.assign(day=values), 0.2, "day", None, 0)
+    most = FRAME.assign(user=np.maximum(np.arange(ROWS) - 100, 0))  # 101 rows are of one user
+    for time in (None, "day"):
+        with pytest.warns(
+            UserWarning, match=r"user has one .* 84% .* rows is 0.1\d, and share=0.1"
+        ):
+            assert 0 not in split_rows(most, 0.1, time, "user", 0)[1]
     for names in ({"group": "constant"}, {"time": "constant"}):
         with pytest.raises(ValueError, match=r"different values of {'.*': 'constant'}"):
             split_rows(FRAME.assign(constant=1), 0.2, names.get("time"), names.get("group"), 0)
     with pytest.raises(ValueError, match=r"day must have a value in each row.*: 1 missing values"):
         split_rows(FRAME.assign(day=[np.nan, *DAY[1:]]), 0.2, "day", None, 0)
+
+
+DATES = pd.date_range("2026-02-25", periods=6)
+TIMES = {
+    "ISO dates": DATES.strftime("%Y-%m-%d"),
+    "ISO times": [*DATES[:3].strftime("%Y%m%d"), *DATES[3:].strftime("%Y-%m-%d %H:%M")],
+    "pandas": pd.array(DATES.strftime("%Y-%m-%d"), "string"),
+    "dates": [*DATES.date],
+    "times": DATES,
+    "ordered categories": pd.Categorical([*"dbcaxf"], [*"dbcaxf"], ordered=True),
+    "day and month": ("2026-3-5", ValueError, r"ISO dates such as .*: day='2026-3-5'"),
+    "months": ("March", ValueError, "day must have numbers, dates, .*: day='March'"),
+    "categories": (
+        pd.Categorical(["March", "May"] * 3), TypeError, "must have ordered .* day of category"
+    ),
+    "mixed": (["a", 1] * 3, ValueError, "day='a'"),
+    "mixed dates": ([1, DATES[0]] * 3, TypeError, "^day must have values that can be sorted. Rec"),
+    "lists": ([[1]] * 6, TypeError, "^day must have values that can be sorted. Received: "),
+}  # fmt: skip
+
+
+@once
+@pytest.mark.parametrize("name", TIMES)
+def test_times_have_their_own_order_or_are_refused(name):
+    values, *refused = TIMES[name] if isinstance(TIMES[name], tuple) else (TIMES[name],)
+    frame = pd.DataFrame({"day": values}, range(6))
+    if refused:
+        error, reason = refused
+        with pytest.raises(error, match=reason):
+            split_rows(frame, 0.3, "day", None, 0)
+        return
+    assert split_rows(frame, 0.3, "day", None, 0)[1].tolist() == [4, 5]
 
 
 CLICK = {"liked it": "binary"}
@@ -489,6 +523,12 @@ def test_frames_of_polars_give_frames_of_polars():
     frame = polars.DataFrame({name: objects[name].tolist() for name in objects})
     with pytest.raises(TypeError, match="frame must be a frame of pandas or polars"):
         new_model().fit(frame.lazy())
+    names = ["May", "April", "June"]  # in an order of their own
+    months = {"month": polars.Series(names * 2, dtype=polars.Enum(names))}
+    assert split_rows(polars.DataFrame(months), 0.3, "month", None, 0)[1].tolist() == [2, 5]
+    without_order = polars.DataFrame(months).cast(polars.Categorical)
+    with pytest.raises(TypeError, match="month must have ordered categories"):
+        split_rows(without_order, 0.3, "month", None, 0)
     found = new_model().fit(frame, time="day", **QUICK).predict(frame)
     assert isinstance(found, polars.DataFrame)
     expected = new_model().fit(pandas, time="day", **QUICK).predict(pandas)
