@@ -95,6 +95,7 @@ PARTS = {
         "ple_keras.inspection.gates.GateUse",
         "ple_keras.inspection.gates.ExpertUse",
     ],
+    "mix_predictions": ["ple_keras.inspection.mix_predictions.Mixture"],
     "TabularModel": ["ple_keras.tabular.tabular_report.TabularReport"],
     "TaskReport": [
         "ple_keras.inspection.task_figures.TaskFigures",

@@ -17,6 +17,7 @@ from ple_keras.hedging.fit_hedge import FitHedge, fit_hedge
 from ple_keras.inspection.check_inputs import check_inputs
 from ple_keras.inspection.compare_predictions import compare_predictions
 from ple_keras.inspection.gates import GateReport, gate_report, gate_weights
+from ple_keras.inspection.mix_predictions import mix_predictions
 from ple_keras.inspection.task_report import TaskReport, task_report
 from ple_keras.labels.mask_labels import mask_labels
 from ple_keras.layers.cgc_block import CGCBlock
@@ -96,6 +97,7 @@ __all__ = [
     "gate_weights",
     "grouped_auc",
     "mask_labels",
+    "mix_predictions",
     "plot_architecture",
     "plot_gate_history",
     "plot_gate_weights",

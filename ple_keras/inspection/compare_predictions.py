@@ -130,43 +130,62 @@ def compare_predictions(
       task  other  rows    loss  other loss   gain        interval  statement
       late  rival   400  0.2951      0.4408  +33.1  +32.4 to +33.7  better
     """
-    tasks = [*check_by_task(losses, [*y] if isinstance(y, Mapping) else [], "losses")]
-    if not isinstance(predictions, Mapping) or len(predictions) < 2:
-        error = ValueError if isinstance(predictions, Mapping) else TypeError
-        rule = "predictions must be a dict of at least two names, {name: {task: array}}"
-        raise error(f"{rule}. Received: predictions={short_repr(predictions)}")
-    given = {"y": y} | {f"predictions[{name!r}]": each for name, each in predictions.items()}
-    for argument, by_task in given.items():
-        check_keys(check_by_task(by_task, tasks, argument), tasks, argument)
+    by_task = read_by_task(losses, predictions, y=y)
     first, *others = predictions
-    gains: dict[str, dict[str, Gain]] = {task: {} for task in tasks}
-    for task, loss in losses.items():
-        labels, new, *arrays = (
-            _read(by_task[task], f"{argument}[{task!r}]") for argument, by_task in given.items()
-        )
+    gains: dict[str, dict[str, Gain]] = {task: {} for task in losses}
+    for task, (labels, new, *arrays) in by_task.items():
+        loss = losses[task]
         ids = np.arange(len(labels)) if groups is None else group_indices(groups, len(labels))
         for name, old in zip(others, arrays):
-            pair = f"predictions of {first!r} and {name!r} for {task!r}"
-            if not len(labels) == len(new) == len(old):
-                sizes = len(labels), len(new), len(old)
-                raise ValueError(f"y and {pair} must have equal lengths. Received: rows={sizes}")
             is_known = ~np.isnan(np.column_stack([labels, new, old])).any(axis=1)
             y_known, members = labels[is_known], np.unique(ids[is_known], return_inverse=True)[1]
             if not members.any():  # at most one group
-                rule = "must have two rows and two groups with a label and both"
-                raise ValueError(f"y {rule} {pair}. Received: rows={len(y_known)}")
-            a, b = (_row_losses(loss, y_known, each[is_known], task) for each in (new, old))
+                raise ValueError(
+                    "y must have two rows and two groups with a label and both predictions of "
+                    f"{first!r} and {name!r} for {task!r}. Received: rows={len(y_known)}"
+                )
+            a, b = (row_losses(loss, y_known, each[is_known], task) for each in (new, old))
             gains[task][name] = _gain(y_known, a, b, members)
     return Comparison(first, gains)
 
 
-def _read(value: Tensor, argument: str) -> np.ndarray:
-    """Return an array `(rows,)` or `(rows, n)` of float64; `(rows,)` for `(rows, 1)`."""
-    array: np.ndarray = np.atleast_1d(to_number_array(value, argument).astype("float64"))
-    return array[:, 0] if array.shape[1:] == (1,) else array
+def read_by_task(
+    losses: Mapping[TaskName, Any], predictions: Mapping[str, ByName], **labels: ByName
+) -> dict[TaskName, list[np.ndarray]]:
+    """Return the labels, if any, and the predictions of each name as float64 arrays by task.
+
+    Args:
+        losses: A dict keyed by task.
+        predictions: `{name: {task: array}}`. Columns of a frame that are no tasks are ignored.
+        **labels: `{task: array}` by argument.
+
+    Returns:
+        `{task: [labels, predictions, ...]}`, each `(rows,)` or `(rows, n)`.
+    """
+    tasks = [*check_by_task(losses, ["task"], "losses")]
+    if not isinstance(predictions, Mapping) or len(predictions) < 2:
+        error = ValueError if isinstance(predictions, Mapping) else TypeError
+        rule = "predictions must be a dict of at least two names, {name: {task: array}}"
+        raise error(f"{rule}. Received: predictions={short_repr(predictions)}")
+    named = {f"predictions[{name!r}]": each for name, each in predictions.items()}
+    found: dict[TaskName, list[np.ndarray]] = {task: [] for task in tasks}
+    for argument, by_task in [*labels.items(), *named.items()]:
+        if hasattr(by_task, "columns"):
+            by_task = {task: by_task[task] for task in by_task.columns if task in found}
+        check_keys(check_by_task(by_task, tasks, argument), tasks, argument)
+        for task, arrays in found.items():
+            where = f"{argument}[{task!r}]"
+            array = np.atleast_1d(to_number_array(by_task[task], where).astype("float64"))
+            arrays.append(array[:, 0] if array.shape[1:] == (1,) else array)
+            if len(array) != len(arrays[0]):
+                raise ValueError(
+                    f"{where} must have {len(arrays[0])} rows, as the arrays before it. "
+                    f"Received: {where}.shape={array.shape}"
+                )
+    return found
 
 
-def _row_losses(loss: Any, y: np.ndarray, p: np.ndarray, task: TaskName) -> np.ndarray:
+def row_losses(loss: Any, y: np.ndarray, p: np.ndarray, task: TaskName) -> np.ndarray:
     """Return the loss of each row, `(rows,)`."""
     argument, known = f"losses[{task!r}]", loss if callable(loss) else partial(_known_losses, loss)
     found: np.ndarray = to_number_array(known(y, p), argument).astype("float64")

@@ -86,7 +86,7 @@ def test_few_statements_are_false_for_rare_labels():
 
 GOOD = {"y": {"t": Y}, "predictions": {"a": {"t": A}, "b": {"t": B}}, "losses": {"t": "regression"}}
 OTHER = {
-    "length": (B[1:], r"y and predictions of 'a' and 'b' for 't' must have equal lengths"),
+    "length": (B[1:], r"predictions\['b'\]\['t'\] must have 240 rows, as the arrays before it"),
     "text": (["x"] * ROWS, TypeError, r"predictions\['b'\]\['t'\] must contain numbers"),
     "shape": (np.ones((ROWS, 2)), r"predictions \(240, 2\) from 1 to 1"),
     "infinite": (np.full(ROWS, np.inf), "a finite number of at least 0 for each row"),

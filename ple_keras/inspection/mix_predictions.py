@@ -1,0 +1,145 @@
+"""Mixtures of the predictions of several models."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from ple_keras._checks import check_keys, check_known_value, check_number
+from ple_keras._typing import ByName, Nested, TaskName
+from ple_keras.heads.binary_heads import BinaryHead
+from ple_keras.heads.multiclass_head import MulticlassHead
+from ple_keras.heads.regression_heads import CountHead, RegressionHead, TweedieHead
+from ple_keras.hedging.mixture import LabeledValues, best_mixture
+from ple_keras.inspection._report_text import Report
+from ple_keras.inspection.compare_predictions import POWERS, read_by_task, row_losses
+from ple_keras.labels.label_arrays import check_total_weight, labeled_weights
+
+HEADS: dict[str, Any] = {"binary": BinaryHead, "regression": RegressionHead, "count": CountHead}
+HEADS |= {"amount": TweedieHead, "multiclass": MulticlassHead}
+MIN_PREDICTION = 2.0**-23  # of probabilities, counts and amounts; 1 - 2**-23 is exact in float32
+
+
+@dataclass(frozen=True)
+class Mixture(Report):
+    """Result of `mix_predictions`.
+
+    `Mixture.from_dict` restores it from the result of `to_dict`.
+
+    Attributes:
+        weights: `{task: {model: weight}}`: above 0, with a sum of 1 for each task.
+        losses: `{task: kind}`.
+    """
+
+    weights: dict[TaskName, dict[str, float]]
+    losses: dict[TaskName, str]
+
+    def predict(self, predictions: Mapping[str, ByName]) -> dict[TaskName, np.ndarray]:
+        """Return the mixtures of predictions, `{task: array}`.
+
+        Args:
+            predictions: `{model: {task: array}}`, as for `mix_predictions`.
+
+        Returns:
+            Arrays `(rows,)`, or `(rows, classes)`, with NaN where the prediction of a model is NaN.
+
+        Raises:
+            TypeError, ValueError: As for `mix_predictions`, and if a model is missing or unknown.
+        """
+        mixtures = {}
+        for task, arrays in read_by_task(self.losses, predictions).items():
+            kind, weights = self.losses[task], self.weights[task]
+            check_keys(predictions, [*weights], "predictions")
+            mixed = sum(weights[m] * _mixed_values(kind, p) for m, p in zip(predictions, arrays))
+            powers = mixed if kind == "regression" else np.exp(mixed)
+            total = powers.sum(axis=1, keepdims=True) if kind == "multiclass" else 1 + powers
+            mixtures[task] = powers / total if kind in ("binary", "multiclass") else powers
+        return mixtures
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """Return the mixture whose `to_dict` returned `value`."""
+        return cls(**value)
+
+
+def mix_predictions(
+    y: ByName, predictions: ByName, losses: ByName, sample_weight: Nested = None, prior: float = 1.0
+) -> Mixture:
+    """Return a mixture of the predictions of several models, such as boosting and a network.
+
+        f_k = sum_m a_km f_km
+        a_k = argmin sum_i w_i loss(f_k(x_i), y_i) - prior / 2 sum_m log a_km
+
+    f_km is the logit of a probability of model m for task k, the logarithm of a probability of a
+    class, of a count or of an amount, or a number. The weights a_k are above 0 and have a sum of 1.
+    `FitHedge` fits the weights of branches in the same way, with the same sums for squared errors
+    and overdispersed counts. Without labels, the weights of a task are equal.
+
+    The rows must be new to all models: not in their training, and not in their stops. A model that
+    has seen the rows looks better than it is, and gets too much weight.
+
+    Args:
+        y: `{task: labels}`, each `(B,)` or `(B, 1)`, with NaN for missing ones (see
+            `compare_predictions`). Any string is a name of a task.
+        predictions: `{model: {task: array}}` of at least two models. Arrays are `(B,)` or `(B, 1)`;
+            for classes, probabilities `(B, classes)`. Rows where a prediction of a model is NaN are
+            left out for this task. Probabilities are limited to 2^-23 and 1 - 2^-23, and counts and
+            amounts to at least 2^-23.
+        losses: `{task: kind}`: "binary", "regression", "count", "amount" or "multiclass" (see
+            `compare_predictions`).
+        sample_weight: Weights of the rows, `(B,)`, or `{task: weights}`: a row with a weight of 2
+            is two rows.
+        prior: The weight of the prior, at least 0. With a larger one, the weights are more equal.
+
+    `y` and the predictions of a model can be frames of pandas or polars with a column for each
+    task. Other columns are ignored.
+
+    Returns:
+        A Mixture with `weights`, `{task: {model: weight}}`, and `predict(predictions)`, which
+        returns `{task: array}`. `to_dict()` is ready for JSON, and `from_dict` restores the
+        mixture.
+
+    Raises:
+        TypeError: If an argument is not a dict as described, or arrays are not numbers.
+        ValueError: If there are fewer than two models, a task is missing or unknown, a kind is
+            unknown, an array has a wrong shape or value, or `prior` is negative.
+
+    Example:
+
+    >>> late = np.arange(400) % 4 == 0
+    >>> boosting, network = np.where(late, 0.6, 0.2), np.where(late, 0.5, 0.3)
+    >>> predictions = {"boosting": {"late": boosting}, "network": {"late": network}}
+    >>> mixture = mix_predictions({"late": late}, predictions, {"late": "binary"})
+    >>> mixture.weights["late"]["boosting"] > 0.9
+    True
+    >>> mixture.predict(predictions)["late"].shape
+    (400,)
+    >>> copy = type(mixture).from_dict(mixture.to_dict())
+    """
+    check_number(prior, "prior", minimum=0)
+    weights_by_task = {}
+    for task, (labels, *arrays) in read_by_task(losses, predictions, y=y).items():
+        kind = check_known_value(losses[task], [*HEADS], f"losses[{task!r}]")
+        is_known = ~np.isnan(np.column_stack([labels, *arrays])).any(axis=1)
+        labels, *arrays = (each[is_known] for each in (labels, *arrays))
+        weights = labeled_weights(sample_weight, losses, task, is_known)
+        check_total_weight(len(labels), weights.sum(), task)
+        for each in arrays if len(labels) else ():
+            row_losses(kind, labels, each, task)  # checks the labels and the predictions
+        values = np.atleast_3d([_mixed_values(kind, each) for each in arrays])
+        if kind == "regression" and len(labels):  # float32 lacks the digits of large numbers
+            labels, values = ((x - labels.mean()) / (labels.std() or 1) for x in (labels, values))
+        options = {"num_classes": values.shape[-1]} if kind == "multiclass" else {}
+        found = LabeledValues(labels[:, None], weights, values)
+        mixture = best_mixture(HEADS[kind]("task", **options), found, prior)
+        weights_by_task[task] = dict(zip(predictions, mixture.tolist()))
+    return Mixture(weights_by_task, dict(losses))
+
+
+def _mixed_values(kind: str, p: np.ndarray) -> Any:
+    """Return the logits of probabilities, the logarithms of other positive numbers, or numbers."""
+    if kind == "regression":
+        return p
+    p = np.clip(p, MIN_PREDICTION, np.inf if kind in POWERS else 1 - MIN_PREDICTION)
+    return np.log(p) - (np.log1p(-p) if kind == "binary" else 0)
