@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import keras
 from keras.src.backend.common import global_state
@@ -20,6 +20,7 @@ from keras.src.utils import module_utils
 
 from ple_keras._typing import Config, LossLike, Nested, Store, Tensor
 
+T = TypeVar("T")
 BUILD_KEYS = frozenset({"build_config", "build_input_shape"})
 SHARED_ID_KEY = "shared_object_id"
 
@@ -80,6 +81,21 @@ def set_mask(tensor: Tensor, mask: Tensor | None) -> None:
     the mean. Keras 3.15.
     """
     set_keras_mask(tensor, mask)
+
+
+def call_keeping_masks(layer: Callable[[Nested], T], inputs: Nested) -> T:
+    """Call a layer with tensors that other layers read too, and restore their masks afterwards.
+
+    MultiHeadAttention removes the masks of its inputs. A layer that returns its input attaches its
+    own mask to it. Keras 3.15.
+    """
+    tensors = keras.tree.flatten(inputs)
+    masks = [*map(get_mask, tensors)]
+    outputs = layer(inputs)
+    for tensor, mask in zip(tensors, masks):
+        if get_mask(tensor) is not mask and tensor is not outputs:
+            set_mask(tensor, mask)
+    return outputs
 
 
 def outermost_layer() -> keras.Layer | None:

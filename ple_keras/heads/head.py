@@ -17,7 +17,7 @@ from ple_keras._checks import (
     check_width,
 )
 from ple_keras._keras.building import build_on
-from ple_keras._keras.internals import serialize_loss
+from ple_keras._keras.internals import call_keeping_masks, serialize_loss
 from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.saving import register, stable_name
 from ple_keras._keras.tensors import HALF_DTYPES, dtype_name, to_numpy
@@ -205,7 +205,7 @@ class Head(BaseLayer):
             names, copies = self.branches.names, self.branches.copies
             return sum(self.mixture[i] * copies[b].logits(features[b]) for i, b in enumerate(names))
         if self._tower_template:
-            features = self._tower(features)
+            features = call_keeping_masks(self._tower, features)
         return self._projection(features)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:

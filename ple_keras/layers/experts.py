@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from ple_keras._keras.building import build_on
+from ple_keras._keras.internals import call_keeping_masks
 from ple_keras._keras.layers import Untracked, freeze_if_frozen
 from ple_keras._keras.slices import whole_slices
 from ple_keras._typing import ByName, DType, Shape, Tensor, WeightSlice
@@ -92,7 +93,8 @@ class CopiedExperts(Experts):
         return whole_slices(self._copies.value[expert].weights)
 
     def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
-        return {e: self._copies.value[e](inputs[s]) for e, s in self._streams.value.items()}
+        copies, streams = self._copies.value, self._streams.value.items()
+        return {e: call_keeping_masks(copies[e], inputs[stream]) for e, stream in streams}
 
 
 class StackedExperts(Experts):

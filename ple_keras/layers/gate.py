@@ -11,6 +11,7 @@ from keras import ops
 from ple_keras._checks import check_bool, check_features, check_int, check_keys, check_number
 from ple_keras._keras.building import build_on
 from ple_keras._keras.copying import derive_initializer
+from ple_keras._keras.internals import call_keeping_masks
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import load_seed, register, save_seed
 from ple_keras._keras.tensors import at_least_float32, is_constant_in_jax_trace
@@ -151,7 +152,7 @@ class Gate(BaseLayer):
         if self.num_experts == 1:
             weights = ops.ones_like(at_least_float32(inputs[..., :1]))
         else:
-            inputs = self._block(inputs) if self._template else inputs
+            inputs = call_keeping_masks(self._block, inputs) if self._template else inputs
             logits = at_least_float32(self._projection(inputs))
             if self.softmax_temperature != 1:
                 logits = logits / self.softmax_temperature

@@ -8,6 +8,7 @@ import keras
 
 from ple_keras._checks import check_keys
 from ple_keras._keras.building import symbolic
+from ple_keras._keras.internals import call_keeping_masks
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import built_names, register, serialize_layers
 from ple_keras._keras.slices import whole_slices
@@ -202,7 +203,10 @@ class HedgedBlock(BaseLayer):
             check_keys(inputs, [*self._task_names, SHARED], "inputs")
             own = {task: inputs[task] for task in self._task_names}
             by_branch = {SHARED: inputs[SHARED], OWN: own}
-        outputs = {branch: getattr(self[branch], method)(x) for branch, x in by_branch.items()}
+        outputs = {
+            branch: call_keeping_masks(getattr(self[branch], method), x)
+            for branch, x in by_branch.items()
+        }
         for branch, found in outputs.items():
             if not isinstance(found, Mapping) or not set(self._task_names) <= set(found):
                 raise ValueError(

@@ -4,6 +4,7 @@ import keras
 
 from ple_keras._checks import check_features
 from ple_keras._keras.building import build_on, output_width
+from ple_keras._keras.internals import call_keeping_masks
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import register
 from ple_keras._typing import ByName, Config, LayerLike, Outputs, Shape, Tensor
@@ -63,7 +64,7 @@ class SharedBottomBlock(BaseLayer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> dict[str, Tensor]:
         """Run the network once."""
-        return dict.fromkeys(self._task_names, self._bottom(inputs))
+        return dict.fromkeys(self._task_names, call_keeping_masks(self._bottom, inputs))
 
     def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> ByName:
         return dict.fromkeys(self._task_names, previous_mask)

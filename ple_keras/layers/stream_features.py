@@ -9,6 +9,7 @@ import keras
 from ple_keras._checks import check_bool, short_repr
 from ple_keras._keras.building import build_copy, symbolic
 from ple_keras._keras.copying import Template, check_adapted_layers
+from ple_keras._keras.internals import call_keeping_masks
 from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.saving import check_names, register, save_names
 from ple_keras._keras.slices import whole_slices
@@ -165,7 +166,7 @@ class StreamFeatures(BaseLayer):
 
     def call(self, inputs: Nested, training: bool | None = None) -> dict[str, Tensor]:
         """Compute every copy once."""
-        features = {copy.name: copy(inputs) for copy in self.layers}
+        features = {copy.name: call_keeping_masks(copy, inputs) for copy in self.layers}
         return {stream: features[name] for stream, name in self._copy_of.value.items()}
 
     def compute_mask(self, inputs: Nested, previous_mask: Nested) -> None:

@@ -126,6 +126,16 @@ def test_masks_are_read_attached_and_removed():
     assert internals.get_mask(x) is None
 
 
+def test_layers_keep_the_masks_of_their_inputs():
+    x, mask = keras.ops.ones((1, 2, 4)), keras.ops.convert_to_tensor([[True, False]])
+    internals.set_mask(x, mask)
+    attention = keras.layers.MultiHeadAttention(1, 4)
+    internals.call_keeping_masks(lambda inputs: attention(inputs, inputs), x)
+    assert internals.get_mask(x) is mask
+    attention(x, x)
+    assert internals.get_mask(x) is None
+
+
 def test_the_outermost_layer_contains_the_current_call():
     found = []
     layer = keras.layers.Lambda(lambda x: found.append(internals.outermost_layer()) or x)
