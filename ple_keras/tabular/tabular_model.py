@@ -1,7 +1,9 @@
 """A model of the columns of a frame."""
 
+import glob
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -523,7 +525,8 @@ class TabularModel:
         """Write the model to a folder, which is complete or, after an error, as it was before.
 
         It contains model.keras, with the optimizer, columns.json and tasks.json. The functions of
-        `given` and `block` are in none of them.
+        `given` and `block` are in none of them. If the process is killed while it replaces a
+        folder, `load` names the place of the old one.
 
         Args:
             folder: The folder. One of an earlier `save` is replaced.
@@ -539,8 +542,9 @@ class TabularModel:
         arguments["given"] = [*self.heads.given]
         arguments["columns"] = self._arguments["columns"] is not None
         arguments["block"] = self._arguments["block"] is not None or "block" in self._lost
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as part:
-            new = Path(part, "new")
+        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        new, old = part / "new", part / "old"
+        try:
             new.mkdir()
             self.keras_model.save(new / MODEL)
             self._columns.save(new / COLUMNS)
@@ -553,8 +557,12 @@ class TabularModel:
             }
             (new / TASKS).write_text(json.dumps(text))
             if folder.exists():
-                folder.rename(Path(part, "old"))
+                folder.rename(old)
             new.rename(folder)
+        finally:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            shutil.rmtree(part)  # after one of the two is in its place
 
     @classmethod
     def load(cls, folder: str | Path, given: Given | None = None) -> Self:
@@ -569,9 +577,11 @@ class TabularModel:
             ValueError: If a file is missing, or files are of different models, or `given` has other
                 branches than the model.
         """
-        folder = Path(folder)
+        folder = Path(folder).resolve()
         if missing := [name for name in (MODEL, COLUMNS, TASKS) if not (folder / name).exists()]:
-            raise ValueError(f"{folder} must have the files of a model; missing: {missing}")
+            left = [*folder.parent.glob(f".{glob.escape(folder.name)}-????????/old")]
+            rest = f". A killed `save` has left {short_repr([*map(str, left)])}" if left else ""
+            raise ValueError(f"{folder} must have the files of a model; missing: {missing}{rest}")
         text = json.loads((folder / TASKS).read_text())
         hashes = text["sha256"].items()
         if wrong := [name for name, each in hashes if _sha256(folder / name) != each]:

@@ -1,9 +1,14 @@
 """A model of a frame: labels, splits, branches of other models, files, and errors."""
 
 import contextlib
+import itertools
 import json
+import os
 import pickle
 import shutil
+import signal
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -379,6 +384,53 @@ def test_a_model_without_fit_and_folders_that_are_not_whole_are_refused(tmp_path
     (tmp_path / "other" / "columns.json").unlink()
     with pytest.raises(ValueError, match=r"files of a model; missing: \['columns.json'\]"):
         pk.TabularModel.load(tmp_path / "other")
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def save_until(change, action, model, folder):
+    """Save in a new process that ends by an action before a change of files. Return whether."""
+    changes = itertools.count(1)
+
+    def hook(event, _):
+        is_change = event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir")
+        if is_change and next(changes) == change:
+            action()
+
+    if not (child := os.fork()):
+        try:
+            sys.addaudithook(hook)
+            model.save(folder)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1] != 0
+
+
+@once
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forks")
+@pytest.mark.parametrize("action", [interrupt, kill])
+def test_a_save_that_ends_at_any_point_loses_no_model(action, tmp_path, monkeypatch):
+    monkeypatch.setattr(pk.MultiTaskModel, "save", lambda _, file: file.touch())
+    monkeypatch.setattr(keras.models, "load_model", lambda _: None)
+    model, folder = new_model(CLICK).fit(SMALL, **QUICK), tmp_path / "model"
+    model.save(folder)
+    change = 1
+    while save_until(change, action, model, folder):
+        change += 1
+        if not folder.exists():
+            assert action is kill
+            with pytest.raises(ValueError, match=r"A killed `save` has left \['") as error:
+                pk.TabularModel.load(folder)
+            Path(str(error.value).split("'")[-2]).rename(folder)
+        pk.TabularModel.load(folder)
+    assert change > 8
 
 
 @once
