@@ -26,7 +26,8 @@ Counts: TypeAlias = dict[str, Counter[Value]]  # by table
 Rare: TypeAlias = dict[str, list[tuple[Value, int]]]  # values and their counts, by table
 
 ARGUMENTS = ("ids", "numbers", "lists", "texts", "logs", "required")
-KEPT = ("inputs", "rows", "rare", "previous")  # not in files of earlier versions
+FITTED = ("known", "scales", "quantiles", "missing")
+KEPT = ("inputs", "rows", "rare", "previous")
 MISSING, UNKNOWN, FIRST = 0, 1, 2  # codes; FIRST is the first known value
 LARGEST = 5.0  # limit of a scaled number
 FAR = 100  # deviations from the mean, beyond which a number is probably wrong
@@ -80,8 +81,7 @@ class Columns:
             limited to the quantiles 0.001 and 0.999, unless only these vary. The limits are the
             range in training, widened by its width on both sides.
         quantiles: The quantiles 0, 1/16, ..., 1 of each column of numbers or their logarithms, of
-            at most 100,000 random rows, after `fit`. Without them, as in files of earlier versions,
-            `transform` limits numbers to 5 deviations.
+            at most 100,000 random rows, after `fit`.
         missing: The share of missing values in each column, after `fit`.
         rows: The number of rows of each table, after `fit`.
         rare: `[(value, count), ...]` for each table, after `fit`: the at most 100,000 most frequent
@@ -291,7 +291,7 @@ class Columns:
                 del count[value]
         new, rare = _split_rare(counts, min_rows)
         known = {name: [*values, *new[name]] for name, values in self.known.items()}
-        excess = {name: FIRST + len(v) - self._rows(name) for name, v in known.items()}
+        excess = {name: FIRST + len(v) - self.rows[name] for name, v in known.items()}
         if full := {name: n for name, n in excess.items() if n > 0}:
             raise ValueError(
                 "Tables must have a free row for each new value. Train a new model with `spare` of "
@@ -314,11 +314,9 @@ class Columns:
 
     def _set(self, known: Any, scales: Any, quantiles: Any, missing: Any) -> Self:
         self.known, self.quantiles, self.missing = known, quantiles, missing
-        self.scales = {name: [*scales[name], -np.inf, np.inf][:4] for name in self.numbers}
-        limits = [LARGEST_FLOAT if name in quantiles else LARGEST for name in self.numbers]
-        arrays = [(*self.scales[name][:2], limit) for name, limit in zip(self.numbers, limits)]
-        # The mean, the deviation and the largest value.
-        self._scale_arrays = np.array(arrays).reshape(-1, 3).T[..., None]
+        self.scales = {name: scales[name] for name in self.numbers}
+        pairs = [self.scales[name][:2] for name in self.numbers]
+        self._scale_arrays = np.array(pairs).reshape(-1, 2).T[..., None]  # means and deviations
         self._kinds = {name: _type(values[0]) for name, values in known.items()}
         self._types = dict.fromkeys(self.numbers, NUMBERS)
         for name in (*self.ids, *self.texts):
@@ -381,17 +379,17 @@ class Columns:
     def _scaled(self, rows: Rows) -> np.ndarray:
         """Return the scaled numbers, `(n, B)`."""
         scaled = np.empty((len(self.numbers), len(rows)), "float32")
-        mean, deviation, limit = self._scale_arrays
+        mean, deviation = self._scale_arrays
         if isinstance(rows, list):  # all columns of a request at once
             x = np.empty(scaled.shape)
             for i, name in enumerate(self.numbers):
                 x[i] = (self._numbers if name in self.logs else self._read)(rows, name)
-            scaled[:] = np.clip((x - mean) / deviation, -limit, limit)
+            scaled[:] = np.clip((x - mean) / deviation, -LARGEST_FLOAT, LARGEST_FLOAT)
             return scaled
         outside, shares = np.zeros(len(rows), bool), []
         for i, name in enumerate(self.numbers):
             x = self._numbers(rows, name)
-            scaled[i] = np.clip((x - mean[i]) / deviation[i], -limit[i], limit[i])
+            scaled[i] = np.clip((x - mean[i]) / deviation[i], -LARGEST_FLOAT, LARGEST_FLOAT)
             ends = self.scales[name][2:]
             low, high = np.log1p(np.maximum(ends, 0)) if name in self.logs else ends
             is_outside = (x < low) | (x > high)
@@ -498,15 +496,13 @@ class Columns:
 
         Raises:
             TypeError: If a width is not an integer.
-            ValueError: If the columns are not fitted, a width is below 1, numbers without quantiles
-                are to be embedded, `hidden_ids` is outside of [0, 1), or `extrapolate` has a name
-                that is not a number, or any with `number_units`.
+            ValueError: If the columns are not fitted, a width is below 1, `hidden_ids` is
+                outside of [0, 1), or `extrapolate` has a name that is not a number, or any with
+                `number_units`.
         """
         from ple_keras.columns.network import build_network  # imports Keras
 
         self._check_fitted()
-        if number_units is not None and {*self.numbers} - {*self.quantiles}:
-            raise ValueError(f"number_units needs quantiles: fit again. Received: {number_units=}")
         extrapolate = _names(extrapolate, "extrapolate")
         allowed = self.numbers if number_units is None else []
         if not {*extrapolate} <= {*allowed}:
@@ -517,7 +513,7 @@ class Columns:
 
     def _limits(self, extrapolate: Sequence[str]) -> np.ndarray:
         """Return the smallest and largest scaled number of each column, `(2, n)`, for networks."""
-        limited = [n for n in self.numbers if n in self.quantiles and n not in extrapolate]
+        limited = [n for n in self.numbers if n not in extrapolate]
         ranges = {name: self._scaled_quantiles(name)[[0, -1]] for name in limited}
         pairs = [ranges.get(name, (-LARGEST, LARGEST)) for name in self.numbers]
         limits: np.ndarray = np.clip(np.array(pairs).T, -LARGEST, LARGEST)
@@ -526,10 +522,6 @@ class Columns:
     def _scaled_quantiles(self, name: str) -> np.ndarray:
         mean, deviation, *_ = self.scales[name]
         return np.clip((np.array(self.quantiles[name]) - mean) / deviation, -LARGEST, LARGEST)
-
-    def _rows(self, table: str) -> int:
-        """Return the number of codes of a table."""
-        return self.rows.get(table, FIRST + len(self.known[table]))
 
     def example(self) -> dict[str, Value]:
         """Return a row of known values and mean numbers, as a request can contain it."""
@@ -553,8 +545,8 @@ class Columns:
             file: The file, such as "columns.json".
         """
         self._check_fitted()
-        parts = [*ARGUMENTS, "known", "scales", "quantiles", "missing", *KEPT]
-        Path(file).write_text(json.dumps({name: getattr(self, name) for name in parts}))
+        parts = {name: getattr(self, name) for name in (*ARGUMENTS, *FITTED, *KEPT)}
+        Path(file).write_text(json.dumps(parts))
 
     @classmethod
     def load(cls, file: str | Path) -> Self:
@@ -564,16 +556,17 @@ class Columns:
             file: A file that `save` has written.
 
         Raises:
-            ValueError: If the file has no known values and scales.
+            ValueError: If it is another file, or one of version 0.6.0 or earlier.
         """
         parts = json.loads(Path(file).read_text())
-        tables = parts.get("known") if isinstance(parts, dict) and "scales" in parts else None
-        if not isinstance(tables, dict) or not all(isinstance(x, list) for x in tables.values()):
-            raise ValueError(f"{file} must have a list of known values for each table, and scales")
-        columns = cls(**{name: parts[name] for name in ARGUMENTS if name in parts})
-        vars(columns).update({name: parts[name] for name in KEPT if name in parts})
-        others = (parts.get(name, {}) for name in ("quantiles", "missing"))
-        return columns._set(tables, parts["scales"], *others)
+        if lacking := {*ARGUMENTS, *FITTED, *KEPT} - {*parts}:
+            raise ValueError(
+                f"file must be of Columns of ple_keras 0.7.0 or later. Received: {file} without "
+                f"{sorted(lacking)}"
+            )
+        columns = cls(**{name: parts[name] for name in ARGUMENTS})
+        vars(columns).update({name: parts[name] for name in KEPT})
+        return columns._set(*(parts[name] for name in FITTED))
 
     def _unfitted(self) -> Self:
         """Return columns with the same arguments."""

@@ -62,9 +62,8 @@ def build_network(
         if codes:
             each = ops.concatenate(codes, axis=-1)
             each = HiddenIds(hidden_ids)(each) if hidden_ids else each
-            sizes = {name: columns._rows(name) for name in columns.known}
             name = free_name(f"table{suffix}", {*inputs})  # of another column
-            rows = ColumnTable(sizes, tables, width, name=name)(each)
+            rows = ColumnTable(columns.rows, tables, width, name=name)(each)
             parts = [(each, rows)]
             if ends := np.cumsum(lengths)[:-1].tolist():
                 parts = [*zip(ops.split(each, ends, axis=1), ops.split(rows, ends, axis=1))]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import keras
 import numpy as np
@@ -134,8 +134,7 @@ class Head(BaseLayer):
         self.units = check_int(units, "units", minimum=1)
         self.activation = check_activation(activation)
         self.loss = check_loss(loss)
-        # Not `self.loss`: a config has a dict instead, and files of 0.3.0 can contain such heads.
-        if getattr(loss, "from_logits", False) and self.activation in LOGIT_ACTIVATIONS:
+        if getattr(self.loss, "from_logits", False) and self.activation in LOGIT_ACTIVATIONS:
             raise ValueError(f"loss must have from_logits=False. Received: {loss=}, {activation=}")
         own = None if metrics is None else check_metrics(metrics)
         extra = check_metrics(extra_metrics, "extra_metrics")
@@ -374,9 +373,3 @@ class Head(BaseLayer):
             "reduction": self.reduction,
         }
         return {key: x for key, x in config.items() if key not in self._set_by_class}
-
-    @classmethod
-    def from_config(cls, config: Config) -> Self:
-        if "tower" in config:  # files of 0.3.0 can contain 0 or [] for no tower
-            config = {**config, "tower": config["tower"] or None}
-        return super().from_config(config)

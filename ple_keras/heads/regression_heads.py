@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import keras
 import numpy as np
@@ -326,12 +326,6 @@ class CountHead(PositiveHead):
 
     def _logs_loss_mean(self) -> bool:
         return super()._logs_loss_mean() and not self.standardize
-
-    @classmethod
-    def from_config(cls, config: Config) -> Self:
-        if "standardize" not in config and config["metrics"] is None:  # a file of 0.4.0
-            config = {**config, "metrics": ["poisson"]}
-        return super().from_config(config)
 
 
 @register

@@ -71,7 +71,7 @@ def find_weights(model: keras.Layer) -> dict[Unit, list[WeightSlice]]:
     of_heads = {id(x) for heads in find_layers(model, TaskHeads) for x in heads.weights}
     weights: dict[Unit, list[WeightSlice]] = defaultdict(list)
     common = []
-    for part in parts:  # in the order of the arrays that 0.4.0 pickled
+    for part in parts:  # in the order of the arrays of pickled `kept`
         variable, index = part
         units = readers[id(variable), index] | readers[id(variable), ()]
         if len(units) != 1 and variable.trainable and id(variable) not in of_heads:

@@ -1,6 +1,5 @@
 """The layers of the networks of Columns."""
 
-import re
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -109,8 +108,6 @@ def columns_digest(layer: keras.Layer) -> str:
     """Return the digest of the columns whose network, or copies of it, a layer contains.
 
     The text is empty without such a network, and has commas between the digests of different
-    columns. Networks of version 0.6.0 have the digest only in the name of a `Concatenate` layer.
+    columns.
     """
-    layers = find_layers(layer, keras.layers.Concatenate)
-    named = {getattr(each, "digest", each.name.removeprefix("columns_")) for each in layers}
-    return ",".join(sorted(filter(re.compile("[0-9a-f]{16}").fullmatch, named)))
+    return ",".join(sorted({each.digest for each in find_layers(layer, ColumnFeatures)}))

@@ -131,8 +131,7 @@ class MultiTaskTraining(Mixin):
         Args:
             config: As returned by `get_compile_config`.
         """
-        config = keras.saving.deserialize_keras_object(config)
-        self.compile(**{k: v for k, v in config.items() if k not in HEAD_ARGUMENTS})
+        self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 

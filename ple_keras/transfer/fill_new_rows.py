@@ -27,8 +27,8 @@ def fill_new_rows(model: keras.Model, columns: Columns, updated: Columns) -> Non
 
     Raises:
         TypeError: If `model` is not a Keras model or layer, or another argument is not a Columns.
-        ValueError: If the model does not have a network of `columns`, or one of version 0.6.0 or
-            earlier, or its tables have too few rows. If `updated` is not from `columns.update`.
+        ValueError: If the model does not have a network of `columns`, or its tables have too few
+            rows. If `updated` is not from `columns.update`.
 
     Example:
 
@@ -59,8 +59,8 @@ def fill_new_rows(model: keras.Model, columns: Columns, updated: Columns) -> Non
     networks = [each for each in _all_layers(model) if isinstance(each, ColumnFeatures)]
     if {each.digest for each in networks} != {old}:
         raise ValueError(
-            "model must have a network of `columns`, of version 0.7.0 or later. Received: "
-            f"columns.digest={old!r}, {columns_digest(model)!r} in the model"
+            f"model must have a network of `columns`. Received: columns.digest={old!r}, "
+            f"{columns_digest(model)!r} in the model"
         )
     tables = find_layers(model, ColumnTable)
     starts, ends = ({k: FIRST + len(v) for k, v in x.known.items()} for x in (columns, updated))

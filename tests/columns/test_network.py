@@ -57,7 +57,7 @@ def test_own_tables_have_their_own_widths(columns, frame, tmp_path):
 
 
 def by_column(columns, width):
-    """Return a network with a table for each column, as version 0.6.0 made it."""
+    """Return a network with a table for each column, with the same predictions."""
     inputs = {name: keras.Input((), dtype="int32", name=name) for name in columns.ids}
     for name, (_, length) in columns.sequences.items():
         inputs[name] = keras.Input((length,), dtype="int32", name=name)
@@ -170,10 +170,6 @@ def test_numbers_are_limited_or_embedded(frame, tmp_path):
     np.testing.assert_array_equal(loaded(network, tmp_path).predict_on_batch(x), embedded)
     own = columns.network({"shared": 4, "like": 2}, number_units=2)
     assert own["like"].output_shape == (None, 3 * 2 + 3)
-    columns.quantiles = {}
-    assert columns.network().predict_on_batch(x)[2, 0] == 5  # a file of an earlier version
-    with pytest.raises(ValueError, match=r"needs quantiles: fit again. Received: number_units=3"):
-        columns.network(number_units=3)
 
 
 def test_the_codes_of_other_columns_are_refused_by_the_name_of_their_column(columns, frame):
@@ -227,13 +223,9 @@ def test_a_model_knows_the_digest_of_its_columns_and_refuses_others(columns, fra
     streams = pk.StreamFeatures(["click"], network, name="streams")
     streamed = keras.Model(network.input, streams(network.input))
     ended = keras.Model(network.input, keras.layers.Dense(2)(network.output))
-    old = keras.layers.Concatenate(name=f"columns_{columns.digest}")  # of 0.6.0
-    earlier = keras.Model(
-        network.input, old(2 * [keras.layers.Embedding(9, 2)(network.input["user"])])
-    )
     later = pk.Columns(["user", "item"], ["age"], LISTS, TEXTS, logs=["votes"]).fit(frame[1:], 2)
     x = columns.transform(frame)
-    for model in (own, streamed, ended, earlier):
+    for model in (own, streamed, ended):
         for copy in (model, keras.models.clone_model(model), loaded(model, tmp_path)):
             assert f"columns_{columns.digest}" in copy.to_json()
             pk.check_inputs(copy, x, columns=columns)

@@ -1,7 +1,5 @@
 """New values get the free rows of tables, and nothing else of columns changes."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -65,22 +63,6 @@ def test_values_are_counted_from_the_fit_on(columns, frame, tmp_path, monkeypatc
     assert updated.update(day[2:].assign(item="v"), 4).rare["item"] == [("v", 1)]  # the newest
     updated.rare.clear()
     assert updated.update(day[:1], min_rows=2).known == updated.known
-
-
-def test_a_file_without_rows_has_no_free_ones(columns, frame, tmp_path):
-    columns.save(tmp_path / "columns.json")
-    parts = json.loads((tmp_path / "columns.json").read_text())
-    (tmp_path / "columns.json").write_text(
-        json.dumps({name: parts[name] for name in parts if name not in module.KEPT})
-    )
-    old = Columns.load(tmp_path / "columns.json")
-    assert old.digest == columns.digest
-    assert old.update(day_of(frame), min_rows=8).known == columns.known
-    with pytest.raises(ValueError, match=r"Train a new model.* too many values: {'item': 2}"):
-        old.update(day_of(frame), min_rows=5)
-    table = old.network(2).get_layer("table")
-    assert table.rows == {name: 2 + n for name, n in sizes(columns).items()}
-    assert columns.network(2).get_layer("table").rows == columns.rows
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def copied():
 
 
 def counts():
-    """A hedged count, standardized since 0.5.0, a product, own features of another width."""
+    """A hedged count, standardized, a product, own features of another width."""
     heads = pk.TaskHeads(
         [
             pk.CountHead("votes", standardize=True),
@@ -83,8 +83,8 @@ def counts():
 
 
 def networks():
-    """Feature networks with embedded numbers, which a HedgedBlock copies, and a given branch."""
-    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.BinaryHead("buy")], given=["boosting"])
+    """Feature networks with embedded numbers, which a HedgedBlock copies."""
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.BinaryHead("buy")])
     inputs = {"user": keras.Input((), dtype="int32", name="user"), "x": keras.Input((3,), name="x")}
     networks = {}
     for stream, width in {"click": 2, "buy": 2, "shared": 4}.items():
@@ -92,20 +92,18 @@ def networks():
         numbers = pk.NumberEmbedding(2, edges=[[-1, 0, 1]] * 3)(inputs["x"])
         networks[stream] = keras.Model(inputs, keras.layers.Concatenate()([table, numbers]))
     features = pk.HedgedBlock(heads, [4], features=networks)(inputs)
-    boosting = keras.ops.sigmoid(inputs["x"][:, 0])
-    outputs = heads({task: {**x, "boosting": boosting} for task, x in features.items()})
-    return pk.MultiTaskModel(inputs, outputs), pk.table_optimizer("adam")
+    return pk.MultiTaskModel(inputs, heads(features)), pk.table_optimizer("adam")
 
 
 def amounts():
-    """A network of Columns, packed, with hidden ids, and a hedged amount of a standardized unit."""
+    """A network of Columns, packed, and a hedged amount of a standardized unit."""
     frame = pd.DataFrame(
         {"user": np.arange(24) % 4, "age": np.arange(24.0), "word": ["a b", "b c"] * 12}
     )
     columns = pk.Columns(["user"], ["age"], texts={"word": ("word", 2)}).fit(frame, spare=0.5)
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.TweedieHead("spent", standardize=True)])
     heads.adapt({task: data()[1][task] for task in heads})
-    network = columns.network(4, hidden_ids=0.2, packed=True)
+    network = columns.network(4, packed=True)
     features = pk.HedgedBlock(heads, [4], features=network)(network.input)
     return pk.MultiTaskModel(network.input, heads(features)), pk.table_optimizer("adam")
 

@@ -54,14 +54,6 @@ def test_losses_of_logits_are_allowed_only_for_logits():
     pk.Head("a", loss=loss, activation="tanh")
 
 
-def test_a_loss_of_logits_in_a_file_of_an_older_version_loads():
-    config = pk.BinaryHead("a", loss=keras.losses.BinaryCrossentropy()).get_config()
-    config["loss"]["config"]["from_logits"] = True
-    heads = pk.TaskHeads([pk.BinaryHead.from_config(config)])
-    heads.build({"a": {"own": (None, 2), "shared": (None, 2)}})
-    assert heads["a"].loss.from_logits
-
-
 def test_a_pos_weight_of_0_is_refused():
     call = functools.partial(pk.BinaryHead, "a", pos_weight=0)
     check_refused(call, ValueError, r"finite and above 0\..*pos_weight=0$")

@@ -89,7 +89,7 @@ def test_a_head_stays_the_same_object_and_reads_the_state_of_its_branches():
     time = pk.RegressionHead("time", standardize=True)
     model = hedged_model(pk.TaskHeads([time]), mixtures={})
     assert heads_of(model)["time"] is time
-    assert time.mixture.path.split("/")[1:] == ["time_head", "mixture"]  # as in files of 0.3.0
+    assert time.mixture.path.split("/")[1:] == ["time_head", "mixture"]
     assert time.branch_weights() == {"own": 0.5, "shared": 0.5}
     heads_of(model).adapt({"time": [2.0, 4.0, np.nan, np.nan]})
     assert (time.mean, time.deviation, time.label_share) == ([3.0], [1.0], 0.5)

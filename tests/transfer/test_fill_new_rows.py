@@ -97,8 +97,7 @@ def test_other_columns_and_models_are_refused(tmp_path):
     model, updated = model_of("hedged", columns), columns.update(DAY, min_rows=2)
     state = list(map(numpy_of, model.variables))
     later = fitted(DAY)
-    old = keras.layers.Concatenate(name=f"columns_{columns.digest}")  # of 0.6.0
-    table = pk.SparseEmbedding(99, 2, name="user_table")(model.input["user"])
+    plain = keras.layers.Embedding(99, 2)(model.input["user"])
     inputs = {"columns": columns, "updated": updated}
     for wrong, error, reason in (
         ({"updated": later}, ValueError, f"updated.previous='', not '{columns.digest}'"),
@@ -109,7 +108,7 @@ def test_other_columns_and_models_are_refused(tmp_path):
             "network of `columns`",
         ),
         ({"model": model_of("ple", fitted(spare=0.0))}, ValueError, "a row for each code.* 'film'"),
-        ({"model": keras.Model(model.input, old([table, table]))}, ValueError, "of version 0.7.0"),
+        ({"model": keras.Model(model.input, plain)}, ValueError, "'' in the model"),
         ({"model": "model.keras"}, TypeError, "model must be a Layer. Received: model='model.k"),
         ({"columns": "columns.json"}, TypeError, "columns must be a Columns. Received: columns="),
     ):
