@@ -96,12 +96,10 @@ PARTS = {
         "ple_keras.inspection.gates.ExpertUse",
     ],
     "mix_predictions": ["ple_keras.inspection.mix_predictions.Mixture"],
-    "TabularModel": ["ple_keras.tabular.tabular_report.TabularReport"],
-    "TaskReport": [
+    "task_report": [
+        "ple_keras.inspection.task_report.TaskReport",
         "ple_keras.inspection.task_figures.TaskFigures",
-        "ple_keras.inspection.task_report.TaskTraining",
         "ple_keras.inspection.task_report.BranchUse",
-        "ple_keras.inspection.task_gradients.Conflict",
     ],
 }
 # Pictures that functions draw, by path below docs/.
@@ -113,7 +111,6 @@ PICTURES = {
 # Results of functions, which no example creates by itself.
 RESULT_OF = {
     "GateReport": "gate_report",
-    "TaskReport": "task_report",
     "Transfer": "transfer_weights",
 }
 # Titles of folders of examples/.

@@ -140,7 +140,7 @@ def main():
 
     x_test, _ = test
     print(f"\n{pk.gate_report(ple, x_test, batch_size=8192)}")
-    print(f"\n{pk.task_report(ple, *train, validation=test)}")
+    print(f"\n{pk.task_report(ple, *test, 8192)}")
 
     folder = Path("census_income")
     folder.mkdir(exist_ok=True)

@@ -253,7 +253,7 @@ def main():
     columns, parts, users = encode(frame)
     options = columns, parts, args.epochs, args.seed
     model, logs, hedged = train(pk.HedgedBlock, METRICS, *options)
-    print(f"\n{pk.task_report(model, *parts[0], validation=parts[1])}\n")
+    print(f"\n{pk.task_report(model, *parts[1])}\n")
     bottom = train(pk.SharedBottomBlock, METRICS, *options)[2]
     alone = {}
     for task in METRICS:

@@ -18,7 +18,7 @@ from ple_keras.inspection.check_inputs import check_inputs
 from ple_keras.inspection.compare_predictions import compare_predictions
 from ple_keras.inspection.gates import GateReport, gate_report, gate_weights
 from ple_keras.inspection.mix_predictions import mix_predictions
-from ple_keras.inspection.task_report import TaskReport, task_report
+from ple_keras.inspection.task_report import task_report
 from ple_keras.labels.mask_labels import mask_labels
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.expert_block import ExpertBlock
@@ -85,7 +85,6 @@ __all__ = [
     "StreamFeatures",
     "TabularModel",
     "TaskHeads",
-    "TaskReport",
     "Transfer",
     "TweedieHead",
     "check_inputs",

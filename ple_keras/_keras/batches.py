@@ -77,17 +77,6 @@ class Batches:
         size = default or self.rows
         self._size = size if batch_size is None else check_int(batch_size, "batch_size", minimum=1)
 
-    def __len__(self) -> int:
-        """Return the number of batches, by which `task_report` spaces them evenly.
-
-        Raises:
-            TypeError: If the number is unknown.
-        """
-        if not self._is_dataset:
-            return -(-self.rows // self._size)
-        is_indexed = isinstance(self._data, keras.utils.PyDataset)
-        return int(self._data.num_batches) if is_indexed else len(self._data)
-
     def __iter__(self) -> Iterator[Batch]:
         return islice(self._all(), self._steps)
 

@@ -44,6 +44,11 @@ class Gain:
     other_loss: float
     statement: str
 
+    def _cells(self) -> list[str]:
+        """Return the gain, the interval and the statement as text."""
+        interval = " to ".join(cells(self, low="+.1f", high="+.1f")).replace("- to -", "-")
+        return [*cells(self, gain="+.1f"), interval, self.statement]
+
 
 @dataclass(frozen=True)
 class Comparison(Report):
@@ -61,9 +66,8 @@ class Comparison(Report):
         rows = [["task", "other", "rows", "loss", "other loss", "gain", "interval", "statement"]]
         for task, by_name in self.gains.items():
             for name, each in by_name.items():
-                numbers = cells(each, rows=",", loss=".4g", other_loss=".4g", gain="+.1f")
-                interval = " to ".join(cells(each, low="+.1f", high="+.1f")).replace("- to -", "-")
-                rows.append([task, name, *numbers, interval, each.statement])
+                numbers = cells(each, rows=",", loss=".4g", other_loss=".4g")
+                rows.append([task, name, *numbers, *each._cells()])
         title = f"Gains of {self.name} in percent, with 95% intervals"
         return report_text([title, table(rows)], [])
 

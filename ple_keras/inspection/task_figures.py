@@ -1,9 +1,9 @@
 """Figures on the labels and predictions of a task, with warnings."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -17,27 +17,14 @@ from ple_keras.heads.task_losses import batch_loss
 from ple_keras.inspection._report_text import cells
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.losses.example_losses import MIN_PROBABILITY
-from ple_keras.losses.loss_kinds import ERRORS, loss_name
 from ple_keras.metrics.array_metrics import grouped_auc, half_deviances
 
-Epochs: TypeAlias = Mapping[str, list[float]]  # the values of all epochs of `fit`, by key
 MIN_COMPLEMENT = 1e-7  # of 1 - p, since float32 has few probabilities closer to 1
 # Thresholds of the warnings:
 MIN_LABELS = 100
-LEARNED_ERROR = 0.3  # relative error below which a small gradient is not a problem
-ONE_VALUE_LABELS = 1000  # at a rate of 1%, the chance of only one class is below .0001
 CONSTANT_DEVIATION = 1e-6  # of predictions, relative to the labels: float32 has 7 digits
 CALIBRATION = (0.67, 1.5)  # the last steps of Adam alone caused 1.4 in a task with 4% positives
-# In standard errors: chance causes larger differences in fewer than 3 of 1000 tasks
-SIGNIFICANT = 3
-# Of the difference between the mean label and the mean prediction, in deviations of the labels. The
-# least squared error predicts means. The other errors can predict medians, which differ from means
-# by up to one deviation.
-MEAN_GAPS = dict.fromkeys(ERRORS, 1.0) | {"mean_squared_error": 0.25}
-# Of relative errors, and of the gain of training on a constant prediction, of which healthy models
-# lost up to 0.28, by less than three standard errors:
-MIN_GAP, LARGE_GAP = 0.05, 0.3
-LARGE_RISE = 0.1  # of a validation loss after its best epoch, relative to it
+SIGNIFICANT = 3  # standard errors, which chance exceeds in fewer than 3 of 1000 tasks
 
 
 @dataclass(frozen=True)
@@ -85,18 +72,6 @@ class TaskFigures:
     relative_error: float = math.nan
     relative_error_deviation: float = math.nan
     calibration: float = math.nan
-
-    @property
-    def has_constant_predictions(self) -> bool:
-        """Whether predictions are constant, so that shared parts get no gradient from the task."""
-        unit = self.label_deviation if self.label_deviation > 0 else 1.0
-        return self.prediction_deviation < CONSTANT_DEVIATION * unit
-
-    @property
-    def may_learn(self) -> bool:
-        """Whether the task has many labels, and has not learned them."""
-        is_learned = self.relative_error <= LEARNED_ERROR or self.has_constant_predictions
-        return self.labels >= MIN_LABELS and not is_learned
 
 
 def labels_by_position(head: Head, labels: Tensor | None, predictions: np.ndarray) -> np.ndarray:
@@ -205,79 +180,26 @@ def _crossentropies(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     return errors / (baseline if baseline > 0 else math.nan)
 
 
-def figure_warnings(start: str, task: TaskFigures, head: Head, loss_weight: float) -> Iterator[str]:
-    """Yield warnings about the labels and predictions of a task.
-
-    Args:
-        start: The beginning of each warning.
-        task: The figures of the task.
-        head: Its head.
-        loss_weight: The current weight of its loss; 0 if it is not trained.
-    """
-    enough = ONE_VALUE_LABELS if _is_rate(head) else MIN_LABELS
-    if loss_weight and not task.label_deviation > 0 and not 0 < task.labels < enough:
-        cause = f"its {task.labels:,} labels do not differ" if task.labels else "it has no labels"
+def figure_warnings(task: str, figures: TaskFigures, head: Head) -> Iterator[str]:
+    """Yield warnings about the predictions of a task."""
+    unit = figures.label_deviation if figures.label_deviation > 0 else 1.0
+    if figures.prediction_deviation < CONSTANT_DEVIATION * unit:
         yield (
-            f"{start}{cause}, so there is nothing to learn. Check the labels and the head's "
-            "missing_label."
+            f"{task}: the predictions are constant, with a standard deviation of "
+            f"{figures.prediction_deviation:.0e}. Check the scale of x, or lower the learning rate."
         )
-    elif task.has_constant_predictions:
-        yield (
-            f"{start}the predictions are constant, with a standard deviation of "
-            f"{task.prediction_deviation:.0e}. Check the scale of x, or lower the learning rate."
+    elif (
+        figures.labels >= MIN_LABELS and not CALIBRATION[0] <= figures.calibration <= CALIBRATION[1]
+    ):
+        mean, calibration = figures.label_mean, figures.calibration
+        error = math.sqrt(
+            max(calibration * mean, mean, figures.label_deviation**2) / figures.labels
         )
-    elif task.labels >= MIN_LABELS and (gap := MEAN_GAPS.get(loss_name(head.loss))):
-        gap = max(gap, SIGNIFICANT / math.sqrt(task.labels)) * task.label_deviation
-        if abs(task.label_mean - task.prediction_mean) > gap:
-            means = f"{task.label_mean:.3g}, and the mean prediction {task.prediction_mean:.3g}"
-            yield f"{start}the mean label is {means}. Check that labels and x are as in training."
-    elif task.labels >= MIN_LABELS and not CALIBRATION[0] <= task.calibration <= CALIBRATION[1]:
-        variance = max(task.calibration * task.label_mean, task.label_mean, task.label_deviation**2)
-        error = math.sqrt(variance / task.labels)
         remedy = "Check that missing labels are NaN, and that x is like the training data."
         if getattr(head, "pos_weight", None) is not None:
             remedy = "Divide the predicted odds by the pos_weight."
-        if abs(task.calibration - 1) * task.label_mean > SIGNIFICANT * error:
+        if abs(calibration - 1) * mean > SIGNIFICANT * error:
             yield (
-                f"{start}the sum of the predictions is {task.calibration:.2f} times the sum of "
-                f"{task.labels:,} labels. {remedy}"
+                f"{task}: the sum of the predictions is {calibration:.2f} times the sum of "
+                f"{figures.labels:,} labels. {remedy}"
             )
-
-
-def gap_warnings(start: str, task: TaskFigures, validation: TaskFigures) -> Iterator[str]:
-    """Yield a warning if a task is much worse on validation data."""
-    gap = validation.relative_error - task.relative_error
-    error = math.hypot(task.relative_error_deviation, validation.relative_error_deviation)
-    large = max(MIN_GAP, LARGE_GAP * (1 - task.relative_error), SIGNIFICANT * error)
-    if min(task.labels, validation.labels) >= MIN_LABELS and gap > large:
-        yield (
-            f"{start}the relative error is {validation.relative_error:.2f} in the validation data, "
-            f"and {task.relative_error:.2f} in training: the task overfits, or the data differ. "
-            "Try a dropout of 0.1, then 0.3, in the experts, or of 0.5, then 0.7, after the tables."
-        )
-
-
-def epoch_warnings(head: Head, prefix: str, logs: Epochs, validation: TaskFigures) -> Iterator[str]:
-    """Yield a warning if a task was better in an earlier epoch.
-
-    Args:
-        head: The head of the task.
-        prefix: The prefix of its metrics in logs, such as "click_".
-        logs: The values of all epochs of `fit`.
-        validation: The figures of the task on validation data.
-    """
-    # Not `val_{task}_loss`, in which batches without labels count as 0.
-    key, now = f"val_{prefix}mean_squared_error", validation.rmse**2
-    least = 0.0 if math.isnan(validation.deviance) else validation.loss - validation.deviance / 2
-    if f"val_{prefix}deviance" in logs:
-        key, now, least = f"val_{prefix}deviance", validation.deviance, 0.0
-    elif f"val_{prefix}{head._loss_name()}" in logs:
-        key, now = f"val_{prefix}{head._loss_name()}", validation.loss
-    losses = logs.get(key, [])
-    best = min(losses, default=math.nan)
-    if now > best + LARGE_RISE * abs(best - least):
-        yield (
-            f"{head.task}: in fit, {key} was lowest in validation {losses.index(best) + 1} of "
-            f"{len(losses)}, with {best:.4g}, and is {now:.4g} now. In a HedgedBlock, FitHedge "
-            "keeps the best epoch of each branch."
-        )

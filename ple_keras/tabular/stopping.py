@@ -18,7 +18,7 @@ LOSS = "relative_loss"  # its key in logs
 def relative_errors(
     heads: Mapping[str, Head], predictions: ByName, labels: ByName
 ) -> dict[str, float]:
-    """Return the relative error of each task (see `TaskReport`), which is NaN without labels."""
+    """Return the relative error of each task (see `task_report`), which is NaN without labels."""
     errors = {}
     for task, head in heads.items():
         known = labels_by_position(head, labels[task], predictions[task])

@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -19,6 +20,7 @@ from ple_keras._typing import LayerLike, Nested
 from ple_keras.columns.columns import BLOCKS, Columns, Rows, check_frame, column_values, free_name
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
+from ple_keras.inspection.task_report import TaskReport, task_report
 from ple_keras.labels.sample_space import to_number_array
 from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.hedged_block import HedgedBlock
@@ -26,7 +28,6 @@ from ple_keras.models.multi_task_model import MultiTaskModel
 from ple_keras.optimizers.table_optimizer import table_optimizer
 from ple_keras.tabular.row_split import split_rows, value_ranks
 from ple_keras.tabular.stopping import BATCH_SIZE, relative_errors, stop_callbacks
-from ple_keras.tabular.tabular_report import TabularReport, report_predictions
 from ple_keras.tabular.task_columns import TaskColumns
 from ple_keras.transfer.fill_new_rows import fill_new_rows
 
@@ -478,7 +479,7 @@ class TabularModel:
     def score(self, rows: Rows, y: None = None) -> float:
         """Return minus the mean relative loss of the tasks, for scikit-learn: more is better.
 
-        A relative loss is 1 for the best constant prediction, and 0 at best (see `TaskReport`).
+        A relative loss is 1 for the best constant prediction, and 0 at best (see `task_report`).
 
         Args:
             rows: A frame with labels.
@@ -496,11 +497,11 @@ class TabularModel:
             raise ValueError("rows must have labels of a task. Received: no label")
         return -float(np.mean(known))
 
-    def report(self, rows: Rows, group: str | None = None) -> TabularReport:
-        """Report the metrics of each task, and the gains of the mixture over each branch.
+    def report(self, rows: Rows, group: str | None = None) -> TaskReport:
+        """Report the tasks, with the gains of the mixture over each branch (see `task_report`).
 
         The rows must be new to the model, neither trained nor validated, and like the rows that it
-        will predict. Gains have paired 95% intervals (see `compare_predictions`).
+        will predict.
 
         Args:
             rows: A frame with labels.
@@ -508,7 +509,8 @@ class TabularModel:
                 independent.
 
         Returns:
-            A TabularReport: print it, or use `tasks`, `weights`, `gains` and `to_dict()`.
+            A TaskReport keyed by column: print it, or use `tasks`, `branches`, `gains` and
+            `to_dict()`.
 
         Raises:
             TypeError, ValueError: As for `predict`, and if `rows` is not a frame, or has no row, or
@@ -518,8 +520,15 @@ class TabularModel:
         check_frame(rows, "rows")
         groups = None if group is None else value_ranks(rows, group)
         x = self._encoded(rows, self._given_predictions(rows, self.heads))
+        model, labels = self.keras_model, tasks.labels(rows)
+        report = task_report(model, x, labels, BATCH_SIZE, groups, new_rows=True)
         columns = {name: column for column, name in tasks.names.items()}
-        return report_predictions(self.keras_model, x, tasks.labels(rows), columns, groups)
+        by_column: Any = {
+            key: {columns[task]: value for task, value in by_task.items()}
+            for key, by_task in vars(report).items()
+            if isinstance(by_task, dict)
+        }
+        return replace(report, **by_column)
 
     def save(self, folder: str | Path) -> None:
         """Write the model to a folder, which is complete or, after an error, as it was before.

@@ -1,6 +1,7 @@
 """Reports of models with a HedgedBlock."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -27,44 +28,70 @@ def test_the_task_report_shows_the_mixture_and_the_figures_of_branches():
     model = hedged_model()
     pk.fit_hedge(model, X, Y)
     heads = heads_of(model)
-    report = pk.task_report(model, X, Y, validation=(X, Y), batch_size=32)
+    report = pk.task_report(model, X, Y, batch_size=32)
     for task in TASKS:
         weights = {branch: use.weight for branch, use in report.branches[task].items()}
         assert weights == heads[task].branch_weights()
-    assert set(report.tasks) == set(report.training) == set(report.validation) == set(TASKS)
-    assert report.training["time"].gradient_share > 0
+    assert [*report.tasks] == [*report.loss_weights] == TASKS
+    assert (report.loss_weights["time"], report.gains, report.warnings) == (9.0, {}, [])
     assert "mixed" in str(report)
     assert np.isnan(report.branches["time"]["own"].epoch)
     json.dumps(report.to_dict())
     for task in TASKS:
         heads[task].mixture.assign([1.0, 0.0])  # the branch "own" alone
     model.history = keras.callbacks.History()
-    model.history.epoch = [0, 1]
-    names = ("click_binary_crossentropy", "time_mean_squared_error")
-    losses = {f"val_{name}": [1e-3, 9.0] for name in names}
-    kept = {f"hedge/time/{branch}_epoch": [0, 0] for branch in BRANCHES}
-    model.history.history = losses | kept | {"hedge/click/own": [0.5, 0.5]}  # keep_best=False
-    after = pk.task_report(model, X, Y, validation=(X, Y), batch_size=32)
+    model.history.history = {f"hedge/time/{branch}_epoch": [0, 0] for branch in BRANCHES}
+    after = pk.task_report(model, X, Y, batch_size=32)
     assert [after.branches["time"][branch].epoch for branch in BRANCHES] == [1, 1]
-    warned = [text.split(":")[0] for text in after.warnings if "was lowest in" in text]
-    assert warned == ["click"]  # not the task whose branches FitHedge has kept
     for task, figures in after.tasks.items():
         own = report.branches[task]["own"].figures
         assert (own.loss, own.labels) == (pytest.approx(figures.loss, rel=1e-5), figures.labels)
 
 
+NUMBERS = {
+    "like": (pk.BinaryHead("like"), X[:, 1] > 0),
+    "kind": (pk.MulticlassHead("kind", num_classes=3), np.arange(64) % 3),
+    "shares": (
+        pk.MulticlassHead("shares", num_classes=3, loss="categorical_crossentropy"),
+        np.eye(3)[np.arange(64) % 3],
+    ),
+    "time": (pk.RegressionHead("time", standardize=True, mean=1, deviation=2), X[:, 1]),
+    "error": (pk.RegressionHead("error", loss="mean_absolute_error"), X[:, 1]),
+    "pair": (pk.RegressionHead("pair", units=2), X[:, :2]),
+    "visits": (pk.CountHead("visits"), np.arange(64) % 4),
+    "spent": (pk.TweedieHead("spent"), np.exp(X[:, 0])),
+}
+
+
 @once
-@pytest.mark.parametrize(("planned", "best", "warns"), [(5, 3, True), (5, 1, False), (9, 4, False)])
-def test_too_few_epochs_warn(planned, best, warns):
-    model = hedged_model()
-    model.history = keras.callbacks.History()
-    model.history.epoch, model.history.params = [0, 1, 2, 3, 4], {"epochs": planned}
-    best_epochs = dict(zip(BRANCHES, (best, 4 if warns else best)))
-    kept = {f"hedge/{task}/{b}_epoch": [e] for task in TASKS for b, e in best_epochs.items()}
-    model.history.history = kept
-    warnings = pk.task_report(model, X, Y).warnings
-    reason = "4 of 4 branches were best in the last fifth of the 5 epochs. Train longer"
-    assert any(reason in warning for warning in warnings) == warns
+def test_new_rows_have_the_gains_over_branches():
+    heads = pk.TaskHeads([head for head, _ in NUMBERS.values()])
+    model = chain(pk.HedgedBlock(heads, [4]), heads)
+    randomize(model)
+    y = {task: labels.astype("float32") for task, (_, labels) in NUMBERS.items()}
+    y["like"][8:] = np.nan  # in one group
+    report = pk.task_report(model, X, y, groups=np.arange(64) // 8, new_rows=True)
+    assert [*report.gains] == [task for task in NUMBERS if task != "like"]
+    (warning,) = (text for text in report.warnings if "no gains" in text)
+    assert warning.startswith("like: it has no gains. y must have two rows and two groups")
+    for task, losses in {"time": "rmse", "visits": "deviance", "kind": "loss"}.items():
+        mixed, own = report.tasks[task], report.branches[task]["own"].figures
+        scale = {"rmse": lambda x: x**2, "deviance": lambda x: x / 2}.get(losses, float)
+        gain = report.gains[task]["own"]
+        assert gain.loss == pytest.approx(scale(getattr(mixed, losses)), rel=1e-4)
+        assert gain.other_loss == pytest.approx(scale(getattr(own, losses)), rel=1e-4)
+    assert report.gains["pair"]["own"].loss == pytest.approx(report.tasks["pair"].loss, rel=1e-4)
+    assert re.search(r"gain, %  95% interval  statement\n  like", str(report))
+    json.dumps(report.to_dict())
+
+
+@once
+def test_sequences_have_no_gains():
+    heads = pk.TaskHeads([pk.BinaryHead("click")])
+    inputs = keras.Input((2, 3))
+    model = pk.MultiTaskModel(inputs, heads(pk.HedgedBlock(heads, [4])(inputs)))
+    report = pk.task_report(model, X.reshape(32, 2, 3), X[:, 0].reshape(32, 2) > 0, new_rows=True)
+    assert (report.tasks["click"].labels, report.gains, report.warnings) == (64, {}, [])
 
 
 @once

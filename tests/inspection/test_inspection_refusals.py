@@ -118,6 +118,13 @@ def call(function, make):
 test_models_that_lack_requirements_are_refused = all_refused(call, MODELS)
 
 
-def test_validation_data_of_a_report_need_labels(complete):
-    message = r"y must be a dict keyed by task"
-    check_refused(lambda: pk.task_report(complete, X, Y, X), TypeError, message)
+OPTIONS = {
+    "groups": ({"groups": np.arange(12)}, ValueError, r"groups need new_rows=True.*groups=ndarray"),
+    "rows": ({"groups": [1, 2], "new_rows": True}, ValueError, r"the shape \(12,\)"),
+    "flag": ({"new_rows": 1}, TypeError, r"new_rows must be True or False"),
+}
+
+
+@pytest.mark.parametrize(("options", "error", "message"), table(OPTIONS))
+def test_groups_are_those_of_new_rows(complete, options, error, message):
+    check_refused(lambda: pk.task_report(complete, X, Y, **options), error, message)

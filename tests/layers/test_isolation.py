@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras.inspection.task_gradients import gradient_function
 from ple_keras.transfer.transfer_weights import _parts
-from tests.helpers import once, randomize
+from tests.helpers import numpy_of, once, randomize
 from tests.layers.feature_networks import columns, network, symbols
 
 TASKS = ["click", "buy", "like"]
@@ -54,6 +53,36 @@ def owner_of(name):
 COMPILED = "eager" if keras.backend.backend() == "torch" else "compiled"
 
 
+def gradients_of(losses, variables):
+    """Return the gradient of each variable, `(losses, ...)`; 0 where a loss does not depend on it.
+
+    Args:
+        losses: A function that returns a list of scalars.
+        variables: The variables.
+    """
+    values = [variable.value for variable in variables]
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def stacked(values):
+            with keras.StatelessScope([*zip(variables, values)]):
+                return keras.ops.stack(losses())
+
+        return [*map(numpy_of, jax.jit(jax.jacrev(stacked))(values))]
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape(persistent=True) as tape:
+            found = losses()
+        rows = [tape.gradient(loss, values, unconnected_gradients="zero") for loss in found]
+    else:
+        import torch
+
+        options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+        rows = [torch.autograd.grad(loss, values, **options) for loss in losses()]
+    return [np.stack([*map(numpy_of, by_loss)]) for by_loss in zip(*rows)]
+
+
 def gradients_by_owner(model, run):
     """Return the largest gradient of each task's prediction on each owner's weights, by kind."""
     slices = {
@@ -68,17 +97,15 @@ def gradients_by_owner(model, run):
         call = tf.function(lambda batch: model(batch))
 
     batch = {key: keras.ops.convert_to_tensor(x) for key, x in columns().items()}
-    slices = {name: of_name for name, of_name in slices.items() if of_name}
-    gradients = gradient_function(
-        lambda batch: sums_of_squares(call(batch)), list(slices.values()), model
-    )(batch)
+    found = gradients_of(lambda: sums_of_squares(call(batch)), model.trainable_variables)
+    gradients = dict(zip(map(id, model.trainable_variables), found))
     largest = {}
-    for (row, loss), (name, gradient) in itertools.product(
-        enumerate(TASKS), zip(slices, gradients)
-    ):
+    for (row, loss), (name, parts) in itertools.product(enumerate(TASKS), slices.items()):
         kind = name.split("/")[-1].split("-")[0]
         key = loss, owner_of(name), kind.removesuffix("_0").removesuffix("_1")
-        largest[key] = max(largest.get(key, 0.0), np.abs(gradient[row]).max())
+        for variable, index in parts:
+            gradient = np.abs(gradients[id(variable)][row][index]).max()
+            largest[key] = max(largest.get(key, 0.0), gradient)
     return largest
 
 
