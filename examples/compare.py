@@ -86,7 +86,6 @@ from ple_keras.inspection.task_figures import labels_by_position, task_figures
 from ple_keras.metrics.array_metrics import half_deviances
 from ple_keras.tabular import task_columns
 from ple_keras.tabular.row_split import split_rows
-from ple_keras.tabular.stopping import LOSS, stop_callbacks
 
 try:
     import lightgbm
@@ -333,7 +332,7 @@ def train(model, kinds, data, sizes, options, seed, setting, stop=(), given=None
     return np.mean(losses), predictions
 
 
-def train_network(model, kinds, data, width, options, setting, stop, given):
+def train_network(model, kinds, data, width, options, setting, stop, given=None):
     """Return the predictions of a network for the validation rows and the test rows, by task."""
     parts, columns, tasks = data
     names = {task: tasks.names[task] for task in kinds}
@@ -354,11 +353,33 @@ def train_network(model, kinds, data, width, options, setting, stop, given):
     network = pk.MultiTaskModel(inputs, heads(branches))
     tables = pk.SparseAdagrad(setting["table_rate"], setting["table_start"])
     network.compile(pk.table_optimizer(keras.optimizers.Adam(setting["rate"]), tables))
-    callbacks = [*stop_callbacks(network, (*valid, None), options["patience"]), *stop]
+    if model.startswith("hedged"):
+        callbacks = [pk.FitHedge(valid, 4096, patience=options["patience"])]
+    else:
+        best = {"mode": "min", "patience": options["patience"], "restore_best_weights": True}
+        loss = RelativeLoss(*valid, {names[task]: kind for task, kind in kinds.items()})
+        callbacks = [loss, keras.callbacks.EarlyStopping(LOSS, **best)]
+    callbacks += stop
     limits = {name: options[name] for name in ("batch_size", "epochs")}
     network.fit(x, y, callbacks=callbacks, verbose=0, **limits)
     found = [network.predict(x, batch_size=4096, verbose=0) for x, _ in (valid, test)]
     return {task: [each[name] for each in found] for task, name in names.items()}
+
+
+LOSS = "relative_loss"  # its key in logs
+
+
+class RelativeLoss(keras.callbacks.Callback):
+    """Callback that logs the mean relative loss of the tasks on validation rows."""
+
+    def __init__(self, x, y, kinds):
+        super().__init__()
+        self.x, self.y, self.kinds = x, y, kinds
+
+    def on_epoch_end(self, epoch, logs=None):
+        p = self.model.predict(self.x, batch_size=4096, verbose=0)
+        errors = [figures(k, self.y[t], p[t]).relative_error for t, k in self.kinds.items()]
+        logs[LOSS] = float(np.mean(errors))
 
 
 def figures(kind, labels, predictions):

@@ -146,22 +146,13 @@ def boost(model: str, task: str, kind: str, data: Any, seed: int, setting: Any) 
     return [each[:, 1] if kind == "binary" else each for each in found]
 
 
-def train_network(found: Any, tasks: dict[str, Any], seed: int, given: Any, **options: Any) -> Any:
-    """Return the predictions of a TabularModel for some tasks, with given ones as a branch."""
+def train_network(found: Any, tasks: dict[str, Any], seed: int, **options: Any) -> Any:
+    """Return the predictions of a TabularModel for some tasks."""
     others = [name for name in found.frame if name in KINDS and name not in tasks]
     parts = [found.frame.loc[rows].drop(columns=others) for rows in found.rows]
-    if given is not None:
-        by_task = {t: lambda rows, t=t: given.loc[rows.index, t].to_numpy() for t in tasks}
-        options["given"] = {RIVAL: by_task}
     model = pk.TabularModel(tasks, **{"ids": found.ids, "seed": seed} | options)
     model.fit(parts[0], validation=parts[1], verbose=0)
     return pd.concat([model.predict(rows) for rows in parts[1:]])
-
-
-def one_network(heads: pk.TaskHeads, network: Any) -> Any:
-    """Return the features of a network without branches, with the sizes of a branch."""
-    units, rate = compare.DEFAULTS["units"], compare.DEFAULTS["dropout"]
-    return pk.SharedBottomBlock(heads, pk.ExpertBlock(units, dropout=rate))(network.output)
 
 
 BASELINES = {PLAIN: compare.boosting, "linear": compare.linear}
@@ -178,17 +169,24 @@ def fit(table: str, seed: int, model: str, searches: dict[str, Any]) -> pd.DataF
         p = {t: train(t, kind, data, seed, settings.get(t)) for t, kind in kinds.items()}
         p = {task: np.concatenate(each).ravel() for task, each in p.items()}
         return pd.DataFrame(p, labels.index)
-    groups, options = [kinds], {"block": one_network} if model in ("single", "bottom") else {}
-    if model == WORDS:
-        options["columns"] = data[1]
-    if model == "single":
-        groups = [{task: kind} for task, kind in kinds.items()]
-    if model == "bottom":  # with the reduction that suits few labels
-        options_of_head = {"units": 1, "reduction": "label_root"}
-        groups = [{t: compare.new_head(k, t, **options_of_head) for t, k in kinds.items()}]
-    given = read(table, seed, RIVAL) if model == "mixture" else None
-    fits = [train_network(found, group, seed, given, **options) for group in groups]
-    return pd.concat(fits, axis=1)
+    if model == "mixture":
+        pair = {name: read(table, seed, name) for name in ("hedged", RIVAL)}
+        pair = {name: p[[*kinds]].to_dict("series") for name, p in pair.items()}
+        valid = found.rows[1]
+        known = {name: {t: p[t].loc[valid] for t in p} for name, p in pair.items()}
+        mixture = pk.mix_predictions({t: labels[t].loc[valid] for t in kinds}, known, kinds)
+        return pd.DataFrame(
+            {t: np.ravel(p) for t, p in mixture.predict(pair).items()}, labels.index
+        )
+    if model in ("single", "bottom"):
+        groups = [{task: kind} for task, kind in kinds.items()] if model == "single" else [kinds]
+        limits = {name: compare.DEFAULTS[name] for name in ("batch_size", "epochs", "patience")}
+        p = {}
+        for group in groups:
+            p |= compare.train_network("bottom", group, data, 32, limits, compare.SETTING, ())
+        return pd.DataFrame({t: np.concatenate(each)[:, 0] for t, each in p.items()}, labels.index)
+    options = {"columns": data[1]} if model == WORDS else {}
+    return train_network(found, kinds, seed, **options)
 
 
 def search(table: str, model: str, first: dict[str, Any]) -> dict[str, Any]:

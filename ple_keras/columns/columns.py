@@ -463,8 +463,6 @@ class Columns:
         width: int | Mapping[str, int] = 16,
         dropout: float = 0.0,
         number_units: int | None = None,
-        hidden_ids: float = 0.0,
-        extrapolate: Iterable[str] = (),
         packed: bool = False,
     ) -> Value:
         """Return a functional model that maps the inputs to a vector of features.
@@ -483,10 +481,6 @@ class Columns:
                 `{"shared": 16, "like": 4}`.
             dropout: The dropout rate of the rows of tables.
             number_units: The width of the embedding of each number; None for the number itself.
-            hidden_ids: The share of the known codes of ids, lists and texts that training reads as
-                unknown, in [0, 1). The rows of unknown values then learn from all values, and not
-                only from rare ones. Try 0.1 if the model predicts rows of new users.
-            extrapolate: Names of numbers that are limited at 5 deviations alone.
             packed: Whether the inputs are as of `transform(rows, packed=True)`, which is faster
                 with many columns.
 
@@ -496,27 +490,17 @@ class Columns:
 
         Raises:
             TypeError: If a width is not an integer.
-            ValueError: If the columns are not fitted, a width is below 1, `hidden_ids` is
-                outside of [0, 1), or `extrapolate` has a name that is not a number, or any with
-                `number_units`.
+            ValueError: If the columns are not fitted, or a width is below 1.
         """
         from ple_keras.columns.network import build_network  # imports Keras
 
         self._check_fitted()
-        extrapolate = _names(extrapolate, "extrapolate")
-        allowed = self.numbers if number_units is None else []
-        if not {*extrapolate} <= {*allowed}:
-            raise ValueError(
-                f"extrapolate must name numbers not embedded, {allowed}. Received: {extrapolate=}"
-            )
-        return build_network(self, width, dropout, number_units, hidden_ids, extrapolate, packed)
+        return build_network(self, width, dropout, number_units, packed)
 
-    def _limits(self, extrapolate: Sequence[str]) -> np.ndarray:
+    def _limits(self) -> np.ndarray:
         """Return the smallest and largest scaled number of each column, `(2, n)`, for networks."""
-        limited = [n for n in self.numbers if n not in extrapolate]
-        ranges = {name: self._scaled_quantiles(name)[[0, -1]] for name in limited}
-        pairs = [ranges.get(name, (-LARGEST, LARGEST)) for name in self.numbers]
-        limits: np.ndarray = np.clip(np.array(pairs).T, -LARGEST, LARGEST)
+        ranges = [self._scaled_quantiles(name)[[0, -1]] for name in self.numbers]
+        limits: np.ndarray = np.array(ranges).T
         return limits.astype("float32")
 
     def _scaled_quantiles(self, name: str) -> np.ndarray:

@@ -1,16 +1,16 @@
 """A network that maps encoded columns to features."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import check_int, check_number
+from ple_keras._checks import check_int
 from ple_keras._typing import Tensor
 from ple_keras.columns.columns import free_name
-from ple_keras.layers.column_layers import ColumnFeatures, ColumnTable, HiddenIds
+from ple_keras.layers.column_layers import ColumnFeatures, ColumnTable
 from ple_keras.layers.number_embedding import NumberEmbedding
 
 
@@ -19,8 +19,6 @@ def build_network(
     width: int | Mapping[str, int],
     dropout: float,
     number_units: int | None,
-    hidden_ids: float,
-    extrapolate: Sequence[str],
     packed: bool,
 ) -> keras.Model | dict[str, keras.Model]:
     """Return a network, or a dict of networks keyed by stream (see `Columns.network`).
@@ -30,11 +28,8 @@ def build_network(
         width: As for `Columns.network`.
         dropout: As for `Columns.network`.
         number_units: As for `Columns.network`.
-        hidden_ids: As for `Columns.network`.
-        extrapolate: As for `Columns.network`.
         packed: As for `Columns.network`.
     """
-    hidden_ids = check_number(hidden_ids, "hidden_ids", minimum=0, below=1)
     ids, sequences, numbers = columns.ids, columns.sequences, columns.numbers
     inputs: dict[str, Tensor] = {}
     input_names = columns._input_names(packed)
@@ -61,7 +56,6 @@ def build_network(
         features = []
         if codes:
             each = ops.concatenate(codes, axis=-1)
-            each = HiddenIds(hidden_ids)(each) if hidden_ids else each
             name = free_name(f"table{suffix}", {*inputs})  # of another column
             rows = ColumnTable(columns.rows, tables, width, name=name)(each)
             parts = [(each, rows)]
@@ -72,7 +66,7 @@ def build_network(
             features.append(keras.layers.Dropout(dropout)(ops.concatenate(vectors, axis=-1)))
         if values is not None:
             if number_units is None:  # a file can't contain the arrays of `clip`
-                low, high = columns._limits(extrapolate)
+                low, high = columns._limits()
                 read = ops.minimum(ops.maximum(ops.nan_to_num(values), low), high)
             else:
                 edges = [columns._scaled_quantiles(name).tolist() for name in numbers]

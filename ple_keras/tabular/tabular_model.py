@@ -5,36 +5,40 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import keras
 import numpy as np
 
-from ple_keras._checks import check_by_task, check_keys, check_number, short_repr, warn_user
+from ple_keras._checks import check_keys, check_number, short_repr, warn_user
 from ple_keras._keras.removed import removed_error
-from ple_keras._typing import LayerLike, Nested
-from ple_keras.columns.columns import BLOCKS, Columns, Rows, check_frame, column_values, free_name
+from ple_keras._typing import LayerLike
+from ple_keras.columns.columns import BLOCKS, Columns, Rows, check_frame, column_values
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
+from ple_keras.hedging.fit_hedge import FitHedge
+from ple_keras.inspection.task_figures import labels_by_position, task_figures
 from ple_keras.inspection.task_report import TaskReport, task_report
-from ple_keras.labels.sample_space import to_number_array
 from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.models.multi_task_model import MultiTaskModel
 from ple_keras.optimizers.table_optimizer import table_optimizer
 from ple_keras.tabular.row_split import split_rows, value_ranks
-from ple_keras.tabular.stopping import BATCH_SIZE, relative_errors, stop_callbacks
 from ple_keras.tabular.task_columns import TaskColumns
 from ple_keras.transfer.fill_new_rows import fill_new_rows
 
-# `{branch: function of rows that returns {task: predictions}}`, or `{branch: {task: function}}`.
-Given: TypeAlias = Mapping[str, Callable[[Rows], Any] | Mapping[str, Callable[[Rows], Any]]]
+BATCH_SIZE = 4096  # of predictions
 MODEL, COLUMNS, TASKS = "model.keras", "columns.json", "tasks.json"
-REMOVED = {"stacked": "a regression of each task on model.predict(valid)"}  # of 0.7.0
+REMOVED = {  # arguments of 0.7.0, and what to use instead
+    "given": "mix_predictions",
+    "block": "a MultiTaskModel of layers",
+    "hidden_ids": "a model without them",
+    "stacked": "a regression of each task on model.predict(valid)",
+}
 
 
 class TabularModel:
@@ -53,19 +57,12 @@ class TabularModel:
         ids: Names of columns of integers that are ids. Strings and booleans are ids anyway (see
             `Columns.infer`).
         columns: A Columns instead of `ids`. `fit` fits a copy of it, unless it is fitted.
-        given: Predictions of other models as branches, such as LightGBM: `{branch: function}`, with
-            a function of rows that returns `{task: predictions}`, or `{branch: {task: function}}`,
-            with functions that return predictions, `(B,)`, or `(B, classes)`. Probabilities are
-            for 1, or for each class. Training rows never see them.
-        block: A function `(heads, network) -> features` that replaces hedged branches: it returns
-            what the heads read, such as `PLEBlock(2, heads, [64])(network.output)`.
         width: The width of tables.
         units: The units of the experts of branches.
         tower: The units of the tower of each task, or None.
         dropout: The dropout rate of the experts.
         learning_rate: The learning rate of Adam. Tables have the default of `SparseAdagrad`.
         number_units: As for `Columns.network`.
-        hidden_ids: As for `Columns.network`; None for its default.
         seed: The seed of the split, the initial weights and the order of rows; None for other ones
             in each `fit`.
         spare: The free rows of tables for the new values of `continue_fit`, relative to the known
@@ -98,15 +95,12 @@ class TabularModel:
         tasks: Mapping[str, str | Head],
         ids: Iterable[str] = (),
         columns: Columns | None = None,
-        given: Given | None = None,
-        block: Callable[[TaskHeads, keras.Model], Nested] | None = None,
         width: int = 8,
         units: Sequence[int] = (64, 32),
         tower: LayerLike | None = (16,),
         dropout: float = 0.02,
         learning_rate: float = 2e-3,
         number_units: int | None = None,
-        hidden_ids: float | None = None,
         seed: int | None = None,
         spare: float = 0.5,
     ) -> None:
@@ -115,19 +109,15 @@ class TabularModel:
         self._arguments: dict[str, Any] = {}
         self._columns: Any = None  # a Columns and a TaskColumns, after `fit`
         self._tasks: Any = None
-        self._given_inputs: dict[str, tuple[str, str]] = {}  # the branch and the column of each
-        self._lost: list[str] = []  # arguments that a file can't have
         self.keras_model: Any = None
         self._set(arguments)
 
     def _set(self, arguments: Mapping[str, Any]) -> None:
         arguments = {**self._arguments, **arguments}
         TaskColumns(arguments["tasks"])  # checks them
-        ids, given = arguments["ids"], arguments["given"]
+        ids = arguments["ids"]
         if isinstance(ids, str | Iterator):
             raise TypeError(f"ids must be a list of names. Received: {ids=}")
-        if not isinstance(given or {}, Mapping):
-            raise TypeError(f"given must be a dict, {{branch: function}}. Received: {given=}")
         if arguments["columns"] is not None and ids:
             raise ValueError(f"ids must be empty if columns are given. Received: {ids=}")
         self._arguments = arguments
@@ -158,7 +148,6 @@ class TabularModel:
                 f"params must be among {[*self._arguments]}. Received: {sorted(unknown)}"
             )
         self._set(params)
-        self._lost = [name for name in self._lost if name not in params]
         return self
 
     @property
@@ -199,8 +188,7 @@ class TabularModel:
             frame: A frame of pandas or polars with all columns. Columns that are neither tasks nor
                 named below are inputs. It is not changed.
             y: Must be None, since labels are columns of the frame. scikit-learn passes it.
-            validation: The share of the validation rows, or a frame. With `given`, it must be a
-                frame of rows that the other models were not trained on.
+            validation: The share of the validation rows, or a frame.
             time: A column such as a day: the validation rows have its last values. It has numbers,
                 dates, texts with ISO dates, or ordered categories. By default, they are random
                 rows.
@@ -222,31 +210,23 @@ class TabularModel:
                 type.
             ValueError: If a column is missing or doubled, a task is an input, a task has fewer than
                 two labels that differ in the training or validation rows, `time` or `group` lacks a
-                value, there are too few rows, or `given` returns wrong predictions.
+                value, or there are too few rows.
         """
         if y is not None:
             raise TypeError(f"y must be None: labels are columns. Received: y={short_repr(y)}")
-        parts = self._split(frame, validation, time, group, self._lost)
-        tasks, given = TaskColumns(self._arguments["tasks"]), self._arguments["given"] or {}
+        parts = self._split(frame, validation, time, group)
+        tasks = TaskColumns(self._arguments["tasks"])
         if (seed := self._arguments["seed"]) is not None:
             keras.utils.set_random_seed(seed)
         weights = self._weight_columns(sample_weight)
         columns = self._fit_columns(parts[0], [*tasks.tasks, time, group, *weights.values()])
-        taken = {*columns.names, *columns._input_names(packed=True).values(), *BLOCKS}
-        tasks.fit(frame, taken)
+        tasks.fit(frame, {*columns.names, *columns._input_names(packed=True).values(), *BLOCKS})
         self.keras_model = None  # of other columns
         self._columns, self._tasks = columns, tasks
-        heads = TaskHeads(tasks.heads(self._arguments["tower"]), given=[*given])
-        found = self._given_predictions(parts[1], heads)
-        self._given_inputs = {}
-        for branch, column in found:
-            used = {*taken, *self._given_inputs, *tasks.names.values()}
-            name = free_name(f"{branch}_{tasks.names[column]}", used)
-            self._given_inputs[name] = branch, column
         labels = [tasks.labels(*pair) for pair in zip(parts, ("training", "validation"))]
         options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
-        self.keras_model = self._new_model(heads)
-        return self._train(parts, labels, found, weights, patience, callbacks, options)
+        self.keras_model = self._new_model()
+        return self._train(parts, labels, weights, patience, callbacks, options)
 
     def continue_fit(
         self,
@@ -292,16 +272,14 @@ class TabularModel:
             UserWarning: If no epoch improved a branch, so that nothing was learned.
         """
         self._fitted()
-        lost = [name for name in self._lost if name != "block"]
-        parts = self._split(frame, validation, time, group, lost)
+        parts = self._split(frame, validation, time, group)
         updated = self._columns.update(parts[0])
         fill_new_rows(self.keras_model, self._columns, updated)
         self._columns = updated
         labels = [self._tasks.labels(part) for part in parts]
-        found = self._given_predictions(parts[1], self.heads)
         options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
         weights = self._weight_columns(sample_weight)
-        self._train(parts, labels, found, weights, patience, callbacks, options)
+        self._train(parts, labels, weights, patience, callbacks, options)
         logs = self.keras_model.history.history
         best = [kept[-1] for key, kept in logs.items() if key.endswith("_epoch")]
         if best and max(best) < 0:
@@ -309,22 +287,12 @@ class TabularModel:
         return self
 
     def _split(
-        self, frame: Rows, validation: Any, time: str | None, group: str | None, lost: Sequence[str]
+        self, frame: Rows, validation: Any, time: str | None, group: str | None
     ) -> tuple[Rows, Rows]:
-        """Return the training rows and the validation rows, if no function is lost."""
-        if lost:
-            raise ValueError(
-                "A file can't contain functions: pass them to set_params before fit. "
-                f"Received: no {lost}"
-            )
+        """Return the training rows and the validation rows."""
         check_frame(frame, "frame")
         if hasattr(validation, "columns"):
             return frame, validation
-        if self._arguments["given"]:
-            raise ValueError(
-                "validation must be a frame with given, of rows that the other models were not "
-                f"trained on. Received: validation={short_repr(validation)}"
-            )
         share = check_number(validation, "validation", above=0, below=1)
         train, valid = split_rows(frame, share, time, group, self._arguments["seed"])
         taken: Any = getattr(frame, "iloc", frame)
@@ -341,7 +309,6 @@ class TabularModel:
         self,
         parts: tuple[Rows, Rows],
         labels: Sequence[Mapping[str, np.ndarray]],
-        given: Mapping[tuple[str, str], np.ndarray],
         weights: Mapping[str, str],
         patience: int,
         callbacks: Iterable[keras.callbacks.Callback] | None,
@@ -352,17 +319,16 @@ class TabularModel:
         Args:
             parts: The training rows and the validation rows.
             labels: The labels of both.
-            given: The given predictions of the validation rows.
             weights: The columns with weights.
             patience: As for `fit`.
             callbacks: As for `fit`.
             options: Arguments of Keras's `fit`.
         """
         train, valid = (
-            (self._encoded(rows, predictions), y, self._tasks.weights(rows, weights))
-            for rows, y, predictions in zip(parts, labels, ({}, given))
+            (self._columns.transform(rows, packed=True), y, self._tasks.weights(rows, weights))
+            for rows, y in zip(parts, labels)
         )
-        callbacks = [*(callbacks or ()), *stop_callbacks(self.keras_model, valid, patience)]
+        callbacks = [*(callbacks or ()), FitHedge(valid, BATCH_SIZE, patience=patience)]
         self.keras_model.fit(*train[:2], sample_weight=train[2], callbacks=callbacks, **options)
         return self
 
@@ -388,57 +354,17 @@ class TabularModel:
             columns = columns._unfitted()
         return columns.fit(frame, spare=self._arguments["spare"])
 
-    def _new_model(self, heads: TaskHeads) -> MultiTaskModel:
+    def _new_model(self) -> MultiTaskModel:
         """Return a compiled model."""
         arguments = self._arguments
-        names = ("width", "number_units", "hidden_ids")
-        options = {name: arguments[name] for name in names if arguments[name] is not None}
-        network = self._columns.network(**options, packed=True)
-        block = arguments["block"] or self._hedged
-        features: Any = block(heads, network)
-        inputs = dict(network.input)
-        for name, (branch, column) in self._given_inputs.items():
-            task = self._tasks.names[column]
-            inputs[name] = keras.Input((heads[task].units,), name=name)
-            features = {**features, task: {**features[task], branch: inputs[name]}}
-        model = MultiTaskModel(inputs, heads(features))
+        options = {"number_units": arguments["number_units"], "packed": True}
+        network = self._columns.network(arguments["width"], **options)
+        heads = TaskHeads(self._tasks.heads(arguments["tower"]))
+        expert = ExpertBlock(arguments["units"], dropout=arguments["dropout"])
+        features = HedgedBlock(heads, expert, features=network)(network.input)
+        model = MultiTaskModel(network.input, heads(features))
         model.compile(table_optimizer(keras.optimizers.Adam(arguments["learning_rate"])))
         return model
-
-    def _hedged(self, heads: TaskHeads, network: keras.Model) -> Nested:
-        expert = ExpertBlock(self._arguments["units"], dropout=self._arguments["dropout"])
-        return HedgedBlock(heads, expert, features=network)(network.input)
-
-    def _encoded(self, rows: Rows, given: Mapping[tuple[str, str], np.ndarray]) -> dict[str, Any]:
-        """Return the inputs of the model, with NaN for predictions that are not given."""
-        x: dict[str, Any] = self._columns.transform(rows, packed=True)
-        for name, key in self._given_inputs.items():
-            units = self.heads[self._tasks.names[key[1]]].units
-            x[name] = given.get(key, np.full((len(rows), units), np.nan, "float32"))
-        return x
-
-    def _given_predictions(self, rows: Rows, heads: TaskHeads) -> dict[tuple[str, str], np.ndarray]:
-        """Return the predictions of given branches, keyed by branch and column."""
-        found = {}
-        for branch, functions in (self._arguments["given"] or {}).items():
-            name = f"given[{branch!r}]"
-            if isinstance(functions, Mapping):
-                predictions = {column: each(rows) for column, each in functions.items()}
-            else:
-                predictions = functions(rows)
-            check_by_task(predictions, [*self._tasks.names], name)
-            check_keys(predictions, [*self._tasks.names], name, has_all=False)
-            for column, values in predictions.items():
-                units = heads[self._tasks.names[column]].units
-                array: Any = to_number_array(values, f"{name}[{column!r}]").astype("float32")
-                if array.shape not in ((len(rows), units), (len(rows),) * (units == 1)):
-                    raise ValueError(
-                        f"{name} must return predictions of {column!r} of the shape "
-                        f"{(len(rows), units)}, for a binary task the probabilities of 1. "
-                        f"Received: shape={array.shape}"
-                    )
-                found[branch, column] = array.reshape(-1, units)
-        return found
 
     def predict(self, rows: Rows) -> Any:
         """Return predictions as a frame of the same kind, with its index, or as a list of dicts.
@@ -451,8 +377,7 @@ class TabularModel:
             second class; and for each class of a multiclass task, "{task}: {class}".
 
         Raises:
-            TypeError, ValueError: As for `Columns.transform`, and if the model is not fitted or
-                `given` returns wrong predictions.
+            TypeError, ValueError: As for `Columns.transform`, and if the model is not fitted.
         """
         rows = rows if isinstance(rows, list) or hasattr(rows, "columns") else [*rows]
         predictions = self._fitted().predictions(self._predict(rows))
@@ -467,7 +392,7 @@ class TabularModel:
         self._fitted()
         if not len(rows):
             return {task: np.empty((0, head.units)) for task, head in self.heads.items()}
-        x = self._encoded(rows, self._given_predictions(rows, self.heads))
+        x = self._columns.transform(rows, packed=True)
         return dict(self.keras_model.predict(x, batch_size=BATCH_SIZE, verbose=0))
 
     def _fitted(self) -> TaskColumns:
@@ -492,10 +417,13 @@ class TabularModel:
             raise TypeError(f"y must be None: labels are columns. Received: y={short_repr(y)}")
         check_frame(rows, "rows")
         labels = self._fitted().labels(rows)
-        errors = relative_errors(self.heads, self._predict(rows), labels)
-        if not (known := [error for error in errors.values() if not np.isnan(error)]):
+        predictions, errors = self._predict(rows), []
+        for task, head in self.heads.items():
+            known = labels_by_position(head, labels[task], predictions[task])
+            errors.append(task_figures(head, predictions[task], known).relative_error)
+        if np.isnan(errors).all():
             raise ValueError("rows must have labels of a task. Received: no label")
-        return -float(np.mean(known))
+        return -float(np.nanmean(errors))
 
     def report(self, rows: Rows, group: str | None = None) -> TaskReport:
         """Report the tasks, with the gains of the mixture over each branch (see `task_report`).
@@ -519,7 +447,7 @@ class TabularModel:
         tasks = self._fitted()
         check_frame(rows, "rows")
         groups = None if group is None else value_ranks(rows, group)
-        x = self._encoded(rows, self._given_predictions(rows, self.heads))
+        x = self._columns.transform(rows, packed=True)
         model, labels = self.keras_model, tasks.labels(rows)
         report = task_report(model, x, labels, BATCH_SIZE, groups, new_rows=True)
         columns = {name: column for column, name in tasks.names.items()}
@@ -533,9 +461,8 @@ class TabularModel:
     def save(self, folder: str | Path) -> None:
         """Write the model to a folder, which is complete or, after an error, as it was before.
 
-        It contains model.keras, with the optimizer, columns.json and tasks.json. The functions of
-        `given` and `block` are in none of them. If the process is killed while it replaces a
-        folder, `load` names the place of the old one.
+        It contains model.keras, with the optimizer, columns.json and tasks.json. If the process is
+        killed while it replaces a folder, `load` names the place of the old one.
 
         Args:
             folder: The folder. One of an earlier `save` is replaced.
@@ -548,9 +475,7 @@ class TabularModel:
         if folder.exists() and (TASKS not in files or files - {MODEL, COLUMNS, TASKS}):
             raise ValueError(f"folder must be new, or of a model. Received: {folder} with {files}")
         arguments = {**self._arguments, "ids": [*self._arguments["ids"]]}
-        arguments["given"] = [*self.heads.given]
         arguments["columns"] = self._arguments["columns"] is not None
-        arguments["block"] = self._arguments["block"] is not None or "block" in self._lost
         part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
         new, old = part / "new", part / "old"
         try:
@@ -561,7 +486,6 @@ class TabularModel:
                 "arguments": keras.saving.serialize_keras_object(arguments),
                 "names": tasks.names,
                 "classes": tasks.classes,
-                "given": self._given_inputs,
                 "sha256": {name: _sha256(new / name) for name in (MODEL, COLUMNS)},
             }
             (new / TASKS).write_text(json.dumps(text))
@@ -574,17 +498,15 @@ class TabularModel:
             shutil.rmtree(part)  # after one of the two is in its place
 
     @classmethod
-    def load(cls, folder: str | Path, given: Given | None = None) -> Self:
+    def load(cls, folder: str | Path) -> Self:
         """Return a model from a folder. No code of the folder runs.
 
         Args:
             folder: A folder that `save` has written.
-            given: The functions of given branches, as for the constructor. Without them, their
-                predictions are missing.
 
         Raises:
-            ValueError: If a file is missing, or files are of different models, or `given` has other
-                branches than the model.
+            ValueError: If a file is missing, files are of different models, or a model of 0.7.0
+                contains what 0.8.0 has removed.
         """
         folder = Path(folder).resolve()
         if missing := [name for name in (MODEL, COLUMNS, TASKS) if not (folder / name).exists()]:
@@ -600,18 +522,14 @@ class TabularModel:
             )
         arguments = keras.saving.deserialize_keras_object(text["arguments"])
         for name, instead in REMOVED.items():
-            arguments.pop(name, None)
-            if text.get(name):
-                raise removed_error(f"TabularModel({name}=...)", instead, f"{folder=}")
+            removed = arguments.pop(name, None)
+            if text.get(name, removed):
+                raise removed_error(f"TabularModel({name}=...)", instead, f"folder={str(folder)!r}")
         columns = Columns.load(folder / COLUMNS)
-        check_keys(given or {}, arguments["given"], "given", has_all=False)
         arguments["columns"] = columns._unfitted() if arguments["columns"] else None
-        lost = {"block": arguments["block"], "given": arguments["given"] and not given}
-        model = cls(**{**arguments, "block": None, "given": given})
-        model._lost = [name for name, is_lost in lost.items() if is_lost]
+        model = cls(**arguments)
         model._columns, model._tasks = columns, TaskColumns(arguments["tasks"])
         model._tasks.names, model._tasks.classes = text["names"], text["classes"]
-        model._given_inputs = {name: tuple(pair) for name, pair in text["given"].items()}
         model.keras_model = keras.models.load_model(folder / MODEL)
         return model
 

@@ -9,7 +9,6 @@ from keras import ops
 
 import ple_keras as pk
 from ple_keras._keras.tensors import to_numpy
-from ple_keras.layers.column_layers import HiddenIds
 from tests.helpers import assert_same, every_backend, once
 from tests.models import loaded
 
@@ -85,7 +84,7 @@ def test_one_table_has_the_predictions_and_steps_of_a_table_for_each_column(
 ):
     monkeypatch.setattr("ple_keras.optimizers.sparse_adagrad.ROWS_PER_ID", rows_per_id)
     before, tables = by_column(columns, 3)
-    after = columns.network(3, hidden_ids=0, packed=packed)
+    after = columns.network(3, packed=packed)
     rows = np.concatenate([to_numpy(tables[name].embeddings) for name in columns.known])
     models = []
     for network in (before, after):
@@ -152,8 +151,6 @@ def test_numbers_are_limited_or_embedded(frame, tmp_path):
         features = network.predict_on_batch(x)
         assert_limited(features[:, 0], expected / deviation)
         assert features[:, 3].tolist() == [0, 1, 0, 0, 0, 0]
-    features = columns.network(extrapolate=["age"]).predict_on_batch(x)
-    assert_limited(features[:, 0], [*expected[:2] / deviation, 5, -5, *expected[4:] / deviation])
     columns.quantiles["age"][-1] = 1e300  # far in the tail
     assert columns.network().predict_on_batch(x)[2, 0] == 5
     assert np.isfinite(columns.network(number_units=3).predict_on_batch(x)).all()
@@ -244,43 +241,6 @@ def test_widths_are_checked(columns):
     for width in ("16", {"shared": 16.0}):
         with pytest.raises(TypeError, match="width must be an integer"):
             columns.network(width)
-
-
-def test_names_of_numbers_that_extrapolate_and_shares_of_hidden_ids_are_checked(columns):
-    for options in ({"extrapolate": ["item"]}, {"extrapolate": ["age"], "number_units": 2}):
-        with pytest.raises(ValueError, match=r"extrapolate must name numbers not emb"):
-            columns.network(**options)
-    with pytest.raises(TypeError, match="extrapolate must be a list of names"):
-        columns.network(extrapolate="age")
-    with pytest.raises(ValueError, match="hidden_ids must be finite and at least 0 and below 1"):
-        columns.network(hidden_ids=1)
-
-
-@every_backend
-def test_training_hides_a_share_of_the_known_codes_anew_in_each_step():
-    codes = np.tile(np.arange(4, dtype="int32"), (500, 1))
-    layer = HiddenIds(0.2)
-    read = to_numpy(layer(codes, training=True))
-    assert read.dtype == "int32"
-    assert (read[:, :2] == codes[:, :2]).all()
-    is_hidden = read[:, 2:] == 1
-    assert (is_hidden | (read[:, 2:] == codes[:, 2:])).all()
-    assert 150 < is_hidden.sum() < 250
-    assert (to_numpy(layer(codes)) == codes).all()
-
-
-@every_backend
-def test_a_network_hides_ids_in_training_alone(columns, frame, tmp_path):
-    heads = pk.TaskHeads([pk.BinaryHead("click")])
-    network = columns.network(4, hidden_ids=0.3)
-    block = pk.HedgedBlock(heads, [8], features=network)(network.input)
-    model = loaded(pk.MultiTaskModel(network.input, heads(block)), tmp_path)
-    x = columns.transform(frame)
-    model.compile(keras.optimizers.SGD(0.0), hedge=False)
-    y = {"click": np.array([0, 1, 0, 1, 1, 0])}
-    history = model.fit(x, y, epochs=20, verbose=0, shuffle=False).history["loss"]
-    assert len({*history[10:]}) > 5  # also in traced steps, whose weights do not change
-    assert_same(model.predict(x, verbose=0), model.predict_on_batch(x))
 
 
 @pytest.mark.parametrize("width", [4, {"shared": 4, "click": 2}])

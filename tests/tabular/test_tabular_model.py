@@ -104,79 +104,6 @@ def test_a_binary_task_predicts_the_second_class():
 
 
 @once
-@pytest.mark.parametrize("block", ["ple", "single"])
-def test_another_block_stops_and_keeps_its_best_epoch(block, tmp_path):
-    def make(heads, network):
-        features = network(network.input)
-        if block == "ple":
-            return pk.PLEBlock(1, heads, [4])(features)
-        return {task: keras.layers.Dense(4)(features) for task in heads}
-
-    model = new_model(block=make, learning_rate=0.1)
-    model.fit(without(FRAME, *LABELS), patience=2, verbose=0)
-    losses = model.keras_model.history.history["relative_loss"]
-    assert len(losses) < 100
-    assert np.argmin(losses) < len(losses) - 2
-    model.save(tmp_path / "model")
-    loaded = pk.TabularModel.load(tmp_path / "model")
-    loaded.continue_fit(without(FRAME, *LABELS), **QUICK)
-    with pytest.raises(ValueError, match=r"can't contain functions.* no \['block'\]"):
-        loaded.fit(FRAME)
-    loaded.save(tmp_path / "again")
-    with pytest.raises(ValueError, match=r"can't contain functions.* no \['block'\]"):
-        pk.TabularModel.load(tmp_path / "again").fit(FRAME)
-
-
-@once
-def test_given_predictions_are_branches_of_validation_rows_and_predictions(tmp_path):
-    def trees(rows):
-        seen.append(len(rows))
-        return {"liked it": np.full(len(rows), 0.25), "stars": rows["age"] / 10}
-
-    seen, frame = [], without(FRAME, *LABELS)
-    given = {"trees": trees, "mean": {"stars": lambda rows: np.zeros((len(rows), 1))}}
-    model = new_model(given=given).fit(frame[:90], validation=frame[90:], **QUICK)
-    assert seen == [30]
-    x = model.columns.transform(frame, packed=True)
-    x |= {"trees_liked_it": np.full((ROWS, 1), 0.25), "trees_stars": frame["age"].to_numpy() / 10}
-    x |= {"mean_stars": np.zeros((ROWS, 1))}
-    by_hand = model.keras_model.predict(x, verbose=0)
-    np.testing.assert_allclose(model.predict(frame)["stars"], by_hand["stars"][:, 0], rtol=1e-5)
-    assert model.heads["stars"].branches.names == ("mean", "own", "shared", "trees")
-    model.save(tmp_path / "model")
-    same = pk.TabularModel.load(tmp_path / "model", given=given)
-    np.testing.assert_allclose(same.predict(frame), model.predict(frame), rtol=1e-5)
-    without_given = pk.TabularModel.load(tmp_path / "model")
-    assert np.isfinite(without_given.predict(frame)).all(axis=None)
-    without_given.save(tmp_path / "again")
-    without_given = pk.TabularModel.load(tmp_path / "again")
-    with pytest.raises(ValueError, match=r"pass them to set_params .* no \['given'\]"):
-        without_given.fit(frame)
-    without_given.set_params(given=None).fit(frame, **QUICK)
-    with pytest.raises(ValueError, match=r"given must have keys among \['trees', 'mean'\]"):
-        pk.TabularModel.load(tmp_path / "model", given={"other": trees})
-
-
-GIVEN = {
-    "no dict": (lambda rows: rows["age"], TypeError, r"given\['b'\] must be a dict keyed by task"),
-    "unknown": ({"usr": len}, ValueError, r"unknown: \['usr'\]"),
-    "length": (
-        {"stars": lambda rows: np.zeros(3)}, ValueError, r"shape \(30, 1\), .*: shape=\(3,\)"
-    ),
-    "text": ({"stars": lambda rows: ["a"] * 30}, TypeError, r"\['stars'\] must contain numbers"),
-}  # fmt: skip
-
-
-@once
-@pytest.mark.parametrize("name", GIVEN)
-def test_functions_that_return_no_predictions_are_refused(name):
-    function, error, reason = GIVEN[name]
-    frame = without(FRAME, *LABELS)
-    with pytest.raises(error, match=reason):
-        new_model(given={"b": function}).fit(frame[:90], validation=frame[90:])
-
-
-@once
 def test_weights_of_rows_are_those_of_their_columns(monkeypatch):
     calls = []
     monkeypatch.setattr(pk.MultiTaskModel, "fit", lambda *_, **options: calls.append(options))
@@ -277,7 +204,6 @@ ARGUMENTS = {
     "both": ({"columns": pk.Columns(["city"])}, ValueError, "ids must be empty if columns are"),
     "text": ({"ids": "city"}, TypeError, "ids must be a list of names"),
     "read once": ({"ids": iter(["city"])}, TypeError, "ids must be a list of names"),
-    "given": ({"given": len}, TypeError, r"given must be a dict, {branch: function}"),
 }
 SMALL = without(FRAME, "kind", "visits", "spent", "stars")
 FITS = {
@@ -438,7 +364,7 @@ def test_scikit_learn_clones_scores_and_searches(tmp_path):
     model_selection = pytest.importorskip("sklearn.model_selection")
     clone = pytest.importorskip("sklearn.base").clone
     head = pk.RegressionHead("stars", tower=[2])
-    model = new_model({"liked it": "binary", "stars": head}, given={"b": {"stars": len}})
+    model = new_model({"liked it": "binary", "stars": head})
     copied = clone(model)
     assert copied is not model
     assert copied.get_params()["width"] == 2
@@ -523,7 +449,7 @@ def test_inputs_and_tasks_have_different_names():
     frame = without(FRAME, *LABELS).assign(ids=[["a", "b"][: n % 3] for n in USER], ids_2=SCORE)
     tasks = {"stars": "regression", "b_stars": "regression", "ids_2": "regression"}
     frame = pd.concat([frame.assign(b_stars=SCORE)] * 2)
-    model = new_model(tasks, given={"b": {"stars": lambda rows: np.zeros(len(rows))}})
+    model = new_model(tasks)
     model.fit(frame[:150], validation=frame[150:], **QUICK)
     names = [*model.keras_model.input, *model.keras_model.output]
     assert len({*names}) == len(names)
@@ -540,20 +466,16 @@ def test_labels_can_be_probabilities():
 @once
 def test_a_report_has_the_gains_over_each_branch():
     rows = pd.concat([without(FRAME)] * 5)
-    given = {"zero": {"stars": lambda rows: np.zeros(len(rows)), "kind": lambda rows: [[1, 0, 0]]}}
-    given["zero"]["kind"] = lambda rows: np.tile([1.0, 0, 0], (len(rows), 1))
-    model = new_model(TASKS, given=given).fit(rows[:400], validation=rows[400:], **QUICK)
+    model = new_model(TASKS).fit(rows[:400], validation=rows[400:], **QUICK)
     for group in (None, "user id"):
         report = model.report(rows, group=group)
         assert report.examples == 600
         assert list(report.gains) == list(TASKS)
-        zero = report.gains["stars"]["zero"]
+        gain = report.gains["stars"]["shared"]
         known = rows["stars"].notna()
         errors = (model.predict(rows)["stars"] - rows["stars"])[known] ** 2
-        assert zero.other_loss == pytest.approx((rows["stars"][known] ** 2).mean())
-        assert zero.loss == pytest.approx(errors.mean(), rel=1e-4)
-        assert report.gains["kind"]["zero"].statement == "better"
-    assert report.tasks["stars"].rmse == pytest.approx(zero.loss**0.5, rel=1e-4)
+        assert gain.loss == pytest.approx(errors.mean(), rel=1e-4)
+    assert report.tasks["stars"].rmse == pytest.approx(gain.loss**0.5, rel=1e-4)
     assert sum(use.weight for use in report.branches["kind"].values()) == pytest.approx(1)
     assert report.tasks.keys() == report.loss_weights.keys() == {*TASKS}
     json.dumps(report.to_dict())
@@ -561,7 +483,7 @@ def test_a_report_has_the_gains_over_each_branch():
     assert unlabeled.tasks["stars"].labels == 0
     assert "stars" not in unlabeled.gains
     head = pk.RegressionHead("stars", loss="mae")
-    single = new_model({"stars": head}, given=None).fit(without(FRAME), **QUICK)
+    single = new_model({"stars": head}).fit(without(FRAME), **QUICK)
     assert [*single.report(FRAME).gains["stars"]] == ["own", "shared"]
     with pytest.raises(ValueError, match="rows must have at least one row"):
         model.report(rows[:0])

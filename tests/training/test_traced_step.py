@@ -13,7 +13,6 @@ from keras import layers, ops
 import ple_keras as pk
 from ple_keras._keras.internals import set_mask
 from ple_keras._keras.layers import walk
-from ple_keras.layers.column_layers import HiddenIds
 from tests.helpers import assert_all_close, numpy_of, once
 from tests.models import chain, heads_of
 
@@ -68,7 +67,7 @@ def dense(block=None, heads=None, before=(), optimizer=None, **compile_kwargs):
 
 
 def with_tables(optimizer=None):
-    """Return a model that reads one table twice, and another one once, with hidden ids."""
+    """Return a model that reads one table twice, and another one once."""
     inputs = {
         "list": keras.Input((4,), dtype="int32", name="list"),
         "id": keras.Input((), dtype="int32", name="id"),
@@ -76,7 +75,7 @@ def with_tables(optimizer=None):
     table = pk.SparseEmbedding(9, 4)
     rows = [
         layers.GlobalAveragePooling1D()(table(inputs["list"])),
-        table(HiddenIds(0.3)(inputs["id"])),
+        table(inputs["id"]),
         pk.SparseEmbedding(9, 4)(inputs["id"]),
     ]
     heads = heads_of_two()
