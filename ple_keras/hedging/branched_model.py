@@ -1,7 +1,7 @@
 """The branches of a model: their values and losses on held-out rows, and their weights."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
@@ -144,18 +144,27 @@ class BranchedModel:
         relative = self.losses(found).relative_mixtures.values()
         return sum(relative) / len(relative) if relative else np.nan
 
-    def fit_mixtures(self, found: ValuesByTask, prior: float, allows_nan: bool = False) -> None:
+    def fit_mixtures(
+        self,
+        found: ValuesByTask,
+        prior: float | Mapping[TaskName, np.ndarray],
+        allows_nan: bool = False,
+    ) -> None:
         """Fit and assign the mixtures.
 
         Args:
             found: The values of the branches.
-            prior: The weight of the prior.
+            prior: The weight of the prior, or `{task: weights}` (see `best_mixture`), with which
+                the mixture of a task without labels stays as it is.
             allows_nan: Whether a mixture stays as it is if the values of a branch are not finite.
         """
         for task, head in self.mixed_heads.items():
             mixture, count = to_numpy(head.mixture), 0.0
-            if not allows_nan or np.isfinite(found[task].values[~found[task].missing()]).all():
-                mixture = best_mixture(head, found[task], prior)
+            is_finite = np.isfinite(found[task].values[~found[task].missing()]).all()
+            of_task = prior[task] if isinstance(prior, Mapping) else prior
+            is_kept = of_task is not prior and not len(found[task].labels)
+            if not is_kept and (is_finite or not allows_nan):
+                mixture = best_mixture(head, found[task], of_task)
                 count = found[task].weights.sum()
             sums = sum_over_processes(np.append(mixture, 1.0) * count)
             mixture = sums[:-1] / sums[-1] if sums[-1] else mixture

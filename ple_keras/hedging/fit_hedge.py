@@ -115,7 +115,8 @@ class FitHedge(keras.callbacks.Callback):
         self._branched: BranchedModel | None = None
         self._compiled: tuple[object, ...] = ()  # the model, and what `compile` gave it
         self._weights: dict[Unit, list[WeightSlice]] = {}
-        self.prior = check_number(prior, "prior", minimum=0)
+        # A TabularModel that continues sets weights keyed by task (see `best_mixture`).
+        self.prior: Any = check_number(prior, "prior", minimum=0)
         self.keep_best = check_bool(keep_best, "keep_best")
         self.patience = None if patience is None else check_int(patience, "patience", minimum=1)
         if patience is not None and not keep_best:

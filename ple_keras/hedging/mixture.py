@@ -59,13 +59,14 @@ class LabeledValues(NamedTuple):
         return np.asarray(mix(values, [*shares], known))
 
 
-def best_mixture(head: Head, found: LabeledValues, prior: float) -> np.ndarray:
+def best_mixture(head: Head, found: LabeledValues, prior: float | np.ndarray) -> np.ndarray:
     """Return the weights of the branches that minimize the loss of a task, `(branches,)`.
 
     Args:
         head: The head of the task.
         found: The labels and values.
-        prior: The weight of the prior.
+        prior: The weight of the prior, or the weight for each branch, `(branches,)`. With `2 n a`,
+            the mixture a counts as much as n labels: the penalty is n times the divergence from it.
     """
     labels, values, missing = found.labels, found.values, found.missing()
     count = len(values)
@@ -90,7 +91,7 @@ def best_mixture(head: Head, found: LabeledValues, prior: float) -> np.ndarray:
         totals: np.ndarray = losses / dispersion
         if not is_likelihood:
             totals = slope * count * np.log(np.maximum(totals + pseudo_loss, MIN_TOTAL))
-        totals -= max(prior, MIN_PRIOR) / 2 * np.log(candidates).sum(axis=1)
+        totals -= (np.maximum(prior, MIN_PRIOR) / 2 * np.log(candidates)).sum(axis=1)
         return totals
 
     dispersion = 1.0

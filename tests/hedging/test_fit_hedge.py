@@ -168,6 +168,21 @@ def test_few_labels_do_not_decide_a_mixture(loss):
     assert best_mixture(head, labeled(np.ones((2, 1)), values), 1.0).min() > 0.1
 
 
+def test_a_prior_of_each_branch_is_a_mixture_that_counts_as_labels():
+    """The penalty is 50 times the divergence from the mixture before, -50 sum_b a_b log a'_b."""
+    rng, before = np.random.default_rng(0), np.float32([0.9, 0.1])
+    values = rng.normal(size=(2, 4000, 1)).astype("float32")
+    labels = (rng.random((4000, 1)) < sigmoid(values[1] * 2)).astype("float32")
+    logs = np.log(weights := np.stack([w := np.linspace(1e-3, 1, 2000)[:-1], 1 - w]))
+    for count in (3, 4000):
+        found = labeled(labels[:count], values[:, :count])
+        mixed = weights.T @ found.values[..., 0] * (1 - 2 * found.labels[:, 0])
+        losses = np.logaddexp(0, mixed).sum(axis=1) - 50 * before @ logs
+        mixture = best_mixture(pk.BinaryHead("a"), found, 100 * before)
+        np.testing.assert_allclose(mixture, weights[:, np.argmin(losses)], atol=1e-3)
+        assert mixture[0] > 0.8 if count == 3 else mixture[0] < 0.1
+
+
 @pytest.mark.parametrize("size", [3, 4])
 def test_mixtures_of_nearly_equal_branches_have_the_least_loss(size):
     """Searches of two weights alone zigzag along a valley, and end far from its lowest point."""
