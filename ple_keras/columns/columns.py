@@ -351,7 +351,7 @@ class Columns:
                 in `scales`.
         """
         self._check_fitted()
-        rows = _to_rows(rows)
+        rows = to_rows(rows)
         codes = np.empty((len(self.ids), len(rows)), "int32")
         for i, name in enumerate(self.ids):
             get = self._codes[name].get
@@ -425,7 +425,7 @@ class Columns:
             A text for each wrong value, which begins with its place, such as "rows[0].age".
         """
         self._check_fitted()
-        reasons, rows = [], _to_rows(rows)
+        reasons, rows = [], to_rows(rows)
         for row, values in enumerate(rows):
             given = values.keys() if isinstance(values, Mapping) else ()
             missing = [f"rows[{row}].{name}" for name in self.names if name not in given]
@@ -636,9 +636,15 @@ def check_frame(frame: Rows, argument: str) -> None:
         raise ValueError(f"{argument} must have at least one row. Received: no row")
 
 
-def _to_rows(rows: Rows) -> Rows:
+def to_rows(rows: Rows) -> Rows:
     """Return a frame or a list unchanged, and any other iterable as a list."""
-    return rows if isinstance(rows, list) or hasattr(rows, "columns") else [*rows]
+    is_frame = hasattr(rows, "columns")
+    if not (hasattr(rows, "__len__") if is_frame else isinstance(rows, Iterable)):
+        raise TypeError(
+            "rows must be a frame of pandas or polars, which is not lazy, or an iterable of dicts. "
+            f"Received: rows={short_repr(rows)}"
+        )
+    return rows if isinstance(rows, list) or is_frame else [*rows]
 
 
 def _column(frame: Rows, name: str) -> Rows:

@@ -17,7 +17,7 @@ import numpy as np
 from ple_keras._checks import check_keys, check_number, short_repr, warn_user
 from ple_keras._keras.removed import removed_error
 from ple_keras._typing import LayerLike
-from ple_keras.columns.columns import BLOCKS, Columns, Rows, check_frame, column_values
+from ple_keras.columns.columns import BLOCKS, Columns, Rows, check_frame, column_values, to_rows
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.hedging.fit_hedge import FitHedge
@@ -346,8 +346,11 @@ class TabularModel:
             if not {*used} - {*left_out}:
                 raise ValueError("frame must have columns of inputs. Received: no other column")
             columns = Columns.infer(frame[used], left_out, ids)
-        elif tasks := [name for name in columns.names if name in self._arguments["tasks"]]:
-            raise ValueError(f"columns must not be tasks. Received: columns with {tasks}")
+        elif both := [name for name in columns.names if name in others]:
+            raise ValueError(
+                "columns must not have tasks, `time`, `group` or the weights of rows. "
+                f"Received: columns with {both}"
+            )
         elif columns.known or columns.scales:
             return columns
         else:
@@ -379,7 +382,7 @@ class TabularModel:
         Raises:
             TypeError, ValueError: As for `Columns.transform`, and if the model is not fitted.
         """
-        rows = rows if isinstance(rows, list) or hasattr(rows, "columns") else [*rows]
+        rows = to_rows(rows)
         predictions = self._fitted().predictions(self._predict(rows))
         if hasattr(rows, "columns"):
             index = {"index": rows.index} if hasattr(rows, "index") else {}

@@ -7,7 +7,15 @@ import numpy as np
 
 from ple_keras._checks import short_repr, warn_user
 from ple_keras._typing import LayerLike
-from ple_keras.columns.columns import Rows, Value, column_values, free_name, read_numbers, safe_name
+from ple_keras.columns.columns import (
+    LARGEST_FLOAT,
+    Rows,
+    Value,
+    column_values,
+    free_name,
+    read_numbers,
+    safe_name,
+)
 from ple_keras.heads.binary_heads import BinaryHead, ProductHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.multiclass_head import MulticlassHead
@@ -58,11 +66,23 @@ class TaskColumns:
         self.names, self.classes = {}, {}
         for column, kind in self.tasks.items():
             name = safe_name(column, "task")
-            name = name if is_valid_name(name) and name != SHARED else f"task_{name}"
+            is_free = is_valid_name(name) and name not in (SHARED, "val")
+            name = name if is_free and not name.startswith("val_") else f"task_{name}"
             used = {*taken, *self.names.values()}
             self.names[column] = kind.task if isinstance(kind, Head) else free_name(name, used)
             if kind in ("binary", "multiclass") or isinstance(kind, BinaryHead | MulticlassHead):
                 self._find_classes(frame, column)
+        predictions = [name for column in self.tasks for name in self._prediction_names(column)]
+        if len({*predictions}) < len(predictions):
+            raise ValueError(
+                f"tasks must have predictions with different names. Received: {predictions}"
+            )
+
+    def _prediction_names(self, column: str) -> list[str]:
+        kind = self.tasks[column]
+        if kind != "multiclass" and not isinstance(kind, MulticlassHead):
+            return [column]
+        return [f"{column}: {each}" for each in self.classes[column]]
 
     def _find_classes(self, frame: Rows, column: str) -> None:
         kind = self.tasks[column]
@@ -75,7 +95,8 @@ class TaskColumns:
                     f"Received: {column}={short_repr(wrong[0])}"
                 )
             return
-        if len(types - {float}) > 1 or not types <= {str, bool, int, float}:
+        is_one_type = len(types) < 2 or types == {int, float}
+        if not is_one_type or not types <= {str, bool, int, float}:
             raise TypeError(
                 f"{column} must have strings, integers or booleans as classes, of one type. "
                 f"Received: {sorted(each.__name__ for each in types)}"
@@ -120,7 +141,13 @@ class TaskColumns:
 
     def _labels(self, frame: Rows, column: str) -> np.ndarray:
         if column not in self.classes:
-            return read_numbers(frame, column)
+            numbers = read_numbers(frame, column)
+            if (wrong := numbers[np.abs(numbers) > LARGEST_FLOAT]).size:
+                raise ValueError(
+                    f"{column} must have labels from {-LARGEST_FLOAT:.2g} to {LARGEST_FLOAT:.2g}. "
+                    f"Received: {column}={wrong[0]}"
+                )
+            return numbers
         places = {value: place for place, value in enumerate(self.classes[column])}
         values = column_values(frame, column)
         if new := {*values} - {*places, None}:
@@ -141,8 +168,5 @@ class TaskColumns:
         """Return predictions `{task: (B, units)}` by column, or by column and class."""
         found: dict[str, np.ndarray] = {}
         for column, name in self.names.items():
-            classes = self.classes.get(column, range(outputs[name].shape[1]))
-            is_one = outputs[name].shape[1] == 1
-            names = [column] if is_one else [f"{column}: {each}" for each in classes]
-            found |= dict(zip(names, outputs[name].T))
+            found |= dict(zip(self._prediction_names(column), outputs[name].T))
         return found

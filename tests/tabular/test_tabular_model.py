@@ -233,9 +233,19 @@ FITS = {
         {"frame": SMALL.assign(when=pd.Timestamp("2026"))},
         *({}, TypeError, r"by \(pd.to_datetime\(frame\['when'\]\) - pd.T"),
     ),
-    "a task as a column": (
-        {"columns": pk.Columns(["liked it"]), "ids": ()}, {}, ValueError, "must not be tasks"
-    ),
+    **{
+        f"{name} as a column": (
+            {"columns": pk.Columns([name]), "ids": ()},
+            options,
+            *(ValueError, f"columns must not have tasks, .*Received: columns with \\['{name}'\\]"),
+        )
+        for name, options in (
+            ("liked it", {}),
+            ("age", {"time": "age"}),
+            ("city", {"group": "city"}),
+            ("age", {"sample_weight": "age"}),
+        )
+    },
     "share": ({}, {"validation": 1.0}, ValueError, "validation must be finite and above 0 and bel"),
     "weights": ({}, {"sample_weight": {"a": "age"}}, ValueError, "sample_weight must have keys am"),
     "no rows": ({"frame": SMALL[:0]}, {}, ValueError, "frame must have at least one row"),
@@ -251,6 +261,21 @@ FITS = {
     "lists": (
         {"frame": SMALL.assign(**{"liked it": [[1], [2]] * 60})},
         *({}, TypeError, r"as classes, of one type. Received: \['list'\]"),
+    ),
+    "texts and floats": (
+        {"tasks": {"k": "multiclass"}, "frame": SMALL.assign(k=["a", 0.5] * 60)},
+        *({}, TypeError, r"as classes, of one type. Received: \['float', 'str'\]"),
+    ),
+    "a prediction twice": (
+        {
+            "tasks": {"k": "multiclass", "k: 10": "regression"},
+            "frame": SMALL.assign(**{"k": USER % 2 + 10, "k: 10": SCORE}),
+        },
+        *({}, ValueError, r"different names. Received: \['k: 10', 'k: 11', 'k: 10'\]"),
+    ),
+    "large": (
+        {"tasks": {"x": "regression"}, "frame": SMALL.assign(x=1e300)},
+        *({}, ValueError, r"x must have labels from -3.4e\+38 to 3.4e\+38. Received: x=1e\+300"),
     ),
     "one class": (
         {"tasks": {"liked it": "multiclass"}, "frame": SMALL.assign(**{"liked it": "a"})},
@@ -283,6 +308,9 @@ def test_frames_that_can_not_be_fitted_are_refused(name):
 @once
 def test_a_model_without_fit_and_folders_that_are_not_whole_are_refused(tmp_path):
     model = new_model(CLICK)
+    for rows in (None, 3):
+        with pytest.raises(TypeError, match=r"rows must be a frame .* Received: rows=(None|3)"):
+            model.predict(rows)
     for use in (model.predict, model.score, lambda rows: model.save(tmp_path / "model")):
         with pytest.raises(ValueError, match="Call fit first"):
             use(FRAME)
@@ -435,9 +463,11 @@ def test_the_next_day_has_new_users_and_trains_the_same_model(tmp_path):
 @once
 def test_arguments_of_numpy_and_pandas_and_a_task_called_layer_are_saved(tmp_path):
     frame = without(FRAME, *LABELS).rename(columns={"stars": "layer", "liked it": "table"})
+    frame["val"] = SCORE  # logs of validation begin with it
     frame["table"] = [["a", "b"][: n % 3] for n in USER]  # a column with the name of a layer
     options = {"ids": pd.Index(["user id"]), "width": np.int64(2)}
-    model = new_model({"layer": "regression"}, **options).fit(frame, **QUICK)
+    tasks = {"layer": "regression", "val": "regression"}
+    model = new_model(tasks, **options).fit(frame, **QUICK)
     model.save(tmp_path / "model")
     same = pk.TabularModel.load(tmp_path / "model")
     np.testing.assert_allclose(same.predict(frame), model.predict(frame), rtol=1e-5)
@@ -497,6 +527,8 @@ def test_frames_of_polars_give_frames_of_polars():
     frame = polars.DataFrame({name: objects[name].tolist() for name in objects})
     with pytest.raises(TypeError, match="frame must be a frame of pandas or polars"):
         new_model().fit(frame.lazy())
+    with pytest.raises(TypeError, match=r"rows must be a frame .* which is not lazy"):
+        new_model().predict(frame.lazy())
     names = ["May", "April", "June"]  # in an order of their own
     months = {"month": polars.Series(names * 2, dtype=polars.Enum(names))}
     assert split_rows(polars.DataFrame(months), 0.3, "month", None, 0)[1].tolist() == [2, 5]
