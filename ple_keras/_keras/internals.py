@@ -170,7 +170,7 @@ def tensor_source(tensor: keras.KerasTensor) -> tuple[keras.Operation, int]:
 def run_graph(model: keras.Model, inputs: Nested, operation_fn: Callable[..., Tensor]) -> Nested:
     """Call a Functional model, with the function that `operation_fn` returns for each operation.
 
-    `check_inputs` names the operation that reads a wrong id or returns NaN. Keras 3.15.
+    `check_inputs` names the table that reads a wrong id. Keras 3.15.
     """
     return model._run_through_graph(model._standardize_inputs(inputs), operation_fn)
 

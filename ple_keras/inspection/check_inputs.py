@@ -12,12 +12,12 @@ from ple_keras._keras.batches import Batches, first_batches, is_dataset
 from ple_keras._keras.internals import functional_outputs, run_graph
 from ple_keras._keras.layers import BaseLayer, find_layers
 from ple_keras._keras.tensors import is_number, to_numpy
-from ple_keras._typing import Nested
+from ple_keras._typing import Nested, Shape
 from ple_keras.columns.columns import Columns
 from ple_keras.heads.regression_heads import check_adapted
 from ple_keras.heads.task_heads import find_heads
 from ple_keras.hedging.given_predictions import warn_given
-from ple_keras.labels.sample_space import check_dtype, format_shape, shapes_match
+from ple_keras.labels.sample_space import format_shape, shapes_match
 from ple_keras.layers.column_layers import ColumnFeatures, columns_digest
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.layers.stream_features import StreamFeatures
@@ -28,7 +28,7 @@ CALLED_ROWS = 1000  # of the call of the model, together with rows with an extre
 MAX_COLUMNS = 1000  # of an array whose extreme values are found
 MAX_SHOWN = 20  # numbers of a row in a message
 Arrays = dict[str, np.ndarray]  # by name, such as "x['city']"
-Values = list[tuple[keras.Operation, np.ndarray]]  # which operations read or return
+Values = list[tuple[keras.Operation, np.ndarray]]  # which operations read
 
 
 def check_inputs(
@@ -39,8 +39,8 @@ def check_inputs(
     The model is called without training, on the first 1000 rows and the rows with the smallest and
     largest value of each column. Its weights and statistics do not change.
 
-    Keys, shapes, dtypes, ids and scales are checked for the inputs of a Functional model. Any other
-    model is only called, and ids are checked only if its call does.
+    Keys, shapes, ids and scales are checked for the inputs of a Functional model. Any other model
+    is only called, and ids are checked only if its call does.
 
     Args:
         model: The model, compiled or not. If it is not built, the call builds it.
@@ -52,14 +52,13 @@ def check_inputs(
             network. A model without a network of `Columns` has no digest, so nothing is compared.
 
     Raises:
-        TypeError: If `x` contains strings where the model needs numbers, or is neither arrays nor
-            batches. If `columns` is not a Columns.
+        TypeError: If `x` is neither arrays nor batches, or no dict for a model with named inputs.
+            If `columns` is not a Columns.
         ValueError: If the model has a network of other columns. If an input is missing or unknown,
             or its shape is wrong, or the model fails. If an integer input gets fractions, or
             numbers that its dtype can't represent. If ids are not in the table of an `Embedding`
-            that reads them. If the predictions of a row are NaN or infinite, or a layer returns
-            such values for a finite row. If a standardized head needs `adapt`. If `x` is an
-            iterator or has no row.
+            that reads them. If the predictions of a row are NaN or infinite. If a standardized head
+            needs `adapt`. If `x` is an iterator or has no row.
 
     Warns:
         UserWarning: If a Dense layer or a block reads a column of `x`, unchanged, with an absolute
@@ -99,25 +98,26 @@ def check_inputs(
 def _check_batch(model: keras.Layer, x: Nested) -> dict[str, str]:
     """Check arrays, and return warnings keyed by the name of an array and its problem."""
     read: Values = []
-    returned: Values = []
     run, inputs = model, {}
     if functional_outputs(model) is not None:
-        run, inputs = _observed(model, read, returned), _inputs_by_path(model, x)
+        run, inputs = _observed(model, read), _inputs_by_path(model, x)
     numbers: Arrays = {}
     warnings: dict[str, str] = {}
     tasks = find_heads(model).keys()
     packed = {k: c for x in find_layers(model, ColumnFeatures) for k, c in x.packed.items()}
     for path, array in keras.tree.flatten_with_path(x):
         name = "x" + "".join(f"[{key!r}]" for key in path)
-        by_column = zip(packed.get(path[-1] if path else "", []), _flat(array).T)
-        parts = {f"{name}[{column!r}]": values for column, values in by_column}
-        if path in inputs:
-            _check_array(name, array, inputs[path], parts or {name: array})
         if tasks & {*path, getattr(inputs.get(path), "name", None)}:
             remedy = "Remove it if it contains the labels of the task, or rename it"
             warnings[f"{name} is a label"] = f"{name} is an input with the name of a task. {remedy}"
+        if path in inputs:
+            _check_shape(name, array.shape, inputs[path].shape)
         if is_number(str(array.dtype)):
-            numbers |= parts or {name: array}
+            by_column = zip(packed.get(path[-1] if path else "", []), _flat(array).T)
+            parts = {f"{name}[{column!r}]": values for column, values in by_column}
+            numbers |= (parts := parts or {name: array})
+            if path in inputs and "int" in inputs[path].dtype:
+                _check_integers(parts, inputs[path].dtype)
     found = [np.arange(min(CALLED_ROWS, len(keras.tree.flatten(x)[0])))]
     for array in numbers.values():
         columns = _flat(array)[:, :MAX_COLUMNS]
@@ -127,10 +127,10 @@ def _check_batch(model: keras.Layer, x: Nested) -> dict[str, str]:
     some = keras.tree.map_structure(lambda array: array[rows], x)
     try:
         with naming_input(some):
-            returned += _arrays(model, run(some))
+            outputs = _arrays(run(some))
     finally:  # unknown ids are errors on some backends
         _check_ids(read, numbers, rows)
-    _check_finite(returned, model, numbers, rows)
+    _check_finite(outputs, numbers, rows)
     return warnings | dict(_scale_warnings(read, numbers))
 
 
@@ -145,52 +145,43 @@ def _inputs_by_path(model: keras.Layer, x: Nested) -> dict[tuple[str], keras.Ker
     return {(x.name,): x for x in model.inputs} | dict(keras.tree.flatten_with_path(model.input))
 
 
-def _check_array(name: str, array: np.ndarray, tensor: keras.KerasTensor, parts: Arrays) -> None:
-    """Check an array for a symbolic input, whose columns are `parts`."""
-    if tensor.dtype != "string":
-        check_dtype(array, name)
-    # Keras adds or removes a last axis of length 1, and can broadcast other axes.
-    shapes = [s[:-1] if s[-1:] == (1,) else s for s in (array.shape[1:], tensor.shape[1:])]
-    if not shapes_match(*shapes):
-        raise ValueError(
-            f"{name} must be {format_shape(tensor.shape)}. Received: {name}.shape={array.shape}"
-        )
-    if "int" in tensor.dtype:
-        for part, values in parts.items():
-            for index in np.argwhere(values != values.astype(tensor.dtype))[:1]:
-                raise ValueError(
-                    f"{name} must have values of {tensor.dtype}, like the input of the model. "
-                    f"Received: {_place(part, *index)}={values[*index]}"
-                )
+def _check_shape(name: str, shape: Shape, allowed: Shape) -> None:
+    """Check the shape of an array. Keras only checks its rank, and can broadcast it."""
+    # Keras adds or removes a last axis of length 1.
+    if not shapes_match(*(s[:-1] if s[-1:] == (1,) else s for s in (shape[1:], allowed[1:]))):
+        raise ValueError(f"{name} must be {format_shape(allowed)}. Received: {name}.shape={shape}")
+
+
+def _check_integers(parts: Arrays, dtype: str) -> None:
+    """Check that an input of integers can represent the columns of an array."""
+    for name, values in parts.items():
+        for index in np.argwhere(values != values.astype(dtype))[:1]:
+            raise ValueError(
+                f"x must have values of {dtype}, like the input of the model. "
+                f"Received: {_place(name, *index)}={values[*index]}"
+            )
 
 
 def _place(name: str, *index: object) -> str:
     return f"{name}[{', '.join(map(str, index))}]"
 
 
-def _observed(operation: keras.Operation, read: Values, returned: Values) -> Callable[..., Any]:
-    """Return a function that calls an operation, and adds the arrays that it reads and returns.
+def _observed(operation: keras.Operation, read: Values) -> Callable[..., Any]:
+    """Return a function that calls an operation, and adds the arrays that it reads to a list.
 
     For a model with a graph, it does so for each operation of the graph.
-
-    Args:
-        operation: The operation.
-        read: A list to which each call adds the arrays that the operation reads.
-        returned: A list for the arrays that it returns.
     """
     is_sequential = isinstance(operation, keras.Sequential)  # `output` can be of a call
     graph = keras.Model(operation.inputs, operation.outputs) if is_sequential else operation
-    observe = partial(_observed, read=read, returned=returned)
+    observe = partial(_observed, read=read)
 
     def call(*args: Nested, **kwargs: Nested) -> Any:
         if functional_outputs(graph) is not None:
             return run_graph(graph, [*args, *kwargs.values()][0], observe)
         for copy in _networks(operation):
             observe(copy)(*args)
-        read.extend(_arrays(operation, (args, kwargs)))
-        outputs = operation(*args, **kwargs)
-        returned.extend(_arrays(operation, outputs))
-        return outputs
+        read.extend((operation, array) for array in _arrays((args, kwargs)))
+        return operation(*args, **kwargs)
 
     return call
 
@@ -201,10 +192,10 @@ def _networks(layer: keras.Operation) -> Sequence[keras.Layer]:
     return features.layers if isinstance(features, StreamFeatures) else []
 
 
-def _arrays(layer: keras.Operation, tensors: Nested) -> Values:
-    """Return the tensors of numbers that a layer reads or returns."""
+def _arrays(tensors: Nested) -> list[np.ndarray]:
+    """Return tensors of numbers as arrays."""
     arrays = [to_numpy(x) for x in keras.tree.flatten(tensors) if keras.ops.is_tensor(x)]
-    return [(layer, array) for array in arrays if array.ndim and is_number(str(array.dtype))]
+    return [array for array in arrays if array.ndim and is_number(str(array.dtype))]
 
 
 def _find_column(numbers: Arrays, values: np.ndarray, row: object) -> str | None:
@@ -231,23 +222,21 @@ def _check_ids(read: Values, numbers: Arrays, rows: np.ndarray) -> None:
                 )
 
 
-def _check_finite(returned: Values, model: keras.Model, numbers: Arrays, rows: np.ndarray) -> None:
-    """Check that predictions are finite, and that layers return finite values for finite rows."""
-    is_finite = np.all([np.isfinite(_flat(x)).all(axis=1) for x in numbers.values()], axis=0)
-    for layer, values in returned:
-        if len(values) == len(rows):
-            is_wrong = ~np.isfinite(_flat(values).astype("float64")).all(axis=1)
-            for row in np.flatnonzero(is_wrong & (is_finite | (layer is model)))[:1]:
-                found = [
-                    f"{_place(name, rows[row], *index)}={value}"
-                    for name, array in numbers.items()
-                    for index, value in np.ndenumerate(array[row])
-                    if is_finite[row] or not np.isfinite(value)
-                ]
-                raise ValueError(
-                    f"x must have values that stay finite in the model, but {layer.name!r} returns "
-                    f"NaN or infinity for row {rows[row]}. Received: {', '.join(found[:MAX_SHOWN])}"
-                )
+def _check_finite(outputs: list[np.ndarray], numbers: Arrays, rows: np.ndarray) -> None:
+    """Check that the predictions of all rows are finite."""
+    for values in outputs:
+        for row in np.argwhere(~np.isfinite(values))[:1, 0]:
+            named = [
+                (_place(name, rows[row], *index), value)
+                for name, array in numbers.items()
+                for index, value in np.ndenumerate(array[row])
+            ]
+            wrong = [each for each in named if not np.isfinite(each[1])] or named
+            received = ", ".join(f"{place}={value}" for place, value in wrong[:MAX_SHOWN])
+            raise ValueError(
+                f"x must have values whose predictions are finite, unlike those of row {rows[row]}."
+                f" Received: {received}"
+            )
 
 
 def _scale_warnings(read: Values, numbers: Arrays) -> Iterator[tuple[str, str]]:

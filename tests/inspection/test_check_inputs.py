@@ -136,21 +136,11 @@ def test_numbers_that_the_model_replaces_may_be_nan():
     pk.check_inputs(keras.Model(inputs, filled), np.array([[1.0], [np.nan]]))
 
 
-@every_backend
-def test_a_value_that_becomes_infinite_names_the_layer():
-    """Even if the prediction is finite, such as a sigmoid's."""
-    keras.config.set_dtype_policy("mixed_float16")
+def test_finite_values_with_an_infinite_prediction_are_shown():
     inputs = keras.Input((2,))
-    hidden = keras.layers.Dense(3, kernel_initializer="ones", name="hidden")(inputs)
-    outputs = keras.layers.Dense(1, activation="sigmoid", kernel_initializer="ones")(hidden)
-    model, x = keras.Model(inputs, outputs), np.ones((3, 2))
-    pk.check_inputs(model, x)
-    x[2] = 4e4  # float16 does not hold the sum
-    with pytest.raises(
-        ValueError,
-        match=r"'hidden' returns NaN or inf.* row 2\..* x\[2, 0\]=40000\.0, x\[2, 1\]=40000",
-    ):
-        pk.check_inputs(model, x)
+    model = keras.Model(inputs, keras.ops.exp(inputs))
+    with pytest.raises(ValueError, match=r"of row 2\. Received: x\[2, 0\]=1\.0, x\[2, 1\]=400\.0$"):
+        pk.check_inputs(model, np.array([[1, 1], [1, 1], [1, 400.0]]))
 
 
 def test_inputs_in_a_list_may_come_by_name():
@@ -164,14 +154,16 @@ def test_inputs_in_a_list_may_come_by_name():
 
 
 X = features()
-NONE = np.array([None, *X["numbers"][1:, 0]], object)
 REFUSED = {
-    "nan": (with_value("numbers", (1403, 1), np.nan), r"finite .*x\['numbers'\]\[1403, 1\]=nan$"),
+    "nan": (
+        with_value("numbers", (1403, 1), np.nan),
+        r"finite.* row 1403\. .*: x\['numbers'\]\[1403, 1\]=nan$",
+    ),
     "id": (with_value("city", 1401, 10), r"from 0 to 9 .*'city_table'\. .*x\['city'\]\[1401\]=10$"),
-    # Keras trains on it.
-    "shape": (features(numbers=np.zeros((ROWS, 1))), r"\(batch, 2\).*\['numbers'\]\.shape=\(1500,"),
-    "strings": (features(city=np.array(["Rome"] * ROWS)), TypeError, r"'city'\]\.dtype=<U4"),
-    "none": (features(numbers=NONE), TypeError, r"None to NaN\. .*x\['numbers'\]\.dtype=object"),
+    "strings": (
+        features(city=np.array(["Rome"] * ROWS)),
+        r"(?s)x must be valid input for the model",
+    ),
     "lists": ({"city": [0, 1]}, TypeError, r"x must be arrays.*Received: x=\{'city': \[0, 1\]\}"),
     "column": ({**X, "age": X["city"]}, r"missing: \[\], unknown: \['age'\]"),
     "no_row": ({name: of[:0] for name, of in X.items()}, "and not empty"),
