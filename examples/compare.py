@@ -254,11 +254,11 @@ def new_head(kind, name, units, **options):
     return HEADS[kind](name, tower=DEFAULTS["tower"], **options)
 
 
-def new_heads(kinds, tasks, given=()):
+def new_heads(kinds, tasks):
     """Return the heads of some tasks."""
     names, classes = tasks.names, tasks.classes
     heads = [new_head(kind, names[t], len(classes.get(t, ()))) for t, kind in kinds.items()]
-    return pk.TaskHeads(heads, given=given)
+    return pk.TaskHeads(heads)
 
 
 def new_block(model, heads, width, dropout=0.0, network=None):
@@ -336,19 +336,12 @@ def train_network(model, kinds, data, width, options, setting, stop, given=None)
     """Return the predictions of a network for the validation rows and the test rows, by task."""
     parts, columns, tasks = data
     names = {task: tasks.names[task] for task in kinds}
-    heads = new_heads(kinds, tasks, ["boosting"] if given else [])
+    heads = new_heads(kinds, tasks)
     parts = [({**x}, {name: y[task] for task, name in names.items()}) for x, y in parts]
     heads.adapt(parts[0][1])
     network = features(columns, setting)
     block, inputs = new_block(model, heads, width, setting["dropout"], network), network.input
     branches = block(inputs if model.startswith("hedged") else network.output)
-    for task, predictions in (given or {}).items():
-        name, units = f"boosting.{names[task]}", predictions[0].shape[1]
-        inputs = inputs | {name: keras.Input((units,), name=name)}
-        branches[names[task]] = {**branches[names[task]], "boosting": inputs[name]}
-        missing = np.full((len(parts[0][1][names[task]]), units), np.nan)
-        for (x, _), values in zip(parts, (missing, *predictions)):
-            x[name] = values.astype("float32")
     (x, y), valid, test = parts
     network = pk.MultiTaskModel(inputs, heads(branches))
     tables = pk.SparseAdagrad(setting["table_rate"], setting["table_start"])
@@ -363,7 +356,14 @@ def train_network(model, kinds, data, width, options, setting, stop, given=None)
     limits = {name: options[name] for name in ("batch_size", "epochs")}
     network.fit(x, y, callbacks=callbacks, verbose=0, **limits)
     found = [network.predict(x, batch_size=4096, verbose=0) for x, _ in (valid, test)]
-    return {task: [each[name] for each in found] for task, name in names.items()}
+    found = {task: [each[name] for each in found] for task, name in names.items()}
+    if given:
+        pair = {"hedged": found, "boosting": given}
+        pairs = [{m: {t: p[t][i] for t in kinds} for m, p in pair.items()} for i in (0, 1)]
+        mixture = pk.mix_predictions({t: data[0][1][1][t] for t in kinds}, pairs[0], kinds)
+        mixed = [mixture.predict(each) for each in pairs]
+        found = {t: [each[t].reshape(len(each[t]), -1) for each in mixed] for t in kinds}
+    return found
 
 
 LOSS = "relative_loss"  # its key in logs

@@ -45,8 +45,7 @@ def publish(folder, model, columns=None):
 
     Args:
         folder: The folder. Write to it from one process at a time.
-        model: A TabularModel; or a model whose inputs are the columns, and predictions of given
-            branches.
+        model: A TabularModel, or a model whose inputs are the columns.
         columns: The columns that encoded the training data; None for a TabularModel.
 
     Returns:
@@ -64,8 +63,7 @@ def publish(folder, model, columns=None):
         if part.stat().st_mtime < time.time() - DAY:
             shutil.rmtree(part)
     packed = not {x.name for x in model.inputs} >= {*columns.transform([])}
-    given = given_inputs(model, columns, packed)
-    pk.check_inputs(model, example_inputs(columns, given, packed), columns=columns)
+    pk.check_inputs(model, columns.transform([columns.example()], packed), columns=columns)
     with tempfile.TemporaryDirectory(dir=folder, prefix=PART) as part:
         version = Path(part, "version")
         version.mkdir()
@@ -77,8 +75,7 @@ def publish(folder, model, columns=None):
             print(f"{folder} has no ONNX file, so the service needs Keras. {error}")
         hashes = {path.name: sha256(path) for path in version.iterdir()}
         number = 1 + max((int(path.name) for path in all_versions(folder)), default=0)
-        manifest = {"number": number, "given": given, "packed": packed}
-        manifest |= {"names": names, "sha256": hashes}
+        manifest = {"number": number, "packed": packed, "names": names, "sha256": hashes}
         (version / "manifest.json").write_text(json.dumps(manifest))
         for path in (*version.iterdir(), version):
             write_to_disk(path)
@@ -87,43 +84,12 @@ def publish(folder, model, columns=None):
         return version
 
 
-def given_inputs(model, columns, packed):
-    """Return the shapes of the given predictions among the inputs of a model, by name.
-
-    They are the inputs that TaskHeads reads without a layer between them.
-    """
-    import keras
-
-    import ple_keras as pk
-
-    heads = [layer for layer in model.layers if isinstance(layer, pk.TaskHeads)]
-    read = {id(tensor) for tensor in keras.tree.flatten([layer.input for layer in heads])}
-    encoded = columns.transform([], packed)
-    others = {x.name: x for x in model.inputs if x.name not in encoded}
-    if wrong := [name for name, tensor in others.items() if id(tensor) not in read]:
-        raise ValueError(
-            "The inputs of model must be columns, or predictions of given branches that the "
-            f"TaskHeads read directly. Received: {wrong}"
-        )
-    return {name: tensor.shape[1:] for name, tensor in others.items()}
-
-
-def example_inputs(columns, given, packed):
-    """Return the inputs of a row of known values, without given predictions."""
-    return columns.transform([columns.example()], packed) | with_missing({}, given, 1)
-
-
 def by_column(columns, x, packed):
     """Return the inputs as a dict keyed by column."""
     names = {input_name: name for name, input_name in columns.inputs.items()}
     blocks = {"ids": columns.ids, "numbers": columns.numbers} if packed else {}
     parts = [zip(blocks[k], v.T) if k in blocks else [(names.get(k, k), v)] for k, v in x.items()]
     return dict(chain(*parts))
-
-
-def with_missing(known, given, rows):
-    """Return given predictions, with NaN for missing ones, which leaves out their branches."""
-    return {k: np.full((rows, *s), known.get(k, np.nan), "float32") for k, s in given.items()}
 
 
 def sha256(path):
@@ -190,23 +156,20 @@ class Model:
 
     Args:
         version: The path of the version.
-        given: A function that maps rows to predictions of given branches, `{input: array}`. Inputs
-            that it does not return, or all without it, are NaN.
 
     Attributes:
         columns: The encoding.
         widths: The width of each prediction by task.
     """
 
-    def __init__(self, version, given=None):
+    def __init__(self, version):
         self.version = version.name
         manifest = read_manifest(version)
         self.columns = Columns.load(version / "columns.json")
-        self._inputs, self._packed = manifest["given"], manifest["packed"]
+        self._packed = manifest["packed"]
         self._names = manifest["names"]  # of the columns of labels, by task
-        self._given = given or (lambda rows: {})
         load = load_onnx if "model.onnx" in manifest["sha256"] else load_keras
-        self._run = load(version, self.columns, self._inputs, self._packed)
+        self._run = load(version, self.columns, self._packed)
         for rows in (1, 2, 3):  # with the last codes, to check that they fit
             _, outputs = self.predict([self.columns.example()] * rows)
             for name, values in outputs.items():
@@ -217,12 +180,11 @@ class Model:
     def predict(self, rows):
         """Return the encoded columns and the outputs of a list of rows."""
         x = self.columns.transform(rows, self._packed)
-        outputs = self._run(x | with_missing(self._given(rows), self._inputs, len(rows)))
-        outputs = {self._names.get(name, name): values for name, values in outputs.items()}
+        outputs = {self._names.get(name, name): each for name, each in self._run(x).items()}
         return by_column(self.columns, x, self._packed), outputs
 
 
-def load_onnx(version, columns, given, packed):
+def load_onnx(version, columns, packed):
     """Return a function that maps inputs to outputs by name, without Keras."""
     import onnxruntime
 
@@ -241,12 +203,12 @@ def load_onnx(version, columns, given, packed):
     return lambda x: dict(zip(names, session.run(None, x)))
 
 
-def load_keras(version, columns, given, packed):
+def load_keras(version, columns, packed):
     """Return a function that maps inputs to outputs by name."""
     import keras
 
     import ple_keras as pk
 
     model = keras.models.load_model(version / "model.keras", compile=False)
-    pk.check_inputs(model, example_inputs(columns, given, packed), columns=columns)
+    pk.check_inputs(model, columns.transform([columns.example()], packed), columns=columns)
     return model.predict_on_batch

@@ -101,7 +101,7 @@ def place(loc):
 # New models
 
 
-async def watch(folder, refused, given, batcher, metrics):
+async def watch(folder, refused, batcher, metrics):
     """Replace the model if a new version works, or if its own was rolled back or deleted."""
     problem = None
     while True:
@@ -109,7 +109,7 @@ async def watch(folder, refused, given, batcher, metrics):
         await asyncio.sleep(VERSION_SECONDS)
         before, problem = problem, None
         try:
-            model = await asyncio.to_thread(newest_model, folder, refused, given, batcher.model)
+            model = await asyncio.to_thread(newest_model, folder, refused, batcher.model)
         except Exception as error:  # of the file system
             problem = f"{type(error).__name__}: {error}"
             if problem != before:
@@ -120,13 +120,12 @@ async def watch(folder, refused, given, batcher, metrics):
             log.info("The model is now %s", model.version)
 
 
-def newest_model(folder, refused, given=None, old=None):
+def newest_model(folder, refused, old=None):
     """Return the newest model that works, or the old one if none is newer.
 
     Args:
         refused: A set of names of versions that were refused. They are not loaded again. Names are
             added, and removed if the version was deleted.
-        given: As for Model.
         old: The model that serves. A new one must have its columns and tasks.
     """
     found = versions(folder)
@@ -137,7 +136,7 @@ def newest_model(folder, refused, given=None, old=None):
         if version.name in refused:
             continue
         try:
-            new = Model(version, given)
+            new = Model(version)
             if old:
                 check_replacement(new, old)
             return new
@@ -162,20 +161,16 @@ def check_replacement(new, old):
 # The app
 
 
-def create_app(folder, given=None):
-    """Return the service of a folder, or raise an error if none of its models works.
-
-    `given` is a function for predictions of given branches, as for Model. It gets rows and not
-    codes, since these differ between versions.
-    """
+def create_app(folder):
+    """Return the service of a folder, or raise an error if none of its models works."""
     refused = set()
-    model = newest_model(folder, refused, given)
+    model = newest_model(folder, refused)
     metrics, request_model = Metrics(model), request_type(model.columns)
 
     @asynccontextmanager
     async def lifespan(app):
         app.state.batcher = Batcher(model, metrics)
-        watcher = asyncio.create_task(watch(folder, refused, given, app.state.batcher, metrics))
+        watcher = asyncio.create_task(watch(folder, refused, app.state.batcher, metrics))
         yield
         watcher.cancel()
         app.state.batcher.task.cancel()
@@ -227,7 +222,7 @@ def create_app(folder, given=None):
     return app
 
 
-def main(given=None):
+def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -236,7 +231,7 @@ def main(given=None):
     parser.add_argument("--port", type=int, default=8000, help="8000 by default")
     args = parser.parse_args()
     try:
-        app = create_app(args.folder, given)
+        app = create_app(args.folder)
     except Exception as error:
         sys.exit(f"{args.folder} has no model to serve. {type(error).__name__}: {error}")
     uvicorn.run(

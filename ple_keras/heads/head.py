@@ -200,7 +200,7 @@ class Head(BaseLayer):
         Returns:
             `(..., units)`, at least float32.
         """
-        if self.branches is not None:  # of which no one is given
+        if self.branches is not None:
             names, copies = self.branches.names, self.branches.copies
             return sum(self.mixture[i] * copies[b].logits(features[b]) for i, b in enumerate(names))
         if self._tower_template:

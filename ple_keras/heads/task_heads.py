@@ -12,11 +12,12 @@ from ple_keras._keras.building import symbolic
 from ple_keras._keras.internals import compiled_loss, load_error
 from ple_keras._keras.layers import BaseLayer, Untracked, find_layers
 from ple_keras._keras.processes import replica_count
+from ple_keras._keras.removed import removed_error
 from ple_keras._keras.saving import built_names, check_names, register, save_names, serialize_layers
 from ple_keras._keras.tensors import all_valid, to_numpy
 from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
 from ple_keras.heads.binary_heads import ProductHead, sort_products
-from ple_keras.heads.branches import Branches, check_given
+from ple_keras.heads.branches import Branches
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_losses import batch_loss, total_loss
 from ple_keras.labels.label_arrays import check_task_labels, read_labels
@@ -41,12 +42,6 @@ class TaskHeads(BaseLayer):
             at 0. `c = a = 1/2` for squared errors, `c = a = 1` for absolute errors, and
             `c = 1, a = 1/2` for all other losses. An example without a label adds nothing. The
             head's `loss_weight` multiplies both terms.
-        given: Names of branches that are predictions of the tasks by another model, next to the
-            branches of a HedgedBlock: `{task: {**features[task], "boosting": predictions}}`. They
-            are probabilities, counts, or numbers in the unit of the labels, `(..., units)`, or
-            `(...)` if `units` is 1. Probabilities are limited to 1.2e-7 and 1 - 1.2e-7, and counts
-            to at least 1.2e-7. Such a branch has no weights and is not trained. Where it is NaN
-            or infinite, the other branches are mixed. Tasks can omit it.
         **kwargs: Keras's layer arguments.
 
     Call arguments:
@@ -63,8 +58,7 @@ class TaskHeads(BaseLayer):
         TypeError: If `heads` is an empty list, or contains anything other than heads.
         ValueError: If a dict is empty, a task is repeated, named "val", or named like another task
             after "val_", two heads have the same layer name, `loss_weighting` is unknown, a factor
-            of a ProductHead is missing or not a probability, ProductHeads form a cycle, or a name
-            in `given` is invalid, "own" or "shared".
+            of a ProductHead is missing or not a probability, or ProductHeads form a cycle.
 
     Reference:
 
@@ -83,20 +77,16 @@ class TaskHeads(BaseLayer):
     (['click', 'watch_time'], 0.1)
     """
 
-    _fixed = ("loss_weighting", "given")
+    _fixed = ("loss_weighting",)
 
     def __init__(
         self,
         heads: Sequence[Head] | Mapping[str, Head],
         loss_weighting: LearnedWeighting | None = None,
-        given: Sequence[str] = (),
         **kwargs: object,
     ) -> None:
         super().__init__(**kwargs)
         heads = _check_heads(heads)
-        self.given = check_given(given)
-        if self.given:
-            self.autocast = False  # float16 lacks the digits of predictions
         check_known_value(loss_weighting, (None, "uncertainty"), "loss_weighting")
         self.loss_weighting = loss_weighting
         self._multipliers_before_build: Mapping[str, float] = {}
@@ -156,7 +146,7 @@ class TaskHeads(BaseLayer):
         for task in self.task_names:
             head, shape = self[task], shapes[task]
             if isinstance(shape, Mapping) and head.branches is None:
-                branches = Branches(head, shape, self.given)
+                branches = Branches(head, shape)
                 branches.build(shape)
                 head.branches = branches
             elif not head.built:
@@ -170,12 +160,7 @@ class TaskHeads(BaseLayer):
                     f"Factors of {product.task!r} must have equal branches. Received: {names=}"
                 )
             if names[product.of[0]]:
-                product.branches = Branches(product, names[product.of[0]], self.given)
-        unused = {*self.given}.difference(*map(_branch_names, self.values()))
-        if unused:
-            raise ValueError(
-                f"inputs must have given branches; missing: {unused}. Received: given={self.given}"
-            )
+                product.branches = Branches(product, names[product.of[0]])
         unusable = self.loss_weighting or self.activity_regularizer
         if unusable and any(map(_branch_names, self.values())):
             raise ValueError(
@@ -228,7 +213,6 @@ class TaskHeads(BaseLayer):
             is_stack = with_branches and head.branches is not None
             if is_stack and observer is not None:
                 observer.branches[task] = values[task]
-                observer.given[task] = {b: features[task][b] for b in head.branches.given}
             if is_stack and returns_stacks:
                 outputs[task] = values[task]
             else:
@@ -494,7 +478,7 @@ class TaskHeads(BaseLayer):
         for task, head in self.items():
             x = features[task]
             if isinstance(x, Mapping) and not head._copies():  # of a product, or before `build`
-                x = next(x[branch] for branch in x if branch not in self.given)
+                x = next(iter(x.values()))
             specs[task] = head.compute_output_spec(x)
             if training and head.branches:
                 specs[task] = ops.stack([specs[task]] * (1 + len(head.branches.names)))
@@ -527,7 +511,10 @@ class TaskHeads(BaseLayer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         heads = keras.saving.deserialize_keras_object(config["heads"])
-        return super().from_config({**config, "heads": heads})
+        config = {**config, "heads": heads}
+        if given := config.pop("given", None):  # in files of 0.7.0
+            raise removed_error("TaskHeads(given=...)", "mix_predictions", f"{given=}")
+        return super().from_config(config)
 
 
 def find_heads(model: keras.Layer) -> dict[TaskName, Head]:

@@ -30,10 +30,7 @@ def batch_loss(
     """
     has_branches = head.branches is not None and head.branches.is_stack(y_pred)
     if head.branches and has_branches:
-        stack, names = head._predict(y_pred), ("", *head.branches.names)
-        if head.branches.given:  # whose losses train nothing
-            kept = [i for i, name in enumerate(names) if name not in head.branches.given]
-            stack = ops.stack([stack[i] for i in kept])
+        stack = head._predict(y_pred)
         count, mask, y_pred = stack.shape[0], get_mask(y_pred), stack[0]
         set_mask(y_pred, mask)
     labeled = head._find_labeled(y_true, y_pred)

@@ -103,10 +103,10 @@ def _find_readers(model: keras.Layer) -> dict[PartKey, set[Unit]]:
 
     blocks = [block for block in find_layers(model, HedgedBlock) if block.built]
     for (task, branch), unit in units.items():
-        copies = heads[task].branches.copies  # not of products and `given`
+        copies = heads[task].branches.copies  # not of products
         add(whole_slices(copies[branch].weights if branch in copies else ()), [unit])
         for block in blocks:
-            if task in block.task_names and branch in block.branch_names:  # not of `given`
+            if task in block.task_names and branch in block.branch_names:
                 add(block._slices(task, branch), [unit])
                 for stream in block._input_streams(task, branch):
                     by_stream[stream].add(unit)

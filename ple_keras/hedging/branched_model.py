@@ -14,6 +14,7 @@ from ple_keras._keras.processes import sum_over_processes
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import ByName, TaskName, Tensor
 from ple_keras.heads.binary_heads import ProductHead
+from ple_keras.heads.branches import mix
 from ple_keras.heads.task_heads import find_heads, hedged_heads
 from ple_keras.hedging.branch_weights import Branch
 from ple_keras.hedging.mixture import LabeledValues, best_mixture, total_losses
@@ -93,9 +94,8 @@ class BranchedModel:
             pairs = zip(zip(*of_batches), (0, 0, 1))  # arrays, and the axis of examples
             labels, weights, values = (np.concatenate(arrays, axis) for arrays, axis in pairs)
             check_total_weight(len(weights), weights.sum(), task)
-            branches, counts = self.heads[task].branches, weights > 0
-            given = [branches.names.index(branch) for branch in branches.given]
-            found[task] = LabeledValues(labels[counts], weights[counts], values[:, counts], given)
+            counts = weights > 0
+            found[task] = LabeledValues(labels[counts], weights[counts], values[:, counts])
         return found
 
     def _factors(self, task: TaskName) -> list[TaskName]:
@@ -109,9 +109,8 @@ class BranchedModel:
         for task, of_task in found.items():
             head, labels = self.heads[task], of_task.labels
             mixtures = [to_numpy(self.heads[each].mixture) for each in self._factors(task)]
-            mixed = of_task.mix([*np.transpose(mixtures)])
-            values = np.where(of_task.missing(), mixed, of_task.values)
-            stack = ops.convert_to_tensor(np.stack([mixed, *values]))
+            mixed = mix(of_task.values, np.transpose(mixtures))
+            stack = ops.convert_to_tensor(np.stack([mixed, *of_task.values]))
             if isinstance(head, ProductHead):
                 stack = ops.sum(ops.log_sigmoid(stack), -1, keepdims=True)
             are_classes = head.activation is keras.activations.softmax and labels.shape[-1] == 1
@@ -160,7 +159,7 @@ class BranchedModel:
         """
         for task, head in self.mixed_heads.items():
             mixture, count = to_numpy(head.mixture), 0.0
-            is_finite = np.isfinite(found[task].values[~found[task].missing()]).all()
+            is_finite = np.isfinite(found[task].values).all()
             of_task = prior[task] if isinstance(prior, Mapping) else prior
             is_kept = of_task is not prior and not len(found[task].labels)
             if not is_kept and (is_finite or not allows_nan):

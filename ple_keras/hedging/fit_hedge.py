@@ -16,7 +16,6 @@ from ple_keras._typing import Logs, Nested, TaskName, WeightSlice
 from ple_keras.heads.task_heads import hedged_heads
 from ple_keras.hedging.branch_weights import Unit, find_weights
 from ple_keras.hedging.branched_model import BranchedModel, ValuesByTask
-from ple_keras.hedging.given_predictions import warn_given
 
 FitArguments: TypeAlias = Mapping[str, Any]
 
@@ -187,8 +186,6 @@ class FitHedge(keras.callbacks.Callback):
         self._logged = {}
         if self.model.built:  # raises errors before the training
             self._find_branches()
-            for x, *_ in islice(self._batches, 1):
-                warn_given(self.model, x)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self.kept = {unit: k for unit, k in self.kept.items() if epoch and k.epoch < epoch}
@@ -310,6 +307,4 @@ def fit_hedge(
     batches = Batches(x, y, batch_size, sample_weight=sample_weight)
     branched = BranchedModel(model)
     branched.fit_mixtures(branched.read(batches), prior)
-    for x, *_ in islice(batches, 1):
-        warn_given(model, x)
     return {task: head.branch_weights() for task, head in hedged_heads(model).items()}

@@ -1,7 +1,7 @@
 """The fit of the mixture of a task's branches on held-out rows."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -36,27 +36,11 @@ class LabeledValues(NamedTuple):
         labels: `(examples, width)`, without missing labels. Single numbers can be NaN.
         weights: The sample weight of each example, above 0: a weight of 2 counts as two examples.
         values: `(branches, examples, units)`; for a product, the logits of its factors.
-        given: The indices of given branches, whose values are missing where they are NaN.
     """
 
     labels: np.ndarray
     weights: np.ndarray
     values: np.ndarray
-    given: Sequence[int] = ()
-
-    def missing(self) -> np.ndarray:
-        """Return which values of given branches are missing, in the shape of the values."""
-        missing: np.ndarray = np.zeros(self.values.shape, bool)
-        for i in self.given:
-            missing[i] = np.isnan(self.values[i])
-        return missing
-
-    def mix(self, shares: Iterable[np.ndarray]) -> np.ndarray:
-        """Return the mixture of the values (see `ple_keras.heads.branches.mix`)."""
-        missing = self.missing()
-        known = [*(~missing).astype(self.values.dtype)] if missing.any() else []
-        values = [*np.where(missing, 0, self.values)]
-        return np.asarray(mix(values, [*shares], known))
 
 
 def best_mixture(head: Head, found: LabeledValues, prior: float | np.ndarray) -> np.ndarray:
@@ -68,12 +52,12 @@ def best_mixture(head: Head, found: LabeledValues, prior: float | np.ndarray) ->
         prior: The weight of the prior, or the weight for each branch, `(branches,)`. With `2 n a`,
             the mixture a counts as much as n labels: the penalty is n times the divergence from it.
     """
-    labels, values, missing = found.labels, found.values, found.missing()
+    labels, values = found.labels, found.values
     count = len(values)
     equal = np.full(count, 1 / count)
     if not len(labels):
         return equal
-    wrong = values[~np.isfinite(values) & ~missing]
+    wrong = values[~np.isfinite(values)]
     if len(wrong):
         raise ValueError(
             f"The predictions of {head.task!r} must be finite to fit its mixture. `check_inputs` "
@@ -83,7 +67,7 @@ def best_mixture(head: Head, found: LabeledValues, prior: float | np.ndarray) ->
     is_likelihood = (scale, slope) == (1.0, 0.5)  # neither a squared nor an absolute error
 
     def predict(candidates: np.ndarray) -> Tensor:
-        mixed = found.mix(candidates.T[:, :, None, None])
+        mixed = mix(values, candidates.T[:, :, None, None])
         return head._predict(ops.convert_to_tensor(mixed, keras.config.floatx()))
 
     def penalized(candidates: np.ndarray) -> np.ndarray:
@@ -96,7 +80,7 @@ def best_mixture(head: Head, found: LabeledValues, prior: float | np.ndarray) ->
 
     dispersion = 1.0
     if variance_power(head) is not None:
-        plain = [equal, *np.eye(count)[~missing.any(axis=(1, 2))]]
+        plain = [equal, *np.eye(count)]
         dispersion = _dispersion(head, found, [predict(weights[None])[0] for weights in plain])
     # Without the loss of one more label, a fit through all labels would be infinitely good.
     pseudo_loss = 0.0

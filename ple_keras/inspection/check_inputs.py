@@ -16,7 +16,6 @@ from ple_keras._typing import Nested, Shape
 from ple_keras.columns.columns import Columns
 from ple_keras.heads.regression_heads import check_adapted
 from ple_keras.heads.task_heads import find_heads
-from ple_keras.hedging.given_predictions import warn_given
 from ple_keras.labels.sample_space import format_shape, shapes_match
 from ple_keras.layers.column_layers import ColumnFeatures, columns_digest
 from ple_keras.layers.hedged_block import HedgedBlock
@@ -62,8 +61,7 @@ def check_inputs(
 
     Warns:
         UserWarning: If a Dense layer or a block reads a column of `x`, unchanged, with an absolute
-            mean or a standard deviation above 100. If an input has the name of a task. If given
-            predictions of a binary task or classes are not probabilities.
+            mean or a standard deviation above 100. If an input has the name of a task.
 
     Example:
 
@@ -85,11 +83,9 @@ def check_inputs(
     check_adapted(find_heads(model))
     warnings: dict[str, str] = {}
     batches = first_batches(x, steps, "x") if is_dataset(x) else Batches(x, default=None)
-    for number, (batch, *_) in enumerate(batches):
+    for batch, *_ in batches:
         if len(keras.tree.flatten(batch)[0]):  # an empty batch trains nothing
             warnings |= _check_batch(model, batch)
-            if number == 0:
-                warn_given(model, batch)
     for warning in warnings.values():
         warn_user(warning)
 

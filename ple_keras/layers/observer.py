@@ -23,13 +23,11 @@ class Observer:
     Attributes:
         levels: The gate weights and expert outputs of each level that ran, both keyed by name.
         branches: The stack of the mixture and its branches of each hedged task.
-        given: The predictions of the given branches of each hedged task, both keyed by name.
     """
 
     def __init__(self, names: Mapping[int, str]) -> None:
         self.levels: dict[str, tuple[ByName, ByName]] = {}
         self.branches: dict[str, Tensor] = {}
-        self.given: dict[str, ByName] = {}
         self._names = names
 
     def __enter__(self) -> Self:

@@ -248,12 +248,6 @@ CASES = {
         *(pk.TaskHeads, {task: {"own": 5, "shared": 4} for task in TASKS}, PREDICTIONS),
         heads=heads_and_product,
     ),
-    "task_heads_given": Case(
-        *(pk.TaskHeads, {"buy": {"net": 5, "other": 1}, "click": {"net": 5, "other": 3}}),
-        {"buy": 1, "click": 3},
-        heads=lambda dtype: [pk.BinaryHead("buy", tower=4), pk.RegressionHead("click", units=3)],
-        given=["other"],
-    ),
     "task_heads_product": Case(
         pk.TaskHeads, {"buy": 5, "click": 4}, PREDICTIONS, heads=heads_and_product
     ),
@@ -264,7 +258,7 @@ CASES = {
 SOME = (
     *("expert_layernorm_dropout", "gate_with_block", "cgc_stacked", "cgc_copied"),
     *("ple_dict_inputs", "hedged_of_branches_with_features", "stream_features_dict_inputs"),
-    *("task_heads_hedged", "task_heads_given", "task_heads_product"),
+    *("task_heads_hedged", "task_heads_product"),
 )
 
 every_layer = pytest.mark.parametrize("case", list(CASES.values()), ids=list(CASES))

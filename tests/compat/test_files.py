@@ -54,6 +54,7 @@ def test_a_tabular_model_predicts_and_trains_as_when_it_was_written(folder):
     [
         (keras.models.load_model, "stacked_tasks.keras", "StackedTasks"),
         (keras.models.load_model, "hidden_ids.keras", "HiddenIds"),
+        (keras.models.load_model, "given.keras", r"TaskHeads\(given=...\)"),
         (pk.TabularModel.load, "tabular", r"TabularModel\(stacked=...\)"),
     ],
 )

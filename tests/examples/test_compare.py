@@ -207,10 +207,7 @@ def test_boosting_is_a_branch_that_the_mixture_weighs(folder, frame, script, cap
     data = script["encode"](frame, columns, frame[[*kinds]], kinds, rows)
     exact = {"city": np.eye(2)[np.nan_to_num(data[0][1][1]["city"]).astype(int)]}
     exact = {task: exact.get(task, data[0][1][1][task][:, None]) for task in kinds}
-    given = {
-        task: [np.nan_to_num(values), np.full(values.shape, np.nan)]
-        for task, values in exact.items()
-    }
+    given = {task: [np.nan_to_num(values), np.nan_to_num(values)] for task, values in exact.items()}
     sizes, options = lambda *_: (0, 4), {"batch_size": 100, "epochs": 1, "patience": 1}
     train = partial(script["train"], script["BOTH"], kinds, data, sizes, options, 0)
     loss, predictions = train(script["SETTING"], given=given)

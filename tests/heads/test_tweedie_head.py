@@ -151,19 +151,6 @@ def test_the_mixture_divides_by_the_dispersion_and_has_no_unit(power):
     np.testing.assert_allclose(*(best_mixture(head, each, 1.0) for each in rows), atol=1e-4)
 
 
-@once
-def test_given_amounts_join_the_mixture():
-    rng = np.random.default_rng(0)
-    p = rng.gamma(2, 50, 300).astype("float32")
-    y = {"a": (rng.gamma(2, 1 / 2, 300) * p).astype("float32")}
-    heads = pk.TaskHeads([pk.TweedieHead("a", 2.0)], given=["boosting"])
-    x = {"x": keras.Input((3,), name="x"), "boosting": keras.Input((), name="boosting")}
-    branches = pk.HedgedBlock(heads, [3])(x["x"])
-    model = pk.MultiTaskModel(x, heads({"a": {**branches["a"], "boosting": x["boosting"]}}))
-    mixtures = pk.fit_hedge(model, {"x": features(300, 3), "boosting": p}, y)
-    assert mixtures["a"]["boosting"] > 0.8
-
-
 MEANT = r"y\['a'\] must be at least 0 or be missing"
 REFUSED = {
     "1": (lambda: pk.TweedieHead("a", 1), ValueError, "power must be finite and above 1.*power=1$"),

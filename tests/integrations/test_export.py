@@ -32,19 +32,18 @@ FORMATS = [
 ]
 
 
-def with_given(tasks, streams):
-    """Return predictions of heads with given branches, and the inputs of these."""
-    shapes = {"time": (2,), "kind": (4,)}
-    given = {task: keras.Input(shapes[task], name=f"given_{task}") for task in shapes}
-    branches = {task: {"net": streams[task], "given": x} for task, x in given.items()}
-    return tasks({**streams, **branches}), {x.name: x for x in given.values()}
+def with_branches(tasks, streams):
+    """Return predictions of heads, two of which mix branches, and the inputs of the second ones."""
+    others = {task: keras.Input((3,), name=f"other_{task}") for task in ("time", "kind")}
+    branches = {task: {"net": streams[task], "other": x} for task, x in others.items()}
+    return tasks({**streams, **branches}), {x.name: x for x in others.values()}
 
 
-def heads(*others, **kwargs):
+def heads(*others):
     click, buy = pk.BinaryHead("click", tower=[8]), pk.BinaryHead("buy")
     time = pk.RegressionHead("time", tower=[8], units=2)
     kind = pk.MulticlassHead("kind", tower=[8], num_classes=4)
-    return pk.TaskHeads([click, buy, time, kind, *others], **kwargs)
+    return pk.TaskHeads([click, buy, time, kind, *others])
 
 
 def embedded(inputs):
@@ -56,26 +55,26 @@ def embedded(inputs):
 def with_gate_weights():
     """Return a PLE whose gates read a context, keep statistics, and are outputs."""
     inputs = {"x": keras.Input((16,), name="x"), "device": keras.Input((3,), name="device")}
-    tasks = heads(given=["given"])
+    tasks = heads()
     options = {"gate_reads": "both", "enable_gate_weights_metrics": True, "name": "ple"}
     block = pk.PLEBlock(2, tasks, [16, 8], 2, 2, gate_kwargs={"dropout": 0.3}, **options)
     streams, by_level = block(
         embedded(inputs["x"]), gate_context=inputs["device"], return_gate_weights=True
     )
-    outputs, given = with_given(tasks, streams)
-    return keras.Model({**inputs, **given}, {**outputs, **plain({"gate": by_level})})
+    outputs, others = with_branches(tasks, streams)
+    return keras.Model({**inputs, **others}, {**outputs, **plain({"gate": by_level})})
 
 
 def by_stream_in_float16():
     """Return an MMoE of float16 that reads the features of each task."""
     keras.config.set_dtype_policy("mixed_float16")
-    tasks = heads(given=["given"])
+    tasks = heads()
     block = pk.MMoEBlock(tasks, [16, 8], num_experts=4, gate_kwargs={"dropout": 0.3})
     streams = [*tasks.task_names, "shared"]
     inputs = {stream: keras.Input((16,), name=f"{stream}_x") for stream in streams}
     by_stream = {stream: embedded(x) for stream, x in inputs.items()}
-    outputs, given = with_given(tasks, block(by_stream))
-    model = keras.Model({x.name: x for x in inputs.values()} | given, outputs)
+    outputs, others = with_branches(tasks, block(by_stream))
+    model = keras.Model({x.name: x for x in inputs.values()} | others, outputs)
     keras.config.set_dtype_policy("float32")
     return model
 
@@ -84,11 +83,11 @@ def with_product():
     """Return a PLE of two inputs, one of whose outputs is a product."""
     inputs = {"user": keras.Input((10,), name="user"), "item": keras.Input((6,), name="item")}
     product = pk.ProductHead("click_and_buy", of=("click", "buy"))
-    tasks = heads(product, given=["given"])
+    tasks = heads(product)
     columns = [embedded(inputs["user"]), inputs["item"]]
     block = pk.PLEBlock(2, tasks, [8])
-    outputs, given = with_given(tasks, block(keras.layers.Concatenate()(columns)))
-    return keras.Model(inputs | given, outputs)
+    outputs, others = with_branches(tasks, block(keras.layers.Concatenate()(columns)))
+    return keras.Model(inputs | others, outputs)
 
 
 MODEL = {"tensorflow": with_gate_weights, "jax": by_stream_in_float16, "torch": with_product}
@@ -129,10 +128,7 @@ def test_files_predict_the_same_without_keras_for_any_batch_size(forms, tmp_path
     randomize(model, scale=0.3)
     x = {each.name: features(64, *each.shape[1:], seed=1) for each in model.inputs}
     for name, values in x.items():
-        if name.startswith("given"):
-            x[name] = np.where(np.arange(64)[:, None] % 3 > 0, np.abs(values), np.float32(np.nan))
-            x[name][::6] = np.inf
-        elif name in ("x", "user") or name.endswith("_x"):  # of NumberEmbedding
+        if name in ("x", "user") or name.endswith("_x"):  # of NumberEmbedding
             values[::5, 0] = np.nan
     folders = [tmp_path / form for form in forms]
     for form, folder in zip(forms, folders):
