@@ -54,9 +54,7 @@ def cells(figures: object, **forms: str) -> list[str]:
 
 
 def _to_json(value: object) -> Any:
-    """Return nested dicts with strings as keys, and None for NaN and infinity."""
+    """Return nested dicts, with None for NaN and infinity."""
     if isinstance(value, dict):
-        return {
-            ", ".join(k) if isinstance(k, tuple) else k: _to_json(item) for k, item in value.items()
-        }
+        return {key: _to_json(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,7 +12,7 @@ from ple_keras._keras.batches import Batches, first_batches, is_dataset
 from ple_keras._keras.internals import functional_outputs, run_graph
 from ple_keras._keras.layers import BaseLayer, find_layers
 from ple_keras._keras.tensors import is_number, to_numpy
-from ple_keras._typing import Nested, Shape
+from ple_keras._typing import Nested
 from ple_keras.columns.columns import Columns
 from ple_keras.heads.regression_heads import check_adapted
 from ple_keras.heads.task_heads import find_heads
@@ -106,8 +106,12 @@ def _check_batch(model: keras.Layer, x: Nested) -> dict[str, str]:
         if tasks & {*path, getattr(inputs.get(path), "name", None)}:
             remedy = "Remove it if it contains the labels of the task, or rename it"
             warnings[f"{name} is a label"] = f"{name} is an input with the name of a task. {remedy}"
-        if path in inputs:
-            _check_shape(name, array.shape, inputs[path].shape)
+        allowed = inputs[path].shape if path in inputs else array.shape
+        # Keras only checks ranks, and can broadcast. It adds or removes a last axis of length 1.
+        pair = (x[:-1] if x[-1:] == (1,) else x for x in (array.shape[1:], allowed[1:]))
+        if not shapes_match(*pair):
+            received = f"Received: {name}.shape={array.shape}"
+            raise ValueError(f"{name} must be {format_shape(allowed)}. {received}")
         if is_number(str(array.dtype)):
             by_column = zip(packed.get(path[-1] if path else "", []), _flat(array).T)
             parts = {f"{name}[{column!r}]": values for column, values in by_column}
@@ -139,13 +143,6 @@ def _inputs_by_path(model: keras.Layer, x: Nested) -> dict[tuple[str], keras.Ker
             )
         check_keys(x, list(model.input), "x")
     return {(x.name,): x for x in model.inputs} | dict(keras.tree.flatten_with_path(model.input))
-
-
-def _check_shape(name: str, shape: Shape, allowed: Shape) -> None:
-    """Check the shape of an array. Keras only checks its rank, and can broadcast it."""
-    # Keras adds or removes a last axis of length 1.
-    if not shapes_match(*(s[:-1] if s[-1:] == (1,) else s for s in (shape[1:], allowed[1:]))):
-        raise ValueError(f"{name} must be {format_shape(allowed)}. Received: {name}.shape={shape}")
 
 
 def _check_integers(parts: Arrays, dtype: str) -> None:

@@ -23,7 +23,6 @@ ERRORS = {"mean_squared_error", "mean_absolute_error", "huber", "log_cosh"}
 ELEMENTWISE = {"binary_crossentropy", "binary_focal_crossentropy", "hinge", "squared_hinge"}
 ELEMENTWISE |= {"poisson", "mean_squared_logarithmic_error", "mean_absolute_percentage_error"}
 ELEMENTWISE |= ERRORS
-USUAL_DEVIATION = (0.1, 10.0)  # of their labels
 
 
 def loss_name(loss: LossLike) -> str:
@@ -59,7 +58,7 @@ def check_for_loss(labels: np.ndarray, task: str, loss: LossLike, units: int) ->
         deviation = np.nanstd(labels.astype("float64"), axis=0).max()
         if np.isin(labels[~np.isnan(labels)], (0, 1)).all():
             warn_user(f"y[{task!r}] has only labels 0 and 1. Use a BinaryHead for probabilities")
-        elif not USUAL_DEVIATION[0] <= deviation <= USUAL_DEVIATION[1]:
+        elif not 0.1 <= deviation <= 10:
             problem = "dominates the losses" if deviation > 1 else "vanishes next to the losses"
             warn_user(
                 f"y[{task!r}] has a standard deviation of {deviation:.3g}, so its loss, "

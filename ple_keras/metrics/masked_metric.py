@@ -127,15 +127,7 @@ def update_metric(
 def call_metric(
     metric: keras.Metric, y_true: Streams, y_pred: Tensor, weights: Tensor | None, where: str
 ) -> None:
-    """Call `update_state` of a metric, and explain an error.
-
-    `R2Score` counts all rows as samples, regardless of their weights. Here, it counts rows whose
-    weight is not 0.
-    """
-    is_r2 = isinstance(metric, keras.metrics.R2Score) and weights is not None
-    if is_r2:
-        rows = ops.sum(ops.cast(ops.not_equal(weights, 0), "int32"))
-        samples = metric.num_samples + rows * y_pred.shape[-1]
+    """Call `update_state` of a metric, and explain an error."""
     try:
         metric.update_state(y_true, y_pred, sample_weight=weights)
     except Exception as error:
@@ -143,8 +135,6 @@ def call_metric(
             "metrics must accept labels and predictions, and a function must return a value for "
             f"each example. The update{where} failed: {error} Received: metric={metric!r}"
         ) from error
-    if is_r2:
-        metric.num_samples.assign(samples)
 
 
 def check_metrics(

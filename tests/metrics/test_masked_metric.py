@@ -18,7 +18,7 @@ METRICS = {
     "mae": ("mae", 1),
     "function": (mean_gap, 1),
     "auc": (keras.metrics.AUC(), 1),
-    "r2": (keras.metrics.R2Score(num_regressors=1), 1),
+    "r2": (keras.metrics.R2Score(), 1),
     "f1": (keras.metrics.F1Score(threshold=0.5), 1),
     "top_k": (keras.metrics.SparseTopKCategoricalAccuracy(k=2), 3),
     "cosine": (keras.metrics.CosineSimilarity(), 1),
