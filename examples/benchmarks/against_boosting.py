@@ -54,14 +54,10 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-from keras import ops
 from scipy import sparse, special
 from sklearn.preprocessing import TargetEncoder
 
 import ple_keras as pk
-from ple_keras._keras.tensors import to_numpy
-from ple_keras.heads.branches import mixed_value
-from ple_keras.hedging.mixture import LabeledValues, best_mixture
 
 from ._frames import ALL, KINDS, ROOT, TABLES, compare, encode
 from ._tables import align_columns, make_parser
@@ -259,16 +255,10 @@ def rivals_of(table: str, seed: int) -> dict[str, str]:
 
 def mix(task: str, labels: pd.Series, *pair: pd.Series) -> pd.Series:
     """Return the mixture of two predictions with the weights that the library fits."""
-    options = {} if KINDS[task] == "binary" else {"standardize": False}
-    head = compare.new_head(KINDS[task], "task", 1, **options)
-    activation = None if KINDS[task] == "regression" else head.activation
-    columns = [ops.convert_to_tensor(p.to_numpy("float32")[:, None]) for p in pair]
-    values = np.stack([to_numpy(mixed_value(x, activation)[0]) for x in columns])
-    y = labels.dropna().to_numpy("float32")[:, None]
-    places = pair[0].index.get_indexer(labels.dropna().index)
-    weights = best_mixture(head, LabeledValues(y, np.ones(len(y)), values[:, places]), prior=1.0)
-    mixed = ops.convert_to_tensor(np.tensordot(weights.astype("float32"), values, 1))
-    return pd.Series(to_numpy(head._predict(mixed))[:, 0], pair[0].index)
+    found = {name: {task: p} for name, p in zip("ab", pair, strict=True)}
+    known = {name: {task: p[task].loc[labels.index]} for name, p in found.items()}
+    mixture = pk.mix_predictions({task: labels}, known, {task: KINDS[task]})
+    return pd.Series(np.ravel(mixture.predict(found)[task]), pair[0].index)
 
 
 # The comparison
