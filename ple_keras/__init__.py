@@ -19,7 +19,6 @@ from ple_keras.inspection.compare_predictions import compare_predictions
 from ple_keras.inspection.gates import GateReport, gate_report, gate_weights
 from ple_keras.inspection.mix_predictions import mix_predictions
 from ple_keras.inspection.task_report import task_report
-from ple_keras.labels.mask_labels import mask_labels
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.gate import Gate
@@ -95,7 +94,6 @@ __all__ = [
     "gate_report",
     "gate_weights",
     "grouped_auc",
-    "mask_labels",
     "mix_predictions",
     "plot_architecture",
     "plot_gate_history",

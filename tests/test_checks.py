@@ -38,7 +38,6 @@ def test_a_message_shows_the_shape_of_an_array_in_place_of_a_dict():
         lambda: heads.compute_loss(LONG, predictions),
         lambda: heads.compute_loss(y, LONG),
         lambda: heads.compute_loss(y, predictions, LONG),
-        lambda: pk.mask_labels(LONG, {}),
     ):
         check_refused(call, TypeError, rf"must be a dict keyed by task, .*Received: \w+={SHOWN}")
     check_refused(

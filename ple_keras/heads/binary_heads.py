@@ -1,6 +1,7 @@
 """The heads of the probability of a positive label, and of the joint probability of several."""
 
 from collections.abc import Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ from ple_keras._keras.saving import register
 from ple_keras._typing import Config, LayerLike, LossLike, MetricLike, Shape, TaskName, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.labels.label_arrays import check_probabilities
-from ple_keras.labels.task_names import check_task_name, in_dependency_order
+from ple_keras.labels.task_names import check_task_name
 from ple_keras.losses.example_losses import ProbabilityCrossentropy
 from ple_keras.metrics.sums import LogitAUC
 
@@ -209,5 +210,9 @@ def sort_products(heads: Sequence[Head]) -> list[TaskName]:
                     f"of={product.of} in {product.name!r}, with {task!r}, {head!r}"
                 )
     factors = {task: product.of for task, product in products.items()}
-    message = f"heads must not contain a cycle of products. Received: heads with of={factors}"
-    return in_dependency_order(factors, message)
+    try:  # each product follows the products among its factors
+        return [task for task in TopologicalSorter(factors).static_order() if task in factors]
+    except CycleError as error:
+        raise ValueError(
+            f"heads must not contain a cycle of products. Received: heads with of={factors}"
+        ) from error

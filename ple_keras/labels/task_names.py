@@ -1,8 +1,7 @@
-"""Task names: their rule, their forms as `outputs`, and their order by dependency."""
+"""Task names: their rule, and their forms as `outputs`."""
 
 import re
 from collections.abc import Mapping, Sequence
-from graphlib import CycleError, TopologicalSorter
 
 from ple_keras._typing import HasFactors, HasTask, HasTaskNames, Outputs
 
@@ -61,15 +60,3 @@ def task_names(outputs: Outputs, argument: str = "outputs") -> list[str]:
     if not names or len(set(names)) < len(names):
         raise ValueError(f"{argument} must name tasks, each once. Received: {argument}={outputs!r}")
     return names
-
-
-def in_dependency_order(needs: Mapping[str, Sequence[str]], message: str) -> list[str]:
-    """Return the keys in an order in which each key follows the keys among its values.
-
-    Raises:
-        ValueError: With the message, if keys form a cycle.
-    """
-    try:
-        return [key for key in TopologicalSorter(needs).static_order() if key in needs]
-    except CycleError as error:
-        raise ValueError(message) from error
