@@ -50,8 +50,7 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
             integer.
         ValueError: If the model is of any other kind, its inputs or outputs are nested or do not
             have different names, an input is text, an output has the name of an input, no output
-            reads an input, or the model is quantized or computes in bfloat16. If the folder of
-            `path` does not exist, or `opset` is below 1.
+            reads an input. If the folder of `path` does not exist, or `opset` is below 1.
         ImportError: If a package of the exporter is not installed.
         RuntimeError: If the exporter fails, or the predictions of the file and the model differ.
         OSError: If the file can't be written, such as on a full disk.
@@ -115,12 +114,6 @@ def _to_functional(model: keras.Model) -> keras.Model:
             "model must be a Functional or a built Sequential model. Wrap any other one: "
             f"keras.Model(inputs, model(inputs)). Received: model={short_repr(model)}"
         )
-    for layer in find_layers(model, keras.Layer):
-        if layer.quantization_mode or layer.compute_dtype == "bfloat16":
-            raise ValueError(
-                "model must compute in float32 or float16, and not be quantized. Received: "
-                f"layer={layer.name!r} with {layer.quantization_mode=}, {layer.compute_dtype=}"
-            )
     return model
 
 

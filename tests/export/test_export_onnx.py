@@ -154,12 +154,6 @@ def nameless():
     return keras.Model(inputs, list(heads({"click": inputs, "buy": inputs}).values()))
 
 
-def quantized():
-    model = small()
-    model.quantize("int8")
-    return model
-
-
 def twice():
     inputs = keras.Input((3,), name="x")
     outputs = keras.layers.Dense(1)(inputs)
@@ -173,8 +167,6 @@ MODELS = {
     "subclassed": (subclassed, ValueError, "model must be a Functional or .*<Subclassed"),
     "nameless": (nameless, ValueError, r"different names.* names \['task_heads"),
     "one_name": (lambda: small("a"), ValueError, r"model.input=\['a'\], model.output=\['a'\]"),
-    "int8": (quantized, ValueError, "float32 or float16. .*quantization_mode='int8'"),
-    "bfloat16": (lambda: small(policy="bfloat16"), ValueError, "or float16. .*='bfloat16'"),
 }
 
 
