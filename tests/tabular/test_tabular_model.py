@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import sys
@@ -512,6 +513,10 @@ def test_a_report_has_the_gains_over_each_branch():
     unlabeled = model.report(rows.assign(stars=np.nan))
     assert unlabeled.tasks["stars"].labels == 0
     assert "stars" not in unlabeled.gains
+    one_user = rows["stars"].where(rows["user id"] == rows["user id"].iloc[0])
+    report = model.report(rows.assign(stars=one_user), group="user id")
+    assert list(report.gains) == [task for task in TASKS if task != "stars"]
+    assert any(re.match("stars: it has no gains.*two groups", text) for text in report.warnings)
     head = pk.RegressionHead("stars", loss="mae")
     single = new_model({"stars": head}).fit(without(FRAME), **QUICK)
     assert [*single.report(FRAME).gains["stars"]] == ["own", "shared"]
