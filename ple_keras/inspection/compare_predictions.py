@@ -17,8 +17,9 @@ POWERS = {"count": 1, "amount": 1.5}  # of the mean in the variance
 AXES = dict.fromkeys(["binary", "regression", *POWERS], 1) | {"multiclass": 2}  # of predictions
 LEAST = 1e-7  # probability, or prediction of a count or an amount
 MARGIN = 1.0  # percent by which predictions that are "not worse" may be worse
-# With fewer, more than 5% of the statements can be false (examples/benchmarks/false_statements.py).
-MIN_EFFECTIVE = 10
+# With fewer, more than 5% of the statements can be false (examples/benchmarks/false_statements.py):
+MIN_GROUPS, MIN_EFFECTIVE = 150, 10  # 2% of all groups are missing from 150 with a chance of 5%
+SHARE = 0.99  # of the rows, whose differences with other labels are smaller
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Gain:
 
     Attributes:
         gain: The gain, in percent of the other loss.
-        low: The lower end of its 95% interval; NaN if there are too few rows for an interval.
+        low: The lower end of its 95% interval; NaN if there are too few groups for an interval.
         high: The upper end.
         rows: The number of rows with a label and both predictions.
         loss: The mean loss.
@@ -84,18 +85,23 @@ def compare_predictions(
 
         g = 1 - sum_k a_k / sum_k b_k
         e_k = (1 - g) b_k - a_k
-        h = (m + t sqrt(m^2 + sum_k e_k^2)) / sum_k b_k
+        h = (m + 2 sqrt(m^2 + sum_k e_k^2)) / sum_k b_k
 
     a_k and b_k are the sums of the losses of the first and of the other predictions in group k, or
-    the losses of row k without groups. g is the gain, and its interval is from g - h to g + h. t is
-    the 97.5% quantile of Student's distribution, and m the largest of all abs(e_k): the interval
-    allows for one more group like it. There is no interval if few groups decide: if fewer than ten
+    the losses of row k without groups. g is the gain, and its interval is from g - h to g + h. The
+    interval allows for one more group whose difference is m, the largest of all abs(e_k).
+
+    A test set can lack the rare labels for which the predictions differ most. Therefore, m is at
+    least the difference that 1% of the rows exceed with the label that is worst for them: 0 or 1,
+    any class, or for counts and amounts with some labels of 0, either 0 or the mean of all others.
+
+    There is no interval if few groups decide: if there are fewer than 150 groups, if fewer than ten
     have a label other than the most frequent one, or if the square of sum_k e_k^2 is below ten
-    times sum_k e_k^4.
+    times sum_k e_k^4. With fewer than 150 groups, more than 5% of test sets lack 2% of all groups.
 
     Args:
         y: `{task: labels}`, each `(B,)` or `(B, 1)`, with NaN for missing ones: 0 and 1 for
-            "binary", indices for "multiclass".
+            "binary", indices for "multiclass". Frames of pandas and polars are dicts of columns.
         predictions: `{name: {task: array}}` of at least two names. The first
             name has a gain over each other. Arrays are `(B,)` or `(B, 1)`; for classes,
             probabilities `(B, classes)`. Rows with NaN in one of two predictions are left out of
@@ -132,7 +138,7 @@ def compare_predictions(
     Gains of model in percent, with 95% intervals
     <BLANKLINE>
       task  other  rows    loss  other loss   gain        interval  statement
-      late  rival   400  0.2951      0.4408  +33.1  +32.4 to +33.7  better
+      late  rival   400  0.2951      0.4408  +33.1  +31.5 to +34.6  better
     """
     by_task = read_by_task(losses, predictions, y=y)
     first, *others = predictions
@@ -148,7 +154,7 @@ def compare_predictions(
                     "y must have two rows and two groups with a label and both predictions of "
                     f"{first!r} and {name!r} for {task!r}. Received: rows={len(y_known)}"
                 )
-            a, b = (row_losses(loss, y_known, each[is_known], task) for each in (new, old))
+            a, b = (_possible_losses(loss, y_known, each[is_known], task) for each in (new, old))
             gains[task][name] = _gain(y_known, a, b, members)
     return Comparison(first, gains)
 
@@ -220,20 +226,41 @@ def _known_losses(kind: str, y: np.ndarray, p: np.ndarray) -> np.ndarray:
     return np.where(is_class.any(axis=1) & (p >= 0).all(axis=1), found, np.nan)
 
 
+def _possible_losses(loss: Any, y: np.ndarray, p: np.ndarray, task: TaskName) -> np.ndarray:
+    """Return the loss of each row, and then those with other labels, `(labels, rows)`."""
+    losses, is_zero = [row_losses(loss, y, p, task)], y == 0
+    if loss == "multiclass":
+        losses += [*-np.log(np.maximum(p.T, LEAST))]
+    elif loss == "binary" or (loss in [*POWERS] and 0 < is_zero.sum() < len(y)):
+        for label in (0.0, 1.0 if loss == "binary" else y[~is_zero].mean()):
+            losses.append(row_losses(loss, np.full(len(y), label), p, task))
+    return np.stack(losses)
+
+
 def _gain(labels: np.ndarray, losses: np.ndarray, others: np.ndarray, groups: np.ndarray) -> Gain:
-    """Return the gain of losses over others, for groups from 0."""
-    a, b = np.bincount(groups, losses), np.bincount(groups, others)
+    """Return the gain of losses `(labels, rows)` over others, whose first label is that of the row.
+
+    Args:
+        labels: The labels of the rows.
+        losses: The losses with these labels, and with other ones.
+        others: The other losses, in this form.
+        groups: The groups of the rows, from 0.
+    """
+    a, b = np.bincount(groups, losses[0]), np.bincount(groups, others[0])
     _, kinds, counts = np.unique(labels, axis=0, return_inverse=True, return_counts=True)
     unlike = len(np.unique(groups[kinds.ravel() != counts.argmax()]))
     with np.errstate(all="ignore"):  # if the other loss is 0
         gain = 1 - a.sum() / b.sum()
         e = (1 - gain) * b - a
-        squares, largest = (e**2).sum(), np.abs(e).max()
-        t = 1.96 + 2.7 / (len(a) - 1)  # Student's quantile, within 0.5% for ten groups or more
-        half = (largest + t * np.sqrt(largest**2 + squares)) / b.sum()
-        if unlike < MIN_EFFECTIVE or squares**2 < MIN_EFFECTIVE * (e**4).sum():
+        possible = np.abs((1 - gain) * others - losses).max(axis=0)
+        largest = max(np.abs(e).max(), np.quantile(possible, SHARE, method="higher"))
+        squares = (e**2).sum()
+        half = (largest + 2 * np.sqrt(largest**2 + squares)) / b.sum()
+        is_few = len(a) < MIN_GROUPS or unlike < MIN_EFFECTIVE
+        if is_few or squares**2 < MIN_EFFECTIVE * (e**4).sum():
             half = np.nan
     gain, low, high = (100 * float(each) for each in (gain, gain - half, gain + half))
     statement = "not worse" if low > -MARGIN else "not decided"
     statement = "better" if low > 0 else "worse" if high < 0 else statement
-    return Gain(gain, low, high, len(labels), losses.mean().item(), others.mean().item(), statement)
+    loss, other_loss = losses[0].mean().item(), others[0].mean().item()
+    return Gain(gain, low, high, len(labels), loss, other_loss, statement)

@@ -11,7 +11,7 @@ from tests.helpers import once
 from tests.refusals import NAN, all_refused
 
 pytestmark = once
-ROWS = 240
+ROWS = 480
 RNG = np.random.default_rng(0)
 Y, A, B = RNG.normal(size=(3, ROWS))
 MEANS, CLASSES = RNG.uniform(0.1, 0.9, (2, ROWS)), RNG.dirichlet(np.ones(3), (2, ROWS))
@@ -34,10 +34,11 @@ def compare(y, a, b, loss="regression", groups=None):
 
 
 def check_interval(found, a, b):
-    gain = 1 - a.sum() / b.sum()
+    """Check a gain with the losses `(labels, units)`; the first labels are the true ones."""
+    gain = 1 - a[0].sum() / b[0].sum()
     e = (1 - gain) * b - a
-    m, t = abs(e).max(), 1.96 + 2.7 / (len(e) - 1)
-    half = (m + t * np.sqrt(m**2 + (e**2).sum())) / b.sum()
+    m = max(abs(e[0]).max(), np.sort(abs(e).max(axis=0))[-5])  # of 480 rows, 1% exceed the fifth
+    half = (m + 2 * np.sqrt(m**2 + (e[0] ** 2).sum())) / b[0].sum()
     assert [found.gain, found.low, found.high] == pytest.approx(
         [100 * gain, 100 * (gain - half), 100 * (gain + half)]
     )
@@ -46,16 +47,19 @@ def check_interval(found, a, b):
 @pytest.mark.parametrize("kind", KINDS)
 def test_gains_and_losses_are_those_of_numpy(kind):
     y, predictions, loss = KINDS[kind]
-    a, b = (loss(y, p) for p in predictions)
-    for found in (compare(y[:, None], *predictions, kind), compare(y, *predictions, loss)):
-        check_interval(found, a, b)
-        assert [found.loss, found.other_loss] == pytest.approx([a.mean(), b.mean()])
+    labels = {"binary": [0, 1], "count": [0, 2], "multiclass": [0, 1, 2]}.get(kind, [])
+    labels = [y, *(np.full(ROWS, label) for label in labels)]
+    a, b = (np.stack([loss(each, p) for each in labels]) for p in predictions)
+    check_interval(compare(y[:, None], *predictions, kind), a, b)
+    found = compare(y, *predictions, loss)
+    check_interval(found, a[:1], b[:1])
+    assert [found.loss, found.other_loss] == pytest.approx([a[0].mean(), b[0].mean()])
 
 
 def test_groups_are_the_units_of_the_interval():
     groups = np.arange(ROWS) // 3
     found = compare(Y, A, B, groups=[f"person {group}" for group in groups])
-    check_interval(found, *(np.bincount(groups, (Y - p) ** 2) for p in (A, B)))
+    check_interval(found, *(np.bincount(groups, (Y - p) ** 2)[None] for p in (A, B)))
 
 
 def test_rows_count_if_they_have_a_label_and_both_predictions():
@@ -77,18 +81,56 @@ def test_statements_the_table_and_json():
     assert json.loads(json.dumps(found.to_dict()))["gains"]["late"]["few"]["low"] is None
 
 
-def test_few_statements_are_false_for_rare_labels():
-    """Without a positive in a test set, predictions that are too low are better in each row."""
-    rng, low, high = np.random.default_rng(0), np.full(200, 0.005), np.full(200, 0.0175)
-    labels = rng.random((200, 200)) < 0.01  # of a gain of -0.03%
-    assert [compare(y, low, high, "binary").statement for y in labels].count("better") <= 10
+RATES, LOW = np.tile([0.2, 0.002], 500), np.tile([0.2, 1e-5], 500)  # equal in every other row
+IS_FREQUENT = RATES == 0.2
+
+
+def classes(rates):
+    one, two = np.where(IS_FREQUENT, [rates, 0 * rates + 0.001], [0 * rates + 0.001, rates])
+    return np.stack([1 - one - two, one, two], axis=1)
+
+
+FALSE = {  # the labels of a test set, both predictions and the loss
+    "few": (lambda r: r.random(200) < 0.01, np.full(200, 0.005), np.full(200, 0.0175), "binary"),
+    "binary": (lambda r: r.random(1000) < RATES, LOW, RATES, "binary"),
+    "counts": (lambda r: r.poisson(RATES), LOW, RATES, "count"),
+    "amounts": (lambda r: r.poisson(RATES) * r.gamma(2, 1, 1000), LOW, RATES, "amount"),
+    "classes": (
+        lambda r: (r.random(1000) < RATES) * np.where(IS_FREQUENT, 1, 2),
+        classes(LOW),
+        classes(RATES),
+        "multiclass",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FALSE)
+def test_few_statements_are_false_if_a_test_set_lacks_rare_labels(case):
+    """The gain is 0 or below. Without a rare label, the first predictions look better."""
+    draw, a, b, loss = FALSE[case]
+    rng = np.random.default_rng(0)
+    statements = [compare(draw(rng), a, b, loss).statement for _ in range(200)]
+    assert statements.count("better") <= 10
+
+
+@pytest.mark.parametrize("count", [60, 150])
+def test_few_statements_are_false_if_a_test_set_lacks_rare_groups(count):
+    """Two percent of all groups are huge, and have a gain of -20%; the others have 5%."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(200):
+        groups = np.repeat(np.arange(count), np.where(rng.random(count) < 0.02, 200, 5))
+        b = rng.normal(size=len(groups))
+        a = b * np.sqrt(np.where(np.bincount(groups)[groups] > 5, 1.2, 0.95))
+        y = rng.normal(size=len(b))
+        found.append(compare(y, y + a, y + b, groups=groups).statement)
+    assert found.count("better") <= 10
 
 
 GOOD = {"y": {"t": Y}, "predictions": {"a": {"t": A}, "b": {"t": B}}, "losses": {"t": "regression"}}
 OTHER = {
-    "length": (B[1:], r"predictions\['b'\]\['t'\] must have 240 rows, as the arrays before it"),
+    "length": (B[1:], r"predictions\['b'\]\['t'\] must have 480 rows, as the arrays before it"),
     "text": (["x"] * ROWS, TypeError, r"predictions\['b'\]\['t'\] must contain numbers"),
-    "shape": (np.ones((ROWS, 2)), r"predictions \(240, 2\) from 1 to 1"),
+    "shape": (np.ones((ROWS, 2)), r"predictions \(480, 2\) from 1 to 1"),
     "infinite": (np.full(ROWS, np.inf), "a finite number of at least 0 for each row"),
 }
 ARGUMENTS = {
@@ -103,9 +145,9 @@ ARGUMENTS = {
     "value": ({"losses": {"t": "count"}}, r"allows the labels and predictions.* from -\d"),
     "mean": ({"losses": {"t": lambda y, p: np.mean(y - p)}}, "of at least 0 for each row"),
     "one_row": ({"y": {"t": np.where(np.arange(ROWS), NAN, 1)}}, r"two rows.*rows=1"),
-    "one_group": ({"groups": ["x"] * ROWS}, r"two groups with a label and both.*rows=240"),
+    "one_group": ({"groups": ["x"] * ROWS}, r"two groups with a label and both.*rows=480"),
     "no_group": ({"groups": np.full(ROWS, NAN)}, TypeError, "groups must be integers or strings"),
-    "few_groups": ({"groups": [1, 2]}, r"groups must have the shape \(240,\)"),
+    "few_groups": ({"groups": [1, 2]}, r"groups must have the shape \(480,\)"),
 }
 test_wrong_predictions_are_refused = all_refused(lambda b: compare(Y, A, b), OTHER)
 test_wrong_arguments_are_refused = all_refused(
