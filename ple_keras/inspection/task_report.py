@@ -206,7 +206,7 @@ def _row_loss(head: Head, width: int) -> str | Callable[[np.ndarray, np.ndarray]
     if width == 1 and loss_name(head.loss) == "mean_squared_error":
         return "regression"
     if width == 1 and (power := variance_power(head)) is not None:
-        return partial(half_deviances, power=power)
+        return {1.0: "count", 1.5: "amount"}.get(power) or partial(half_deviances, power=power)
 
     def losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
         pair = (ops.convert_to_tensor(x.reshape(len(x), -1).astype("float32")) for x in (y, p))
