@@ -92,8 +92,9 @@ def compare_predictions(
     interval allows for one more group whose difference is m, the largest of all abs(e_k).
 
     A test set can lack the rare labels for which the predictions differ most. Therefore, m is at
-    least the difference that 1% of the rows exceed with the label that is worst for them: 0 or 1,
-    any class, or for counts and amounts with some labels of 0, either 0 or the mean of all others.
+    least the 99% quantile over all rows of abs(e) with the worst label for the row: its own, 0 or 1
+    for "binary", any class, and for counts and amounts with some labels of 0 also 0 or the mean of
+    all others.
 
     There is no interval if few groups decide: if there are fewer than 150 groups, if fewer than ten
     have a label other than the most frequent one, or if the square of sum_k e_k^2 is below ten
