@@ -98,7 +98,8 @@ def compare_predictions(
 
     There is no interval if few groups decide: if there are fewer than 150 groups, if fewer than ten
     have a label other than the most frequent one, or if the square of sum_k e_k^2 is below ten
-    times sum_k e_k^4. With fewer than 150 groups, more than 5% of test sets lack 2% of all groups.
+    times sum_k e_k^4. Of test sets with fewer than 150 groups, more than 5% lack all groups of a
+    kind that is 2% of all.
 
     Args:
         y: `{task: labels}`, each `(B,)` or `(B, 1)`, with NaN for missing ones: 0 and 1 for
