@@ -168,7 +168,7 @@ def read_by_task(
 
     Args:
         losses: A dict keyed by task.
-        predictions: `{name: {task: array}}`. Columns of a frame that are no tasks are ignored.
+        predictions: `{name: {task: array}}`. Columns of a frame that are not tasks are ignored.
         **labels: `{task: array}` by argument.
 
     Returns:
