@@ -3,23 +3,28 @@
 import glob
 import hashlib
 import json
+import random
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from threading import RLock
+from typing import Any, Self, TypeVar, cast
 
 import keras
 import numpy as np
 
 from ple_keras._checks import check_keys, check_number, short_repr, warn_user
 from ple_keras._keras.removed import removed_error
+from ple_keras._keras.slices import read_slice
 from ple_keras._typing import LayerLike
 from ple_keras.columns.columns import BLOCKS, Columns, Rows, check_frame, column_values, to_rows
 from ple_keras.heads.head import Head
-from ple_keras.heads.task_heads import TaskHeads
+from ple_keras.heads.task_heads import TaskHeads, hedged_heads
 from ple_keras.hedging.fit_hedge import FitHedge
 from ple_keras.inspection.task_figures import labels_by_position, task_figures
 from ple_keras.inspection.task_report import TaskReport, task_report
@@ -28,17 +33,32 @@ from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.models.multi_task_model import MultiTaskModel
 from ple_keras.optimizers.table_optimizer import table_optimizer
 from ple_keras.tabular.row_split import split_rows, value_ranks
-from ple_keras.tabular.task_columns import TaskColumns
-from ple_keras.transfer.fill_new_rows import fill_new_rows
+from ple_keras.tabular.task_columns import RowArrays, TaskColumns
+from ple_keras.transfer.fill_new_rows import fill_new_rows, set_digest
 
 BATCH_SIZE = 4096  # of predictions
 MODEL, COLUMNS, TASKS = "model.keras", "columns.json", "tasks.json"
+PRIOR_LABELS = 50  # labels that a mixture counts for in `continue_fit`
 REMOVED = {  # arguments of 0.7.0, and what to use instead
     "given": "mix_predictions",
     "block": "a MultiTaskModel of layers",
     "hidden_ids": "a model without them",
     "stacked": "a regression of each task on model.predict(valid)",
 }
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _locked(method: Method) -> Method:
+    """Return a method that waits while another thread runs one of the same model."""
+
+    @wraps(method)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return cast(Method, run)
 
 
 class TabularModel:
@@ -110,7 +130,14 @@ class TabularModel:
         self._columns: Any = None  # a Columns and a TaskColumns, after `fit`
         self._tasks: Any = None
         self.keras_model: Any = None
+        self._lock = RLock()
         self._set(arguments)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_lock": None}  # pickles and deep copies can't have it
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=RLock())
 
     def _set(self, arguments: Mapping[str, Any]) -> None:
         arguments = {**self._arguments, **arguments}
@@ -163,6 +190,7 @@ class TabularModel:
     def task_names(self) -> dict[str, str]:
         return dict(self._fitted().names)
 
+    @_locked
     def fit(
         self,
         frame: Rows,
@@ -215,19 +243,19 @@ class TabularModel:
         if y is not None:
             raise TypeError(f"y must be None: labels are columns. Received: y={short_repr(y)}")
         parts = self._split(frame, validation, time, group)
-        tasks = TaskColumns(self._arguments["tasks"])
-        if (seed := self._arguments["seed"]) is not None:
-            keras.utils.set_random_seed(seed)
-        weights = self._weight_columns(sample_weight)
+        tasks, weights = TaskColumns(self._arguments["tasks"]), self._weight_columns(sample_weight)
         columns = self._fit_columns(parts[0], [*tasks.tasks, time, group, *weights.values()])
         tasks.fit(frame, {*columns.names, *columns._input_names(packed=True).values(), *BLOCKS})
-        self.keras_model = None  # of other columns
-        self._columns, self._tasks = columns, tasks
-        labels = [tasks.labels(*pair) for pair in zip(parts, ("training", "validation"))]
+        names = "training", "validation"
+        train, valid = (tasks.read(*each, columns, weights) for each in zip(parts, names))
         options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
-        self.keras_model = self._new_model()
-        return self._train(parts, labels, weights, patience, callbacks, options)
+        with _seeded(self._arguments["seed"]):
+            model = self._new_model(columns, tasks)
+            _train(model, train, valid, patience, callbacks, options)
+        self._columns, self._tasks, self.keras_model = columns, tasks, model
+        return self
 
+    @_locked
     def continue_fit(
         self,
         frame: Rows,
@@ -271,16 +299,29 @@ class TabularModel:
         Warns:
             UserWarning: If no epoch improved a branch, so that nothing was learned.
         """
-        self._fitted()
+        tasks, model, before = self._fitted(), self.keras_model, self._columns
         parts = self._split(frame, validation, time, group)
-        updated = self._columns.update(parts[0])
-        fill_new_rows(self.keras_model, self._columns, updated)
-        self._columns = updated
-        labels = [self._tasks.labels(part) for part in parts]
-        options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
         weights = self._weight_columns(sample_weight)
-        self._train(parts, labels, weights, patience, callbacks, options)
-        logs = self.keras_model.history.history
+        columns = before.update(parts[0])
+        train, valid = (tasks.read(each, None, columns, weights) for each in parts)
+        prior = {
+            task: 2 * PRIOR_LABELS * np.array([*head.branch_weights().values()])
+            for task, head in hedged_heads(model).items()
+        }
+        options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
+        values = [(x, read_slice((x, ()))) for x in (*model.variables, *model.optimizer.variables)]
+        try:
+            fill_new_rows(model, before, columns)
+            self._columns = columns
+            with _seeded(self._arguments["seed"]):
+                _train(model, train, valid, patience, callbacks, options, prior)
+        except BaseException:
+            self._columns = before
+            set_digest(model, before.digest)
+            for variable, value in values:
+                variable.assign(value)
+            raise
+        logs = model.history.history
         best = [kept[-1] for key, kept in logs.items() if key.endswith("_epoch")]
         if best and max(best) < 0:
             warn_user("No epoch improved a branch on the validation rows: nothing was learned")
@@ -304,33 +345,6 @@ class TabularModel:
         columns = names if isinstance(names, Mapping) else dict.fromkeys(tasks, names)
         check_keys(columns, tasks, "sample_weight", has_all=False)
         return {task: name for task, name in columns.items() if name}
-
-    def _train(
-        self,
-        parts: tuple[Rows, Rows],
-        labels: Sequence[Mapping[str, np.ndarray]],
-        weights: Mapping[str, str],
-        patience: int,
-        callbacks: Iterable[keras.callbacks.Callback] | None,
-        options: Mapping[str, Any],
-    ) -> Self:
-        """Train the model, and return it.
-
-        Args:
-            parts: The training rows and the validation rows.
-            labels: The labels of both.
-            weights: The columns with weights.
-            patience: As for `fit`.
-            callbacks: As for `fit`.
-            options: Arguments of Keras's `fit`.
-        """
-        train, valid = (
-            (self._columns.transform(rows, packed=True), y, self._tasks.weights(rows, weights))
-            for rows, y in zip(parts, labels)
-        )
-        callbacks = [*(callbacks or ()), FitHedge(valid, BATCH_SIZE, patience=patience)]
-        self.keras_model.fit(*train[:2], sample_weight=train[2], callbacks=callbacks, **options)
-        return self
 
     def _fit_columns(self, frame: Rows, others: Sequence[str | None]) -> Columns:
         """Return the columns of the inputs, fitted to a frame."""
@@ -357,18 +371,19 @@ class TabularModel:
             columns = columns._unfitted()
         return columns.fit(frame, spare=self._arguments["spare"])
 
-    def _new_model(self) -> MultiTaskModel:
+    def _new_model(self, columns: Columns, tasks: TaskColumns) -> MultiTaskModel:
         """Return a compiled model."""
         arguments = self._arguments
         options = {"number_units": arguments["number_units"], "packed": True}
-        network = self._columns.network(arguments["width"], **options)
-        heads = TaskHeads(self._tasks.heads(arguments["tower"]))
+        network = columns.network(arguments["width"], **options)
+        heads = TaskHeads(tasks.heads(arguments["tower"]))
         expert = ExpertBlock(arguments["units"], dropout=arguments["dropout"])
         features = HedgedBlock(heads, expert, features=network)(network.input)
         model = MultiTaskModel(network.input, heads(features))
         model.compile(table_optimizer(keras.optimizers.Adam(arguments["learning_rate"])))
         return model
 
+    @_locked
     def predict(self, rows: Rows) -> Any:
         """Return predictions as a frame of the same kind, with its index, or as a list of dicts.
 
@@ -404,6 +419,7 @@ class TabularModel:
         tasks: TaskColumns = self._tasks
         return tasks
 
+    @_locked
     def score(self, rows: Rows, y: None = None) -> float:
         """Return minus the mean relative loss of the tasks, for scikit-learn: more is better.
 
@@ -415,19 +431,27 @@ class TabularModel:
 
         Raises:
             TypeError, ValueError: As for `predict`, and if no task has a label.
+
+        Warns:
+            UserWarning: If the score leaves out a task, since it has no labels that differ.
         """
         if y is not None:
             raise TypeError(f"y must be None: labels are columns. Received: y={short_repr(y)}")
         check_frame(rows, "rows")
-        labels = self._fitted().labels(rows)
-        predictions, errors = self._predict(rows), []
-        for task, head in self.heads.items():
+        tasks, errors = self._fitted(), {}
+        labels, predictions = tasks.labels(rows), self._predict(rows)
+        for column, task in tasks.names.items():
+            head = self.heads[task]
             known = labels_by_position(head, labels[task], predictions[task])
-            errors.append(task_figures(head, predictions[task], known).relative_error)
-        if np.isnan(errors).all():
+            errors[column] = task_figures(head, predictions[task], known).relative_error
+        left_out = [column for column, error in errors.items() if np.isnan(error)]
+        if len(left_out) == len(errors):
             raise ValueError("rows must have labels of a task. Received: no label")
-        return -float(np.nanmean(errors))
+        if left_out:
+            warn_user(f"The score leaves out {left_out}, without labels that differ in these rows")
+        return -float(np.nanmean([*errors.values()]))
 
+    @_locked
     def report(self, rows: Rows, group: str | None = None) -> TaskReport:
         """Report the tasks, with the gains of the mixture over each branch (see `task_report`).
 
@@ -461,6 +485,7 @@ class TabularModel:
         }
         return replace(report, **by_column)
 
+    @_locked
     def save(self, folder: str | Path) -> None:
         """Write the model to a folder, which is complete or, after an error, as it was before.
 
@@ -539,6 +564,37 @@ class TabularModel:
     def __sklearn_tags__(self) -> Any:
         utils: Any = import_module("sklearn.utils")
         return utils.Tags(estimator_type=None, target_tags=utils.TargetTags(required=False))
+
+
+def _train(
+    model: MultiTaskModel,
+    train: RowArrays,
+    valid: RowArrays,
+    patience: int,
+    callbacks: Iterable[keras.callbacks.Callback] | None,
+    options: Mapping[str, Any],
+    prior: float | Mapping[str, np.ndarray] = 1.0,
+) -> None:
+    """Train a model until nothing improves on validation rows."""
+    hedge = FitHedge(valid, BATCH_SIZE, patience=patience)
+    hedge.prior = prior
+    x, y, sample_weight = train
+    callbacks = [*(callbacks or ()), hedge]
+    model.fit(x, y, sample_weight=sample_weight, callbacks=callbacks, **options)
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    """Set a seed, and afterwards the states of the generators of Python and NumPy before it."""
+    states = random.getstate(), np.random.get_state()
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
+    try:
+        yield
+    finally:
+        if seed is not None:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 def _sha256(file: Path) -> str:

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 
 from ple_keras._checks import short_repr, warn_user
-from ple_keras._typing import LayerLike
+from ple_keras._typing import ByName, LayerLike
 from ple_keras.columns.columns import (
     LARGEST_FLOAT,
+    Columns,
     Rows,
     Value,
     column_values,
@@ -21,8 +23,10 @@ from ple_keras.heads.head import Head
 from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.ranking_head import RankingHead
 from ple_keras.heads.regression_heads import CountHead, RegressionHead, TweedieHead
+from ple_keras.labels.label_arrays import labeled_weights
 from ple_keras.labels.task_names import SHARED, is_valid_name
 
+RowArrays: TypeAlias = tuple[ByName, ByName, ByName | None]  # inputs, labels and weights
 HEADS: dict[str, Callable[..., Head]] = {
     "binary": BinaryHead,
     "regression": partial(RegressionHead, standardize=True),
@@ -157,12 +161,24 @@ class TaskColumns:
             )
         return np.array([places.get(value, np.nan) for value in values])
 
-    def weights(self, rows: Rows, columns: Mapping[str, str]) -> dict[str, np.ndarray] | None:
-        """Return the weights of the rows by task, from the columns of those that have some."""
-        if not columns:
-            return None
-        found = {self.names[task]: read_numbers(rows, name) for task, name in columns.items()}
-        return {name: np.ones(len(rows)) for name in self.names.values()} | found
+    def read(
+        self, rows: Rows, part: str | None, columns: Columns, weights: Mapping[str, str]
+    ) -> RowArrays:
+        """Return the inputs, the labels and the checked weights of rows.
+
+        Args:
+            rows: The rows.
+            part: As for `labels`.
+            columns: The columns of the inputs.
+            weights: The columns with weights of the tasks that have some.
+        """
+        x, labels = columns.transform(rows, packed=True), self.labels(rows, part)
+        if not weights:
+            return x, labels, None
+        found = {self.names[task]: read_numbers(rows, name) for task, name in weights.items()}
+        for task in found:
+            labeled_weights(found, found, task, ~np.isnan(labels[task]))  # raises errors
+        return x, labels, {name: np.ones(len(rows)) for name in self.names.values()} | found
 
     def predictions(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return predictions `{task: (B, units)}` by column, or by column and class."""

@@ -56,8 +56,7 @@ def fill_new_rows(model: keras.Model, columns: Columns, updated: Columns) -> Non
         raise ValueError(
             f"updated must be from `columns.update`. Received: {updated.previous=}, not {old!r}"
         )
-    networks = [each for each in _all_layers(model) if isinstance(each, ColumnFeatures)]
-    if {each.digest for each in networks} != {old}:
+    if {each.digest for each in _networks(model)} != {old}:
         raise ValueError(
             f"model must have a network of `columns`. Received: columns.digest={old!r}, "
             f"{columns_digest(model)!r} in the model"
@@ -77,8 +76,17 @@ def fill_new_rows(model: keras.Model, columns: Columns, updated: Columns) -> Non
                 rows[first + starts[name] : first + ends[name]] = rows[first + UNKNOWN]
                 first += size
             weight.assign(rows)
-    for network in networks:
-        network.digest = new
+    set_digest(model, new)
+
+
+def set_digest(model: keras.Model, digest: str) -> None:
+    """Set the digest of the columns of a model."""
+    for network in _networks(model):
+        network.digest = digest
+
+
+def _networks(model: keras.Model) -> list[ColumnFeatures]:
+    return [each for each in _all_layers(model) if isinstance(each, ColumnFeatures)]
 
 
 def _all_layers(layer: keras.Layer) -> Iterator[keras.Layer]:

@@ -101,7 +101,7 @@ def test_a_binary_task_predicts_the_second_class():
         assert found[task][is_one].mean() > found[task][~is_one].mean()
     assert model.heads["old"].units == 1
     with pytest.warns(UserWarning, match=r"liked it has labels that are none of .*{'maybe'}"):
-        model.score(frame.assign(**{"liked it": "maybe"}))
+        model.report(frame.assign(**{"liked it": "maybe"}))
 
 
 @once
@@ -330,8 +330,6 @@ def test_a_model_without_fit_and_folders_that_are_not_whole_are_refused(tmp_path
         model.save(".")
     with pytest.raises(ValueError, match=r"two different values"):
         model.fit(SMALL, validation=SMALL[:1])
-    with pytest.raises(ValueError, match="Call fit first"):  # columns are those of the last fit
-        model.predict(SMALL)
     model.fit(SMALL, **QUICK).save(tmp_path / "other")
     shutil.copy(tmp_path / "other" / "model.keras", tmp_path / "model" / "model.keras")
     with pytest.raises(ValueError, match=r"files of one model.*contents of \['model.keras'\]"):
