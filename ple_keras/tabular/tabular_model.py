@@ -83,8 +83,8 @@ class TabularModel:
         dropout: The dropout rate of the experts.
         learning_rate: The learning rate of Adam. Tables have the default of `SparseAdagrad`.
         number_units: As for `Columns.network`.
-        seed: The seed of the split, the initial weights and the order of rows; None for other ones
-            in each `fit`.
+        seed: The seed of the split, the initial weights and the order of rows, in `fit` and
+            `continue_fit`; None for other ones each time.
         spare: The free rows of tables for the new values of `continue_fit`, relative to the known
             ones.
 
@@ -208,6 +208,8 @@ class TabularModel:
     ) -> Self:
         """Train a new model on a frame, until nothing improves on its validation rows.
 
+        If it fails, an earlier model stays as it was.
+
         The validation rows stop the training, choose the best epoch of each branch, and fit the
         mixtures. They must be as unlike the training rows as later rows will be: use `time` if the
         model predicts later rows, and `group` if it predicts new users.
@@ -238,7 +240,11 @@ class TabularModel:
                 type.
             ValueError: If a column is missing or doubled, a task is an input, a task has fewer than
                 two labels that differ in the training or validation rows, `time` or `group` lacks a
-                value, or there are too few rows.
+                value, `time` has texts that are no ISO dates, a weight is negative or missing, or
+                there are too few rows.
+
+        Warns:
+            UserWarning: If a value of `group` has most rows.
         """
         if y is not None:
             raise TypeError(f"y must be None: labels are columns. Received: y={short_repr(y)}")
@@ -274,7 +280,8 @@ class TabularModel:
 
         New values get free rows of the tables (see `spare`, `Columns.update` and `fill_new_rows`).
         All weights and the optimizer go on, and a branch keeps the weights that it had before if no
-        epoch is better on the validation rows.
+        epoch is better on the validation rows. A mixture counts as 50 labels, so that small days
+        hardly change it. If the call fails or is interrupted, the model stays as it was.
 
         Args:
             frame: A frame with the columns of `fit`.
@@ -386,6 +393,9 @@ class TabularModel:
     @_locked
     def predict(self, rows: Rows) -> Any:
         """Return predictions as a frame of the same kind, with its index, or as a list of dicts.
+
+        Several threads can call it. It waits while another thread trains or uses the model, which
+        is not true for `keras_model.predict`.
 
         Args:
             rows: A frame, or a list of dicts with a value or None for each column.
