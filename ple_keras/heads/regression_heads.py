@@ -83,8 +83,9 @@ class RegressionHead(StandardizedHead):
 
     The mean and the deviation are non-trainable weights, as in `keras.layers.Normalization`: files
     and exports contain them, and a clone gets them from `set_weights`. `TaskHeads.adapt` can set
-    them at any time, unless they were given. Without them, predictions are NaN, and `fit` of a
-    MultiTaskModel raises an error.
+    them at any time, unless they were given. Without them, predictions are NaN. `fit` of a
+    MultiTaskModel calls `adapt` first, unless its labels are in a generator, for which it raises an
+    error, as `evaluate` does.
 
     Args:
         task: The task's name (see `TaskHeads`).
@@ -275,7 +276,7 @@ class CountHead(PositiveHead):
         L = p / m - y / m log(p / m)
 
     Predictions and metrics are still counts. The mean is a non-trainable weight, which
-    `TaskHeads.adapt` can set at any time. Before, `fit` of a MultiTaskModel raises an error.
+    `TaskHeads.adapt` can set at any time (see `RegressionHead`).
 
     `TaskHeads.adapt` sets the bias of the last Dense layer to the logarithm of the mean label, so
     that the first predictions have the size of the labels. It does not change a bias that has been

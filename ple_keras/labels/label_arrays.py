@@ -38,6 +38,8 @@ def label_batches(
     arrays = [(None, y, sample_weight)]
     batches = first_batches(y, steps, "y", sample_weight) if is_dataset(y) else arrays
     for _, labels, weights in batches:
+        if len(tasks) == 1 and hasattr(labels, "shape"):
+            labels = {tasks[0]: labels}
         by_task = check_by_task(labels, tasks, "y")
         check_keys(by_task, tasks, "y")
         yield by_task, weights

@@ -1,12 +1,15 @@
 """The rows that `fit` reads: their labels, validation rows and batches."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from operator import itemgetter
+from types import GeneratorType
 
 import keras
 
 from ple_keras._keras.batches import is_dataset, map_arrays
+from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Nested
 from ple_keras.heads.regression_heads import unadapted
 from ple_keras.heads.task_heads import TaskHeads
@@ -14,14 +17,31 @@ from ple_keras.hedging.fit_hedge import FitArguments
 from ple_keras.labels.label_arrays import read_labels
 
 
+def first_labels(x: Nested, y: Nested) -> tuple[Nested, Nested]:
+    """Return the features or batches of `fit`, and the labels of arrays or of the first batch.
+
+    A batch that was read from a generator is the first one of the generator that is returned.
+    """
+    if not is_dataset(x) or (isinstance(x, Iterator) and not isinstance(x, GeneratorType)):
+        return x, y
+    if (batch := next(iter(x), None)) is None:
+        return x, y
+    _, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    has_arrays = all(hasattr(leaf, "shape") for leaf in keras.tree.flatten(labels))
+    if isinstance(x, GeneratorType):
+        x = (each for each in chain([batch], x))
+    return x, map_arrays(to_numpy, labels) if has_arrays else None
+
+
 def split_rows(given: FitArguments) -> tuple[tuple[Nested, Nested], Nested]:
     """Return the rows of `fit`.
 
     Returns:
-        The training labels and their weights; and the validation data, `(x, y, sample_weight)`.
+        The training labels, or a dataset with them, and their weights; and the validation data,
+        `(x, y, sample_weight)`.
     """
-    x, y, share = given["x"], given["y"], given.get("validation_split")
-    trained = y, given.get("sample_weight")
+    x, share = given["x"], given.get("validation_split")
+    trained = x if is_dataset(x) else given["y"], given.get("sample_weight")
     if (data := given.get("validation_data")) is not None:
         return trained, keras.utils.unpack_x_y_sample_weight(data)
     arrays = [each for each in keras.tree.flatten((x, *trained)) if each is not None]
@@ -33,13 +53,22 @@ def split_rows(given: FitArguments) -> tuple[tuple[Nested, Nested], Nested]:
     )
 
 
-def adapt_heads(heads: TaskHeads, y: Nested, sample_weight: Nested) -> None:
-    """Adapt standardized heads that nobody has adapted, if `y` has arrays."""
+def adapt_heads(heads: TaskHeads, y: Nested, sample_weight: Nested, steps: int | None) -> None:
+    """Adapt standardized heads that nobody has adapted, if `y` can be read twice.
+
+    Args:
+        heads: The heads.
+        y: The labels, or a dataset.
+        sample_weight: Weights of arrays.
+        steps: The number of batches of a dataset in an epoch; None for all.
+    """
     trained = heads._trained_heads()
-    if len(trained) == 1 and not isinstance(y, Mapping):
+    if len(trained) == 1 and not isinstance(y, Mapping) and not is_dataset(y):
         y = dict.fromkeys(trained, y)
-    is_known = isinstance(y, Mapping) and all(hasattr(labels, "shape") for labels in y.values())
+    is_known = is_dataset(y) and not isinstance(y, Iterator)
+    if isinstance(y, Mapping):
+        is_known = all(hasattr(labels, "shape") for labels in y.values())
     tasks = unadapted(trained) if is_known else []
-    for task, statistics in read_labels(y, trained, None, sample_weight).items() if tasks else ():
+    for task, statistics in read_labels(y, trained, steps, sample_weight).items() if tasks else ():
         if task in tasks:
             trained[task]._adapt(statistics)

@@ -21,7 +21,7 @@ from ple_keras.hedging.fit_hedge import FitArguments, FitHedge
 from ple_keras.labels.sample_space import check_dtype, is_nullable_number
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.losses.example_losses import BatchLoss
-from ple_keras.models.fit_rows import adapt_heads, split_rows
+from ple_keras.models.fit_rows import adapt_heads, first_labels, split_rows
 from ple_keras.models.graph_checks import check_graph, only_task_heads, outputs_error
 from ple_keras.models.task_metrics import TaskMetrics
 from ple_keras.steps.trace_function import trace_function
@@ -138,8 +138,8 @@ class MultiTaskTraining(Mixin):
     def fit(self, x: Nested = None, y: Nested = None, *args: Any, **kwargs: Any) -> Any:
         """Train the model, as `keras.Model.fit`.
 
-        Standardized heads without a mean are adapted to `y`, if it has arrays, as by
-        `TaskHeads.adapt`.
+        Standardized heads without a mean are adapted to the labels, as by `TaskHeads.adapt`. Of a
+        dataset, this reads an epoch. A generator can't be read twice.
 
         Given validation data, `fit` of a model with a HedgedBlock adds `FitHedge()` as the last
         callback, unless there is one: it fits the mixtures on these rows in every epoch, even if
@@ -160,7 +160,8 @@ class MultiTaskTraining(Mixin):
 
         Raises:
             TypeError, ValueError: As for `TaskHeads.check_labels`, for the first 10,000 rows of
-                NumPy arrays, if the model is built and `y` is a dict. If an EarlyStopping that
+                NumPy arrays, or the first batch of a dataset or a generator, if the model is built.
+                If a standardized head has no mean and `x` is a generator. If an EarlyStopping that
                 restores weights comes after a FitHedge.
 
         Warns:
@@ -171,11 +172,12 @@ class MultiTaskTraining(Mixin):
             for key, array in arrays.items() if hasattr(arrays, "items") else ():
                 if is_nullable_number(array):
                     check_dtype(array, f"{name}[{key!r}]")
-        self._check_labels(y)
+        x, labels = first_labels(x, y)
+        self._check_labels(labels)
         given = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs).arguments
         del given["self"]
         trained, validation = split_rows(given)
-        adapt_heads(self._task_heads(), *trained)
+        adapt_heads(self._task_heads(), *trained, given.get("steps_per_epoch"))
         callbacks = given.get("callbacks") or []
         callbacks = [*getattr(callbacks, "callbacks", keras.tree.flatten(callbacks))]
         hedges = [each for each in callbacks if isinstance(each, FitHedge)]
@@ -242,7 +244,7 @@ class MultiTaskTraining(Mixin):
             A list, or a dict with `return_dict=True`.
 
         Raises:
-            TypeError, ValueError: As for `fit`.
+            TypeError, ValueError: As for `fit`, for arrays. If a standardized head has no mean.
         """
         self._check_labels(y)
         self._runs += 1
@@ -263,6 +265,8 @@ class MultiTaskTraining(Mixin):
         heads = self._task_heads()
         if hasattr(y, "keys") and len(heads.trained_tasks) > 1:  # Keras would join a data frame
             check_by_task(y, heads.trained_tasks, "y")
+        if len(heads.trained_tasks) == 1 and isinstance(y, np.ndarray):
+            y = dict.fromkeys(heads.trained_tasks, y)
         # Unbuilt heads do not know the rank of labels.
         is_by_task = heads.built and isinstance(y, Mapping)
         if is_by_task and all(isinstance(labels, np.ndarray) for labels in y.values()):
@@ -385,7 +389,12 @@ class MultiTaskTraining(Mixin):
 
         Args:
             force: As for `keras.Model`.
+
+        Raises:
+            ValueError: As for `make_train_function`.
         """
+        if self.test_function is None or force:
+            check_adapted(find_heads(self))
         return self._make_traced("test", force)
 
     def make_predict_function(self, force: bool = False) -> Any:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import Dataset, features
-from tests.models import chain, compiled
+from tests.helpers import Dataset, features, once
+from tests.models import chain, compiled, heads_alone
+from tests.refusals import check_refused
 
 ROWS, BATCH = 10, 4  # the last batch is smaller
 STEPS = 3
@@ -60,6 +61,14 @@ def batches(data):
     return Dataset([keras.tree.map_structure(itemgetter(part), data) for part in parts])
 
 
+def generator(data):
+    """Return exactly the batches that two epochs read."""
+    return (batch for _ in range(2) for batch in batches(data).batches)
+
+
+KINDS = [tf_data, torch_data_loader, grain_dataset, grain_data_loader, batches, generator]
+
+
 @pytest.fixture(scope="module")
 def fit():
     """Return a function that fits one model, always from the same initial weights."""
@@ -83,16 +92,14 @@ def history_of_arrays(fit):
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
-@pytest.mark.parametrize(
-    "kind", [tf_data, torch_data_loader, grain_dataset, grain_data_loader, batches]
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_losses_and_metrics_equal_those_of_arrays(kind, fit, history_of_arrays):
     x, y, weights = arrays()
-    steps = STEPS if kind is grain_dataset else None
+    steps = STEPS if kind in (grain_dataset, generator) else None
     history = fit(
         kind((x, y, weights)),
         steps_per_epoch=steps,
-        validation_data=kind((x, y)),
+        validation_data=(batches if kind is generator else kind)((x, y)),
         validation_steps=steps,
     )
     assert {"loss", "click_loss", "time_loss", "time_rmse", "val_time_rmse"} < set(history)
@@ -100,3 +107,29 @@ def test_losses_and_metrics_equal_those_of_arrays(kind, fit, history_of_arrays):
     for key, values in history_of_arrays.items():
         assert np.isfinite(values).all(), key
         np.testing.assert_allclose(history[key], values, rtol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fit_checks_the_labels_of_the_first_batch(kind, fit):
+    x, y, _ = arrays()
+    y["click"][1] = -1
+    message = r"y\['click'\] must lie in \[0, 1\].*create the head with missing_label=-1"
+    check_refused(lambda: fit(kind((x, y)), steps_per_epoch=STEPS), ValueError, message)
+
+
+@once
+@pytest.mark.parametrize("kind", KINDS)
+def test_fit_adapts_heads_to_datasets_that_can_be_read_twice(kind):
+    x, y, _ = arrays()
+    heads = pk.TaskHeads([pk.RegressionHead("time", standardize=True)])
+    model, message = compiled(heads_alone(heads)), r"Call adapt\(y\).*Received: mean=None"
+    check_refused(lambda: model.evaluate(x, y["time"], verbose=0), ValueError, message)
+
+    def fit():
+        model.fit(kind((x, y["time"])), steps_per_epoch=STEPS, verbose=0)
+
+    if kind is generator:
+        check_refused(fit, ValueError, message)
+    else:
+        fit()
+        assert heads["time"].mean == pytest.approx([np.nanmean(y["time"])], rel=1e-5)
