@@ -143,12 +143,7 @@ class BranchedModel:
         relative = self.losses(found).relative_mixtures.values()
         return sum(relative) / len(relative) if relative else np.nan
 
-    def fit_mixtures(
-        self,
-        found: ValuesByTask,
-        prior: float | Mapping[TaskName, np.ndarray],
-        allows_nan: bool = False,
-    ) -> None:
+    def fit_mixtures(self, found: ValuesByTask, prior: Any, allows_nan: bool = False) -> None:
         """Fit and assign the mixtures.
 
         Args:

@@ -5,7 +5,7 @@ from datetime import datetime
 import numpy as np
 
 from ple_keras._checks import warn_user
-from ple_keras.columns.columns import Rows, Value, column_values
+from ple_keras.columns.columns import Rows, column_values
 
 
 def split_rows(
@@ -60,7 +60,7 @@ def value_ranks(frame: Rows, name: str, is_time: bool = False) -> np.ndarray:
     Args:
         frame: The frame.
         name: The name of the column.
-        is_time: Whether the order is that of times: texts are ISO dates, and categories need one.
+        is_time: Whether texts must be ISO dates, whose order they have.
     """
     values = column_values(frame, name)
     if missing := values.count(None):
@@ -69,29 +69,19 @@ def value_ranks(frame: Rows, name: str, is_time: bool = False) -> np.ndarray:
             f"Received: {missing} missing values"
         )
     dtype = frame[name].dtype
-    kind, is_ordered = str(dtype).lower(), getattr(dtype, "ordered", False)
-    if is_time and kind.startswith("categor") and not is_ordered:
-        raise TypeError(
-            f"{name} must have ordered categories, since it is `time`. Received: {name} of {dtype}"
-        )
     try:
-        if is_ordered or kind.startswith("enum"):  # of polars
+        if getattr(dtype, "ordered", False) or str(dtype).startswith("Enum"):  # of polars
             order = [*dtype.categories]
         else:
-            values = [_read_date(name, x) if is_time else x for x in values]
+            parse = datetime.fromisoformat
+            values = [parse(x) if is_time and isinstance(x, str) else x for x in values]
             order = sorted({*values})
         ranks = {value: rank for rank, value in enumerate(order)}
     except TypeError as error:
         raise TypeError(f"{name} must have values that can be sorted. Received: {error}") from None
-    return np.array([ranks[value] for value in values])
-
-
-def _read_date(name: str, value: Value) -> Value:
-    """Return the date of a text, and any other value unchanged."""
-    try:
-        return datetime.fromisoformat(value) if isinstance(value, str) else value
-    except ValueError:
+    except ValueError as error:
         raise ValueError(
             f"{name} must have numbers, dates, ordered categories, or texts with ISO dates such as "
-            f"'2026-03-05', since it is `time`. Received: {name}={value!r}"
+            f"'2026-03-05', since it is `time`. Received: {name} with {error}"
         ) from None
+    return np.array([ranks[value] for value in values])

@@ -6,14 +6,13 @@ import json
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
-from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from threading import RLock
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -33,7 +32,7 @@ from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.models.multi_task_model import MultiTaskModel
 from ple_keras.optimizers.table_optimizer import table_optimizer
 from ple_keras.tabular.row_split import split_rows, value_ranks
-from ple_keras.tabular.task_columns import RowArrays, TaskColumns
+from ple_keras.tabular.task_columns import TaskColumns
 from ple_keras.transfer.fill_new_rows import fill_new_rows, set_digest
 
 BATCH_SIZE = 4096  # of predictions
@@ -45,20 +44,6 @@ REMOVED = {  # arguments of 0.7.0, and what to use instead
     "hidden_ids": "a model without them",
     "stacked": "a regression of each task on model.predict(valid)",
 }
-
-
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def _locked(method: Method) -> Method:
-    """Return a method that waits while another thread runs one of the same model."""
-
-    @wraps(method)
-    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with self._lock:
-            return method(self, *args, **kwargs)
-
-    return cast(Method, run)
 
 
 class TabularModel:
@@ -190,7 +175,6 @@ class TabularModel:
     def task_names(self) -> dict[str, str]:
         return dict(self._fitted().names)
 
-    @_locked
     def fit(
         self,
         frame: Rows,
@@ -255,13 +239,13 @@ class TabularModel:
         names = "training", "validation"
         train, valid = (tasks.read(*each, columns, weights) for each in zip(parts, names))
         options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
-        with _seeded(self._arguments["seed"]):
+        with self._lock, _seeded(self._arguments["seed"]):
             model = self._new_model(columns, tasks)
-            _train(model, train, valid, patience, callbacks, options)
-        self._columns, self._tasks, self.keras_model = columns, tasks, model
+            callbacks = [*(callbacks or ()), FitHedge(valid, BATCH_SIZE, patience=patience)]
+            model.fit(*train[:2], sample_weight=train[2], callbacks=callbacks, **options)
+            self._columns, self._tasks, self.keras_model = columns, tasks, model
         return self
 
-    @_locked
     def continue_fit(
         self,
         frame: Rows,
@@ -306,28 +290,27 @@ class TabularModel:
         Warns:
             UserWarning: If no epoch improved a branch, so that nothing was learned.
         """
-        tasks, model, before = self._fitted(), self.keras_model, self._columns
-        parts = self._split(frame, validation, time, group)
-        weights = self._weight_columns(sample_weight)
-        columns = before.update(parts[0])
-        train, valid = (tasks.read(each, None, columns, weights) for each in parts)
-        prior = {
-            task: 2 * PRIOR_LABELS * np.array([*head.branch_weights().values()])
-            for task, head in hedged_heads(model).items()
-        }
         options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
-        values = [(x, read_slice((x, ()))) for x in (*model.variables, *model.optimizer.variables)]
-        try:
+        weights = self._weight_columns(sample_weight)
+        with self._lock, ExitStack() as undo:
+            tasks, model, before = self._fitted(), self.keras_model, self._columns
+            parts = self._split(frame, validation, time, group)
+            columns = before.update(parts[0])
+            train, valid = (tasks.read(each, None, columns, weights) for each in parts)
+            hedge = FitHedge(valid, BATCH_SIZE, patience=patience)
+            hedge.prior = {
+                task: 2 * PRIOR_LABELS * np.array([*head.branch_weights().values()])
+                for task, head in hedged_heads(model).items()
+            }
+            for variable in (*model.variables, *model.optimizer.variables):
+                undo.callback(variable.assign, read_slice((variable, ())))
+            undo.callback(lambda: set_digest(model, before.digest))
             fill_new_rows(model, before, columns)
-            self._columns = columns
             with _seeded(self._arguments["seed"]):
-                _train(model, train, valid, patience, callbacks, options, prior)
-        except BaseException:
-            self._columns = before
-            set_digest(model, before.digest)
-            for variable, value in values:
-                variable.assign(value)
-            raise
+                callbacks = [*(callbacks or ()), hedge]
+                model.fit(*train[:2], sample_weight=train[2], callbacks=callbacks, **options)
+            self._columns = columns
+            undo.pop_all()
         logs = model.history.history
         best = [kept[-1] for key, kept in logs.items() if key.endswith("_epoch")]
         if best and max(best) < 0:
@@ -390,7 +373,6 @@ class TabularModel:
         model.compile(table_optimizer(keras.optimizers.Adam(arguments["learning_rate"])))
         return model
 
-    @_locked
     def predict(self, rows: Rows) -> Any:
         """Return predictions as a frame of the same kind, with its index, or as a list of dicts.
 
@@ -408,7 +390,8 @@ class TabularModel:
             TypeError, ValueError: As for `Columns.transform`, and if the model is not fitted.
         """
         rows = to_rows(rows)
-        predictions = self._fitted().predictions(self._predict(rows))
+        with self._lock:
+            predictions = self._fitted().predictions(self._predict(rows))
         if hasattr(rows, "columns"):
             index = {"index": rows.index} if hasattr(rows, "index") else {}
             frame = next(x for x in type(rows).__mro__ if x.__name__ == "DataFrame")
@@ -429,7 +412,6 @@ class TabularModel:
         tasks: TaskColumns = self._tasks
         return tasks
 
-    @_locked
     def score(self, rows: Rows, y: None = None) -> float:
         """Return minus the mean relative loss of the tasks, for scikit-learn: more is better.
 
@@ -448,10 +430,12 @@ class TabularModel:
         if y is not None:
             raise TypeError(f"y must be None: labels are columns. Received: y={short_repr(y)}")
         check_frame(rows, "rows")
-        tasks, errors = self._fitted(), {}
-        labels, predictions = tasks.labels(rows), self._predict(rows)
+        errors = {}
+        with self._lock:
+            tasks, heads = self._fitted(), self.heads
+            labels, predictions = tasks.labels(rows), self._predict(rows)
         for column, task in tasks.names.items():
-            head = self.heads[task]
+            head = heads[task]
             known = labels_by_position(head, labels[task], predictions[task])
             errors[column] = task_figures(head, predictions[task], known).relative_error
         left_out = [column for column, error in errors.items() if np.isnan(error)]
@@ -461,7 +445,6 @@ class TabularModel:
             warn_user(f"The score leaves out {left_out}, without labels that differ in these rows")
         return -float(np.nanmean([*errors.values()]))
 
-    @_locked
     def report(self, rows: Rows, group: str | None = None) -> TaskReport:
         """Report the tasks, with the gains of the mixture over each branch (see `task_report`).
 
@@ -481,12 +464,12 @@ class TabularModel:
             TypeError, ValueError: As for `predict`, and if `rows` is not a frame, or has no row, or
                 `group` lacks a value.
         """
-        tasks = self._fitted()
         check_frame(rows, "rows")
         groups = None if group is None else value_ranks(rows, group)
-        x = self._columns.transform(rows, packed=True)
-        model, labels = self.keras_model, tasks.labels(rows)
-        report = task_report(model, x, labels, BATCH_SIZE, groups, new_rows=True)
+        with self._lock:
+            tasks = self._fitted()
+            x, y = self._columns.transform(rows, packed=True), tasks.labels(rows)
+            report = task_report(self.keras_model, x, y, BATCH_SIZE, groups, new_rows=True)
         columns = {name: column for column, name in tasks.names.items()}
         by_column: Any = {
             key: {columns[task]: value for task, value in by_task.items()}
@@ -495,7 +478,6 @@ class TabularModel:
         }
         return replace(report, **by_column)
 
-    @_locked
     def save(self, folder: str | Path) -> None:
         """Write the model to a folder, which is complete or, after an error, as it was before.
 
@@ -508,7 +490,8 @@ class TabularModel:
         Raises:
             ValueError: If the model is not fitted, or the folder contains something else.
         """
-        tasks, folder = self._fitted(), Path(folder).resolve()  # also of "."
+        self._fitted()
+        folder = Path(folder).resolve()  # also of "."
         files = {path.name for path in folder.glob("*")}
         if folder.exists() and (TASKS not in files or files - {MODEL, COLUMNS, TASKS}):
             raise ValueError(f"folder must be new, or of a model. Received: {folder} with {files}")
@@ -518,8 +501,10 @@ class TabularModel:
         new, old = part / "new", part / "old"
         try:
             new.mkdir()
-            self.keras_model.save(new / MODEL)
-            self._columns.save(new / COLUMNS)
+            with self._lock:
+                tasks = self._fitted()
+                self.keras_model.save(new / MODEL)
+                self._columns.save(new / COLUMNS)
             text = {
                 "arguments": keras.saving.serialize_keras_object(arguments),
                 "names": tasks.names,
@@ -576,35 +561,14 @@ class TabularModel:
         return utils.Tags(estimator_type=None, target_tags=utils.TargetTags(required=False))
 
 
-def _train(
-    model: MultiTaskModel,
-    train: RowArrays,
-    valid: RowArrays,
-    patience: int,
-    callbacks: Iterable[keras.callbacks.Callback] | None,
-    options: Mapping[str, Any],
-    prior: float | Mapping[str, np.ndarray] = 1.0,
-) -> None:
-    """Train a model until nothing improves on validation rows."""
-    hedge = FitHedge(valid, BATCH_SIZE, patience=patience)
-    hedge.prior = prior
-    x, y, sample_weight = train
-    callbacks = [*(callbacks or ()), hedge]
-    model.fit(x, y, sample_weight=sample_weight, callbacks=callbacks, **options)
-
-
-@contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    """Set a seed, and afterwards the states of the generators of Python and NumPy before it."""
-    states = random.getstate(), np.random.get_state()
+def _seeded(seed: int | None) -> ExitStack:
+    """Set a seed, and at the end the states before it of the generators of Python and NumPy."""
+    stack = ExitStack()
     if seed is not None:
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())
         keras.utils.set_random_seed(seed)
-    try:
-        yield
-    finally:
-        if seed is not None:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
+    return stack
 
 
 def _sha256(file: Path) -> str:

@@ -2,22 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 
 from ple_keras._checks import short_repr, warn_user
-from ple_keras._typing import ByName, LayerLike
-from ple_keras.columns.columns import (
-    LARGEST_FLOAT,
-    Columns,
-    Rows,
-    Value,
-    column_values,
-    free_name,
-    read_numbers,
-    safe_name,
-)
+from ple_keras._typing import LayerLike
+from ple_keras.columns.columns import Rows, Value, column_values, free_name, read_numbers, safe_name
 from ple_keras.heads.binary_heads import BinaryHead, ProductHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.multiclass_head import MulticlassHead
@@ -26,7 +17,6 @@ from ple_keras.heads.regression_heads import CountHead, RegressionHead, TweedieH
 from ple_keras.labels.label_arrays import labeled_weights
 from ple_keras.labels.task_names import SHARED, is_valid_name
 
-RowArrays: TypeAlias = tuple[ByName, ByName, ByName | None]  # inputs, labels and weights
 HEADS: dict[str, Callable[..., Head]] = {
     "binary": BinaryHead,
     "regression": partial(RegressionHead, standardize=True),
@@ -146,10 +136,9 @@ class TaskColumns:
     def _labels(self, frame: Rows, column: str) -> np.ndarray:
         if column not in self.classes:
             numbers = read_numbers(frame, column)
-            if (wrong := numbers[np.abs(numbers) > LARGEST_FLOAT]).size:
+            if (wrong := numbers[np.abs(numbers) > np.finfo("float32").max]).size:
                 raise ValueError(
-                    f"{column} must have labels from {-LARGEST_FLOAT:.2g} to {LARGEST_FLOAT:.2g}. "
-                    f"Received: {column}={wrong[0]}"
+                    f"{column} must have labels up to 3.4e+38. Received: {column}={wrong[0]}"
                 )
             return numbers
         places = {value: place for place, value in enumerate(self.classes[column])}
@@ -161,15 +150,13 @@ class TaskColumns:
             )
         return np.array([places.get(value, np.nan) for value in values])
 
-    def read(
-        self, rows: Rows, part: str | None, columns: Columns, weights: Mapping[str, str]
-    ) -> RowArrays:
+    def read(self, rows: Rows, part: str | None, columns: Any, weights: Mapping[str, str]) -> Any:
         """Return the inputs, the labels and the checked weights of rows.
 
         Args:
             rows: The rows.
             part: As for `labels`.
-            columns: The columns of the inputs.
+            columns: The Columns of the inputs.
             weights: The columns with weights of the tasks that have some.
         """
         x, labels = columns.transform(rows, packed=True), self.labels(rows, part)

@@ -169,12 +169,10 @@ TIMES = {
     "dates": [*DATES.date],
     "times": DATES,
     "ordered categories": pd.Categorical([*"dbcaxf"], [*"dbcaxf"], ordered=True),
-    "day and month": ("2026-3-5", ValueError, r"ISO dates such as .*: day='2026-3-5'"),
-    "months": ("March", ValueError, "day must have numbers, dates, .*: day='March'"),
-    "categories": (
-        pd.Categorical(["March", "May"] * 3), TypeError, "must have ordered .* day of category"
-    ),
-    "mixed": (["a", 1] * 3, ValueError, "day='a'"),
+    "day and month": ("2026-3-5", ValueError, r"ISO dates such as .*: day with .*'2026-3-5'"),
+    "months": ("March", ValueError, r"day must have numbers, .*'March'"),
+    "categories": (pd.Categorical(["May", "June"] * 3), ValueError, "ordered categories"),
+    "mixed": (["a", 1] * 3, ValueError, "'a'"),
     "mixed dates": ([1, DATES[0]] * 3, TypeError, "^day must have values that can be sorted. Rec"),
     "lists": ([[1]] * 6, TypeError, "^day must have values that can be sorted. Received: "),
 }  # fmt: skip
@@ -276,7 +274,7 @@ FITS = {
     ),
     "large": (
         {"tasks": {"x": "regression"}, "frame": SMALL.assign(x=1e300)},
-        *({}, ValueError, r"x must have labels from -3.4e\+38 to 3.4e\+38. Received: x=1e\+300"),
+        *({}, ValueError, r"x must have labels up to 3.4e\+38. Received: x=1e\+300"),
     ),
     "one class": (
         {"tasks": {"liked it": "multiclass"}, "frame": SMALL.assign(**{"liked it": "a"})},
@@ -536,7 +534,7 @@ def test_frames_of_polars_give_frames_of_polars():
     months = {"month": polars.Series(names * 2, dtype=polars.Enum(names))}
     assert split_rows(polars.DataFrame(months), 0.3, "month", None, 0)[1].tolist() == [2, 5]
     without_order = polars.DataFrame(months).cast(polars.Categorical)
-    with pytest.raises(TypeError, match="month must have ordered categories"):
+    with pytest.raises(ValueError, match=r"month must have .* ordered categories"):
         split_rows(without_order, 0.3, "month", None, 0)
     found = new_model().fit(frame, time="day", **QUICK).predict(frame)
     assert isinstance(found, polars.DataFrame)
