@@ -19,6 +19,7 @@ from ple_keras.heads.regression_heads import check_adapted
 from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads
 from ple_keras.hedging.fit_hedge import FitArguments, FitHedge
 from ple_keras.labels.sample_space import check_dtype, is_nullable_number
+from ple_keras.layers.experts import StackedExperts
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.losses.example_losses import BatchLoss
 from ple_keras.models.fit_rows import adapt_heads, first_labels, split_rows
@@ -26,6 +27,8 @@ from ple_keras.models.graph_checks import check_graph, only_task_heads, outputs_
 from ple_keras.models.task_metrics import TaskMetrics
 from ple_keras.steps.trace_function import trace_function
 
+# They look at the axes, or the norm, of a variable.
+SHAPE_OPTIMIZERS = (keras.optimizers.Muon, keras.optimizers.Lamb, keras.optimizers.Adafactor)
 # Arguments of `Model.compile` that belong to the heads.
 HEAD_ARGUMENTS = ("loss", "loss_weights", "metrics", "weighted_metrics")
 FIRST_ROWS = 10_000  # of labels, which `fit` and `evaluate` check
@@ -102,6 +105,9 @@ class MultiTaskTraining(Mixin):
                 `metrics` or `weighted_metrics`. If `hedge` is not a bool.
             ValueError: If `trace` has another value, the model does not have exactly one TaskHeads,
                 or a metric can't be copied.
+
+        Warns:
+            UserWarning: If Muon, Lamb or Adafactor trains stacked experts as one array.
         """
         for argument in HEAD_ARGUMENTS:
             if kwargs.get(argument) is not None:
@@ -119,6 +125,14 @@ class MultiTaskTraining(Mixin):
         self._task_metrics = TaskMetrics(heads)
         self._given_warnings: Untracked[set[str]] = Untracked(set())
         set_compiled_metrics(self, self._task_metrics)
+        scaled = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        each = getattr(scaled, "optimizers", [scaled])
+        found = {type(x).__name__ for x in each if isinstance(x, SHAPE_OPTIMIZERS)}
+        if found and find_layers(self, StackedExperts):
+            warn_user(
+                "Muon, Lamb and Adafactor treat the stacked kernels of experts as one array: pass "
+                f"stack_experts=False to the blocks. Received: optimizer={' and '.join(found)}"
+            )
 
     def get_compile_config(self) -> Config | None:
         """Return the arguments of `compile`, as configs of JSON."""
