@@ -84,7 +84,10 @@ class Gate(BaseLayer):
     (32, 3)
     """
 
-    _fixed = ("num_experts", "track_weights", "kernel_initializer", "kernel_regularizer")
+    _fixed = (
+        *("num_experts", "softmax_temperature", "track_weights"),
+        *("kernel_initializer", "kernel_regularizer"),
+    )
 
     def __init__(
         self,
@@ -236,7 +239,6 @@ class Gate(BaseLayer):
         return {
             **super().get_config(),
             "gate_block": self._template and self._template.serialize(),
-            "softmax_temperature": self.softmax_temperature,
             "dropout": self.dropout,
             "balance_regularizer": self.balance_regularizer,
         }

@@ -51,7 +51,7 @@ def test_every_argument_of_a_layer_is_given_in_a_case(cls):
 
 
 FOLLOWED = {"activation", "balance_regularizer", "class_weights", "loss", "loss_weight"}
-FOLLOWED |= {"missing_label", "pos_weight", "reduction", "softmax_temperature"}
+FOLLOWED |= {"missing_label", "pos_weight", "reduction"}
 
 
 @every_layer
