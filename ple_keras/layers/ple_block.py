@@ -49,8 +49,9 @@ def PLEBlock(
         num_layers: N, the number of levels.
         outputs: The tasks: a sequence of names, a sequence of heads, a TaskHeads, or a dict of
             heads keyed by task.
-        expert_block: As for CGCBlock, or a sequence of N layers or dicts keyed by stream, one per
-            level. If one dict serves all levels, its "shared" has no effect in levels without
+        expert_block: As for CGCBlock, or a sequence with the units, layer or dict keyed by stream
+            of each of the N levels: `[[64], [32]]` is two levels, but `[64, 32]` one expert of two
+            steps. If one dict serves all levels, its "shared" has no effect in levels without
             shared experts.
         num_task_experts: The number of experts per task: an int, a dict keyed by task, or a list
             with one of these per level.
@@ -142,7 +143,7 @@ def _experts_by_level(
     """Return the expert template, or dict of templates by stream, of each level, with new seeds."""
     blocks: list[StreamLayers] = [expert_block] * len(shared_experts)
     given = expert_block if isinstance(expert_block, Sequence) else ()
-    if any(isinstance(x, keras.Layer | Mapping) for x in given):
+    if any(isinstance(x, keras.Layer | Mapping | list | tuple) for x in given):
         blocks = _by_level(list(given), len(shared_experts), "expert_block")
     elif is_by_stream(expert_block) and any(shared_experts):
         without_shared = {k: x for k, x in expert_block.items() if k != SHARED}

@@ -83,6 +83,11 @@ def test_counts_of_numpy_and_lists_of_equal_counts_are_the_same_block():
     assert json.dumps(same.get_config()) == json.dumps(number.get_config())
 
 
+def test_a_list_of_lists_is_the_units_of_each_level():
+    ple = pk.PLEBlock(3, TASKS, [[8, 5], 6, [4]])
+    assert [x.compute_output_shape((2, 3))["buy"] for x in ple] == [(2, 5), (2, 6), (2, 4)]
+
+
 @pytest.mark.parametrize("copied", [loaded, cloned])
 def test_files_and_clones_keep_the_counts(copied, tmp_path):
     ple = pk.PLEBlock(3, TASKS, [3], [1, {"click": 2, "buy": 1}, 1], [0, 2, 0], name="ple")
