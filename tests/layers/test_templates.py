@@ -10,7 +10,7 @@ import ple_keras as pk
 from tests.helpers import QUICK, assert_same, built, every_backend, features, numpy_of, once
 from tests.models import chain, compiled, loaded
 from tests.pairs import fewer, pairs
-from tests.templates import TEMPLATES, OwnExpert, WideningExpert
+from tests.templates import TEMPLATES, CopiedExpert, OwnExpert, WideningExpert
 
 pytestmark = once
 
@@ -117,9 +117,6 @@ def test_a_model_with_templates_can_be_trained_saved_and_loaded(make_template, t
 def test_stacked_and_copied_experts_give_the_same_results(normalization, use_bias):
     """With equal seeds, outputs, losses and moving averages are equal, in training and not."""
 
-    class Copied(pk.ExpertBlock):
-        pass
-
     def make(cls):
         init = keras.initializers.HeNormal
         return pk.CGCBlock(
@@ -138,7 +135,7 @@ def test_stacked_and_copied_experts_give_the_same_results(normalization, use_bia
             num_task_experts={"a": 2, "b": 1},
         )
 
-    stacked, copied = make(pk.ExpertBlock), make(Copied)
+    stacked, copied = make(pk.ExpertBlock), make(CopiedExpert)
     x = features(5, 2, 3)
     for block in (stacked, copied):
         block.build(x.shape)
@@ -231,3 +228,13 @@ def test_every_expert_is_a_separate_layer():
     before = len(cgc.trainable_weights)
     dense.enable_lora(2)
     assert len(cgc.trainable_weights) == before + 1  # two LoRA kernels replace one kernel
+
+
+def test_an_unregistered_class_warns_once():
+    class Mine(pk.ExpertBlock):
+        pass
+
+    message = r"registered class, .*`@keras\.saving\.register_keras_serializable\(\)` above Mine"
+    with pytest.warns(UserWarning, match=message) as warned:
+        pk.PLEBlock(2, ["a", "b"], keras.Sequential([Mine(3)]), gate_block=Mine(3)).build((None, 3))
+    assert [str(x.filename) for x in warned] == [__file__]
