@@ -261,12 +261,6 @@ def test_an_array_has_the_units_of_a_tower():
     assert pk.BinaryHead.from_config(head.get_config())._tower_template.layer.units == (6, 4)
 
 
-@pytest.mark.parametrize("tower", [0, []])
-def test_files_of_0_3_0_have_zero_units_for_no_tower(tower):
-    config = {**pk.BinaryHead("a").get_config(), "tower": tower}
-    assert pk.BinaryHead.from_config(config).get_config()["tower"] is None
-
-
 @pytest.mark.parametrize(("cls", "argument", "value", "error", "message"), cases())
 def test_a_bad_argument_is_refused(cls, argument, value, error, message):
     shown = ""
