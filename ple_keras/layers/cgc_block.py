@@ -89,7 +89,8 @@ class CGCBlock(GatedBlock):
             have the same output width H.
         num_task_experts: The number of experts per task: an int, or a dict keyed by task.
         num_shared_experts: The number of shared experts.
-        add_shared_gate: Whether to add a shared gate, whose output the next level reads.
+        add_shared_gate: Whether to add a shared gate, whose output the next level reads. For a
+            block without a next level, pass False: nothing would train the gate.
         gate_block: A network between the input and each gate: units, or a layer to copy.
         gate_softmax_temperature: The temperature T of every gate.
         enable_gate_weights_metrics: Whether the gates keep statistics of their weights, for
@@ -129,6 +130,9 @@ class CGCBlock(GatedBlock):
             `gate_reads` is unknown, a template can't be copied, or `expert_block` is a dict whose
             keys are not the streams with experts, or whose experts differ in output width.
 
+    Warns:
+        UserWarning: If a template contains a class that is not registered, once per class.
+
     Reference:
 
     - Tang, Liu, Zhao, Gong, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning
@@ -139,11 +143,11 @@ class CGCBlock(GatedBlock):
 
     Example:
 
-    >>> cgc = CGCBlock(["click", "buy"], expert_block=[64, 32], num_task_experts=2)
+    >>> cgc = CGCBlock(["click", "buy"], [64, 32], num_task_experts=2, add_shared_gate=False)
     >>> {name: tuple(x.shape) for name, x in cgc(keras.ops.ones((8, 16))).items()}
-    {'click': (8, 32), 'buy': (8, 32), 'shared': (8, 32)}
+    {'click': (8, 32), 'buy': (8, 32)}
 
-    Gates that read a country, with their weights as outputs:
+    The first of two levels, with gates that read a country, and their weights as outputs:
 
     >>> cgc = CGCBlock(["click", "buy"], expert_block=[64, 32], gate_reads="context")
     >>> x, country = keras.ops.ones((8, 16)), keras.ops.one_hot([0, 1] * 4, 2)
