@@ -90,7 +90,8 @@ PARTS = {
         "ple_keras.inspection.compare_predictions.Comparison",
         "ple_keras.inspection.compare_predictions.Gain",
     ],
-    "GateReport": [
+    "gate_report": [
+        "ple_keras.inspection.gates.GateReport",
         "ple_keras.inspection.gates.LevelUse",
         "ple_keras.inspection.gates.GateUse",
         "ple_keras.inspection.gates.ExpertUse",
@@ -101,17 +102,13 @@ PARTS = {
         "ple_keras.inspection.task_figures.TaskFigures",
         "ple_keras.inspection.task_report.BranchUse",
     ],
+    "transfer_weights": ["ple_keras.transfer.transfer_weights.Transfer"],
 }
 # Pictures that functions draw, by path below docs/.
 PICTURES = {
     "plot_architecture": "architecture.png",
     "plot_gate_history": "examples/gates-as_it_is.png",
     "plot_gate_weights": "examples/gates-weights.png",
-}
-# Results of functions, which no example creates by itself.
-RESULT_OF = {
-    "GateReport": "gate_report",
-    "Transfer": "transfer_weights",
 }
 # Titles of folders of examples/.
 FOLDERS = {
@@ -258,7 +255,7 @@ def examples_by_name() -> list[str]:
     pages = pages_with_code()
     rows = ["| name | examples, recipes and guides |", "|---|---|"]
     for name in sorted(name for group in public_names().values() for name in group):
-        pattern = re.compile(rf"\bpk\.{RESULT_OF.get(name, name)}\b")
+        pattern = re.compile(rf"\bpk\.{name}\b")
         links = [link for link, code in pages.items() if pattern.search(code)]
         rows.append(
             f"| [`{name}`](../reference/{name}.md) | {', '.join(links[:3])} |"

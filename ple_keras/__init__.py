@@ -1,7 +1,6 @@
 """Progressive Layered Extraction and related multi-task models as Keras 3 layers."""
 
 from ple_keras import _keras  # noqa: F401, first, since it explains a missing backend
-from ple_keras._keras import removed as _removed  # noqa: F401, before the classes that exist
 from ple_keras.callbacks.gate_weights_logger import GateWeightsLogger
 from ple_keras.callbacks.loss_weights import LossWeightDecay, LossWeightLogger, LossWeightSchedule
 from ple_keras.callbacks.scores import GroupedAUC, MultiTaskScore
@@ -16,7 +15,7 @@ from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.hedging.fit_hedge import FitHedge, fit_hedge
 from ple_keras.inspection.check_inputs import check_inputs
 from ple_keras.inspection.compare_predictions import compare_predictions
-from ple_keras.inspection.gates import GateReport, gate_report, gate_weights
+from ple_keras.inspection.gates import gate_report, gate_weights
 from ple_keras.inspection.mix_predictions import mix_predictions
 from ple_keras.inspection.task_report import task_report
 from ple_keras.layers.cgc_block import CGCBlock
@@ -41,7 +40,7 @@ from ple_keras.plots.architecture import plot_architecture
 from ple_keras.plots.gates import plot_gate_history, plot_gate_weights
 from ple_keras.tabular.tabular_model import TabularModel
 from ple_keras.transfer.fill_new_rows import fill_new_rows
-from ple_keras.transfer.transfer_weights import Transfer, transfer_weights
+from ple_keras.transfer.transfer_weights import transfer_weights
 
 __version__ = "0.7.0"
 
@@ -54,7 +53,6 @@ __all__ = [
     "ExpertBlock",
     "FitHedge",
     "Gate",
-    "GateReport",
     "GateWeightsLogger",
     "GroupedAUC",
     "Head",
@@ -84,7 +82,6 @@ __all__ = [
     "StreamFeatures",
     "TabularModel",
     "TaskHeads",
-    "Transfer",
     "TweedieHead",
     "check_inputs",
     "compare_predictions",
