@@ -2,8 +2,7 @@
 
 from ple_keras import _keras  # noqa: F401, first, since it explains a missing backend
 from ple_keras.callbacks.gate_weights_logger import GateWeightsLogger
-from ple_keras.callbacks.loss_weights import LossWeightDecay, LossWeightLogger, LossWeightSchedule
-from ple_keras.callbacks.scores import GroupedAUC, MultiTaskScore
+from ple_keras.callbacks.loss_weight_schedule import LossWeightSchedule
 from ple_keras.columns.columns import Columns
 from ple_keras.export.export_onnx import export_onnx
 from ple_keras.heads.binary_heads import BinaryHead, ProductHead
@@ -54,18 +53,14 @@ __all__ = [
     "FitHedge",
     "Gate",
     "GateWeightsLogger",
-    "GroupedAUC",
     "Head",
     "HedgedBlock",
     "LogitAUC",
-    "LossWeightDecay",
-    "LossWeightLogger",
     "LossWeightSchedule",
     "MMoEBlock",
     "MaskedLoss",
     "MaskedMetric",
     "MultiTaskModel",
-    "MultiTaskScore",
     "MultiTaskTraining",
     "MulticlassHead",
     "NormalizedEntropy",

@@ -41,9 +41,6 @@ def test_a_message_shows_the_shape_of_an_array_in_place_of_a_dict():
     ):
         check_refused(call, TypeError, rf"must be a dict keyed by task, .*Received: \w+={SHOWN}")
     check_refused(
-        lambda: pk.GroupedAUC(LONG, LONG), TypeError, f"Received: validation_data={SHOWN}"
-    )
-    check_refused(
         lambda: pk.grouped_auc([0, 1], [0, 1], [0, 0], weighting=LONG),
         ValueError,
         f"Received: weighting={SHOWN}",

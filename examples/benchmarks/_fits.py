@@ -60,6 +60,18 @@ RATES: dict[str, dict[str, float]] = {
 Record = dict[str, Any]
 
 
+class Score(keras.callbacks.Callback):
+    """Callback that logs a weighted sum of metrics, `{key of logs: weight}`, as `val_mtl_score`."""
+
+    def __init__(self, weights: dict[str, float]) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        terms = [weight * float(logs[key]) for key, weight in self.weights.items()]
+        logs["val_mtl_score"] = sum(terms)
+
+
 def candidates(kind: str) -> tuple[float, ...]:
     """Return the learning rates to compare for a network."""
     return STEEP_CANDIDATES if NETWORKS[kind].optimizer in ("Adagrad", "SGD") else CANDIDATES
@@ -198,7 +210,7 @@ def train(
         epochs=recipe.epochs,
         validation_data=validation,
         validation_batch_size=EVALUATION_BATCH,
-        callbacks=[*hedge, pk.MultiTaskScore(signs), best],
+        callbacks=[*hedge, Score(signs), best],
         verbose=0,
     ).history
     parameters, embeddings = count_parameters(model)

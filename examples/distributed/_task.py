@@ -22,6 +22,11 @@ def make_share(process, processes, missing=2 / 3):
     return x[rows], {"click": click[rows], "time": time[rows]}
 
 
+def decay(task, epoch):
+    """Return the multiplier of the loss weights of all tasks."""
+    return 0.9**epoch
+
+
 def make_model(reduction=None):
     """Return a compiled model. It needs no changes for several processes or devices."""
     keras.utils.set_random_seed(0)

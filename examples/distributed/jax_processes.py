@@ -41,7 +41,7 @@ import jax
 import keras
 import numpy as np
 from _local import free_addresses, pair_logs, print_differences, run_processes
-from _task import make_model, make_share
+from _task import decay, make_model, make_share
 from jax.experimental import multihost_utils
 
 import ple_keras as pk
@@ -59,7 +59,7 @@ def fit(model, share, processes, first_epoch, last_epoch):
         epochs=last_epoch,
         shuffle=False,
         verbose=0,
-        callbacks=[pk.GateWeightsLogger(), pk.LossWeightDecay(0.9)],
+        callbacks=[pk.GateWeightsLogger(), pk.LossWeightSchedule(decay)],
     ).history
     return {key: [float(value) for value in values] for key, values in history.items()}
 

@@ -33,7 +33,7 @@ import numpy as np
 import ray
 import ray.train.torch
 from torch import distributed
-from torch_ddp import BATCH, ROWS, MeanLogs, fit, make_model, use_ddp
+from torch_ddp import BATCH, ROWS, MeanLogs, decay, fit, make_model, use_ddp
 
 import ple_keras as pk
 
@@ -89,7 +89,7 @@ def train_worker(config: dict) -> None:
     checkpoint = ray.train.get_checkpoint()  # the last one, if Ray has restarted the workers
     model, history = load(checkpoint) if checkpoint else (make_model(), [])
     use_ddp(model)
-    callbacks = [MeanLogs(), pk.GateWeightsLogger(), pk.LossWeightDecay(0.9), Report(history)]
+    callbacks = [MeanLogs(), pk.GateWeightsLogger(), pk.LossWeightSchedule(decay), Report(history)]
     if config["kill"] and rank == 1 and not checkpoint:
         callbacks.append(Kill())
     fit(model, rank, ranks, callbacks, epoch=len(history))
@@ -143,7 +143,7 @@ def main() -> None:
         model, logs = train(folder, args.kill)
     model.save(args.file)
     print_comparison(
-        logs, fit(make_model(), 0, 1, [pk.GateWeightsLogger(), pk.LossWeightDecay(0.9)])
+        logs, fit(make_model(), 0, 1, [pk.GateWeightsLogger(), pk.LossWeightSchedule(decay)])
     )
 
 

@@ -25,7 +25,7 @@ import os
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import tensorflow as tf
-from _task import make_model, make_share
+from _task import decay, make_model, make_share
 
 import ple_keras as pk
 
@@ -33,7 +33,7 @@ import ple_keras as pk
 def train(reduction, missing, epochs):
     """Return the logs of a training run in the current scope."""
     model = make_model(reduction)
-    callbacks = [pk.GateWeightsLogger(), pk.LossWeightDecay(0.9)]
+    callbacks = [pk.GateWeightsLogger(), pk.LossWeightSchedule(decay)]
     kwargs = {"epochs": epochs, "shuffle": False, "verbose": 0, "callbacks": callbacks}
     return model.fit(*make_share(0, 1, missing), batch_size=128, **kwargs).history
 

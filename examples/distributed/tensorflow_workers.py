@@ -40,7 +40,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 import keras
 import tensorflow as tf
 from _local import free_addresses, pair_logs, print_differences, run_processes
-from _task import make_model, make_share
+from _task import decay, make_model, make_share
 
 import ple_keras as pk
 
@@ -49,7 +49,7 @@ SAVED, EPOCHS = 2, 3  # saves after 2 of 3 epochs
 
 
 def callbacks():
-    return [pk.GateWeightsLogger(), pk.LossWeightDecay(0.9), keras.callbacks.History()]
+    return [pk.GateWeightsLogger(), pk.LossWeightSchedule(decay), keras.callbacks.History()]
 
 
 def train(model, strategy, share, workers, first_epoch, last_epoch):

@@ -52,6 +52,11 @@ import ple_keras as pk
 USERS, ROWS, FEATURES, BATCH, EPOCHS = 5000, 2048, 16, 256, 3
 
 
+def decay(task: str, epoch: int) -> float:
+    """Return the multiplier of the loss weights of all tasks."""
+    return 0.9**epoch
+
+
 def make_model() -> keras.Model:
     """Return a compiled model. It needs no changes for several processes."""
     keras.utils.set_random_seed(0)
@@ -161,7 +166,7 @@ def main(file: str) -> None:
 
     model = make_model()
     use_ddp(model)
-    callbacks = [MeanLogs(), pk.GateWeightsLogger(), pk.LossWeightDecay(0.9)]
+    callbacks = [MeanLogs(), pk.GateWeightsLogger(), pk.LossWeightSchedule(decay)]
     logs = fit(model, rank, ranks, callbacks)
     distributed.destroy_process_group()
     if rank == 0:

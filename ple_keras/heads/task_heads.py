@@ -252,7 +252,7 @@ class TaskHeads(BaseLayer):
         """Return the current weight of each task's loss; the layer must be built.
 
         The weight is the head's `loss_weight` times the multiplier from a callback such as
-        `LossWeightDecay`. Weights learned by uncertainty are also multiplied by `c exp(-s)`.
+        `LossWeightSchedule`. Weights learned by uncertainty are also multiplied by `c exp(-s)`.
 
         Returns:
             A dict with a float for each task that has a loss.

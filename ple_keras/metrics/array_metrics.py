@@ -58,9 +58,29 @@ def grouped_auc(
             f"labels must fit predictions, of the shape {p.shape}. Received: labels.shape={y.shape}"
         )
     y, p = y.ravel().astype("float64"), p.ravel().astype("float64")  # float64 keeps all ties
-    check_binary(y, "labels")
+    if len(wrong := y[(y != 0) & (y != 1) & ~np.isnan(y)]):
+        raise ValueError(f"labels must be 0, 1 or missing. Received: labels={wrong[0]}")
+    check_known_value(weighting, WEIGHTINGS, "weighting")
     indices = group_indices(groups, rows=len(np.atleast_1d(to_numpy(labels))))
-    return auc_and_share(y, p, indices, weighting)[0]
+    indices, is_labeled = np.repeat(indices, len(y) // max(len(indices), 1)), ~np.isnan(y)
+    y, p, indices = y[is_labeled], p[is_labeled], indices[is_labeled]
+    counts, positives = np.bincount(indices), np.bincount(indices, y)
+    has_both = (positives > 0) & (positives < counts)
+    is_used = has_both[indices]
+    y, p, indices = y[is_used], p[is_used], indices[is_used]
+    if not len(y) or np.isnan(p).any():
+        return float("nan")
+    order = np.lexsort((p, indices))
+    y, p, indices = y[order], p[order], indices[order]
+    # Rows of a group with equal predictions get the mean of their ranks.
+    is_new = (indices[1:] != indices[:-1]) | (p[1:] != p[:-1])
+    ties = np.cumsum(np.append(0, is_new))
+    ranks = (np.bincount(ties, np.arange(1, len(y) + 1)) / np.bincount(ties))[ties]
+    sums = np.bincount(indices, ranks * y, minlength=len(counts))[has_both]
+    counts, positives = counts[has_both], positives[has_both]
+    earlier = np.cumsum(counts) - counts  # rows in earlier groups
+    areas = (sums / positives - earlier - (positives + 1) / 2) / (counts - positives)
+    return float(np.average(areas, weights=counts if weighting == "rows" else None))
 
 
 def group_indices(groups: Tensor, rows: int) -> np.ndarray:
@@ -99,44 +119,3 @@ def half_deviances(labels: np.ndarray, means: np.ndarray, power: float) -> Any:
         powers = labels ** (2 - power) - means ** (2 - power)
         found = (excess - powers / (2 - power)) / (power - 1)
     return np.maximum(found, 0)  # and not -1e-17
-
-
-def check_binary(labels: np.ndarray, argument: str) -> None:
-    """Check that labels are 0, 1 or NaN."""
-    wrong = labels[(labels != 0) & (labels != 1) & ~np.isnan(labels)]
-    if len(wrong):
-        raise ValueError(f"{argument} must be 0, 1 or missing. Received: {argument}={wrong[0]}")
-
-
-def auc_and_share(
-    y: np.ndarray, p: np.ndarray, groups: np.ndarray, weighting: GroupWeighting
-) -> tuple[float, float]:
-    """Return the AUC within groups, and the share of the labeled rows in groups with both labels.
-
-    Args:
-        y: Labels 0, 1 and NaN, `(N * L,)`.
-        p: Predictions, `(N * L,)`.
-        groups: The index of the group of each of N rows, `(N,)`.
-        weighting: As for `grouped_auc`.
-    """
-    check_known_value(weighting, WEIGHTINGS, "weighting")
-    groups, is_labeled = np.repeat(groups, len(y) // max(len(groups), 1)), ~np.isnan(y)
-    y, p, groups = y[is_labeled], p[is_labeled], groups[is_labeled]
-    counts, positives = np.bincount(groups), np.bincount(groups, y)
-    has_both = (positives > 0) & (positives < counts)
-    is_used = has_both[groups]
-    share = float(is_used.mean()) if len(y) else float("nan")
-    y, p, groups = y[is_used], p[is_used], groups[is_used]
-    if not len(y) or np.isnan(p).any():
-        return float("nan"), share
-    order = np.lexsort((p, groups))
-    y, p, groups = y[order], p[order], groups[order]
-    # Rows of a group with equal predictions get the mean of their ranks.
-    is_new = (groups[1:] != groups[:-1]) | (p[1:] != p[:-1])
-    ties = np.cumsum(np.append(0, is_new))
-    ranks = (np.bincount(ties, np.arange(1, len(y) + 1)) / np.bincount(ties))[ties]
-    sums = np.bincount(groups, ranks * y, minlength=len(counts))[has_both]
-    counts, positives = counts[has_both], positives[has_both]
-    earlier = np.cumsum(counts) - counts  # rows in earlier groups
-    areas = (sums / positives - earlier - (positives + 1) / 2) / (counts - positives)
-    return float(np.average(areas, weights=counts if weighting == "rows" else None)), share

@@ -126,6 +126,8 @@ def validation_data(rows):
 
 def fit_part(model, rank=0, ranks=1, valid=None, callbacks=()):
     """Return the logs by epoch."""
+    gammas = {"click": 0.5, "time": 1.0}
+    decay = pk.LossWeightSchedule(lambda task, epoch: gammas[task] ** epoch)
     rows = np.arange(ROWS).reshape(-1, ranks, BATCH // ranks)[:, rank].ravel()
     history = model.fit(
         *part(data(), rows),
@@ -133,7 +135,7 @@ def fit_part(model, rank=0, ranks=1, valid=None, callbacks=()):
         epochs=EPOCHS,
         shuffle=False,
         validation_data=valid and validation_data(valid),
-        callbacks=[*callbacks, pk.GateWeightsLogger(), pk.LossWeightDecay({"click": 0.5})],
+        callbacks=[*callbacks, pk.GateWeightsLogger(), decay],
         verbose=0,
     ).history
     return {key: [float(value) for value in by_epoch] for key, by_epoch in history.items()}

@@ -51,9 +51,10 @@ def data(batches=STEPS // EPOCHS):
 def fit_with_callbacks(model, folder):
     """Return the logs by epoch. A callback saves the model after the last step."""
     path = Path(folder) / "{epoch:02d}.keras"
+    gammas = {"click": 0.95, "time": 0.9}
     callbacks = [
         pk.GateWeightsLogger(),
-        pk.LossWeightDecay({"click": 0.95, "time": 0.9}),
+        pk.LossWeightSchedule(lambda task, epoch: gammas[task] ** epoch),
         keras.callbacks.ModelCheckpoint(path, save_freq=STEPS),
     ]
     history = model.fit(

@@ -84,7 +84,7 @@ def test_a_batch_without_labels_does_not_change_the_learned_weight_of_its_task(r
 def test_learned_weights_are_logged():
     model = click_and_time()
     history = model.fit(
-        *clicks_and_times(), epochs=2, verbose=0, callbacks=[pk.LossWeightLogger()]
+        *clicks_and_times(), epochs=2, verbose=0, callbacks=[pk.LossWeightSchedule()]
     ).history
     s = numpy_of(variable(model, "log_variances"))
     assert np.abs(s).min() > 1e-3

@@ -215,7 +215,9 @@ def adapted(model, optimizer):
 def fit(model, start=0, epochs=2, callbacks=(), data=(X, Y)):
     """Train in a fixed order, with a smaller last batch. Return the logs by epoch."""
     options = {"initial_epoch": start, "epochs": start + epochs, "batch_size": 4, "verbose": 0}
-    callbacks = [*callbacks, pk.LossWeightDecay({"click": 0.5, "time": 0.9})]
+    gammas = {"click": 0.5, "time": 0.9}
+    decay = pk.LossWeightSchedule(lambda task, epoch: gammas[task] ** epoch)
+    callbacks = [*callbacks, decay]
     history = model.fit(*data, **options, shuffle=False, callbacks=callbacks).history
     return {key: [float(value) for value in values] for key, values in history.items()}
 

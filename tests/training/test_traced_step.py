@@ -178,11 +178,15 @@ def halve(model):
 
 
 WEIGHTS = {"click": np.arange(ROWS) / 10, "stars": np.ones(ROWS, "float32")}
+DECAY = pk.LossWeightSchedule(lambda task, epoch: 0.9**epoch)
 EQUAL = {
     "PLE with all parts": (ple_with_all_parts, {"sample_weight": WEIGHTS}),
     "heads": (many_heads, {}),
     "ranking": (ranking, {}),
-    "hedged branches": (hedged, {"callbacks": [lambda: pk.LossWeightDecay(0.9)]}),
+    "hedged branches": (
+        hedged,
+        {"callbacks": [lambda: DECAY]},
+    ),
     "tables": (with_tables, {"batch_size": 6, "traced": 2}),
     "a table optimizer alone": (lambda: with_tables(pk.SparseAdagrad(global_clipnorm=0.1)), {}),
     "callbacks": (dense, {"callbacks": [lambda: At(3, set_rate), lambda: At(4, halve)]}),
