@@ -1,30 +1,100 @@
 """Draw the pictures of the README, and of concepts.md: expert, gate, mixtures of a level, loss.
 
-KERAS_BACKEND=torch python docs/draw_concepts.py
+python docs/draw_concepts.py
 """
 
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
-from draw_architecture import save
+from matplotlib import pyplot
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.path import Path as Line
+from PIL import Image
 
-from ple_keras.plots.architecture import (
-    FRAME_COLOR,
-    SHARED_COLOR,
-    SOLID,
-    TASK_COLORS,
-    TEXT_COLOR,
-    Canvas,
-    Point,
-)
-
+Point = tuple[float, float]
+# Colors of Okabe and Ito, distinct for color-blind readers; green is for the shared stream.
+TASK_COLORS = ("#0072B2", "#D55E00", "#CC79A7")
+SHARED_COLOR = "#009E73"
+TEXT_COLOR, FRAME_COLOR = "#222222", "#8A8A8A"
+TEXT_SIZE = 8.5  # in points
 CLICK, BUY = TASK_COLORS[:2]
 BOX, GATE = (0.86, 0.46), (1.5, 0.32)  # width and height in inches
-WIDTH = 7.4
+WIDTH, PIXELS = 7.4, 1600
 LIGHT, STRONG = 0.14, 0.42  # opacity of a box's color
 GAP = 0.2
+SOLID = "-"
 DASHED, DOTTED = (0, (3, 2)), (0, (1.5, 3))  # not solid, even on a phone
 NOTE_COLOR, SMALL_SIZE = "#555555", 8.0
+
+
+class Canvas:
+    """A new figure with boxes, lines and texts, which are centered at the given points.
+
+    Lengths are in inches, font sizes in points.
+    """
+
+    def __init__(self, width: float, height: float) -> None:
+        self.figure = pyplot.figure(figsize=(width, height), facecolor="white")
+        self.ax = self.figure.add_axes(
+            (0, 0, 1, 1), xlim=(0, width), ylim=(0, height)
+        )
+        self.ax.set_axis_off()
+
+    def text(self, center: Point, text: str, **style: Any) -> None:
+        """Draw a text, without TeX, which can't render a "_" in a name."""
+        defaults = {
+            "ha": "center",
+            "va": "center",
+            "color": TEXT_COLOR,
+            "fontsize": TEXT_SIZE,
+        }
+        self.ax.text(*center, text, usetex=False, zorder=4, **{**defaults, **style})
+
+    def box(
+        self,
+        center: Point,
+        size: Point,
+        text: str,
+        color: str,
+        fill: float,
+        radius: float = 0.05,
+    ) -> None:
+        """Draw a box with a text. `fill` is the opacity of its color; at 0, it is in the back."""
+        corner = (center[0] - size[0] / 2, center[1] - size[1] / 2)
+        style: dict[str, Any] = {
+            "boxstyle": f"round,pad=0,rounding_size={radius}",
+            "ec": color,
+        }
+        style["fc"] = [1 - fill * (1 - channel) for channel in to_rgb(color)]
+        self.ax.add_patch(
+            FancyBboxPatch(corner, *size, zorder=3 if fill else 1, **style)
+        )
+        self.text(center, text)
+
+    def line(self, *points: Point, color: str, dash: Any = SOLID) -> None:
+        """Draw a line through the points, with an arrow head at the last point."""
+        arrow = "-|>,head_length=0.35,head_width=0.16"
+        style: dict[str, Any] = {
+            "arrowstyle": arrow,
+            "mutation_scale": 10,
+            "zorder": 2,
+        }
+        self.ax.add_patch(
+            FancyArrowPatch(path=Line(points), color=color, ls=dash, **style)
+        )
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a small PNG. Equal drawings produce equal files."""
+    dpi = PIXELS / figure.get_figwidth()
+    png = BytesIO()
+    figure.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
+    image = Image.open(png).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    image.save(path, optimize=True, dpi=(dpi, dpi))
 
 
 def row(canvas: Canvas, start: Point, texts: Sequence[str], color: str) -> Point:

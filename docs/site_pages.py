@@ -106,7 +106,6 @@ PARTS = {
 }
 # Pictures that functions draw, by path below docs/.
 PICTURES = {
-    "plot_architecture": "architecture.png",
     "plot_gate_history": "examples/gates-as_it_is.png",
     "plot_gate_weights": "examples/gates-weights.png",
 }

@@ -35,7 +35,6 @@ from ple_keras.models.multi_task_model import MultiTaskModel, MultiTaskTraining
 from ple_keras.optimizers.share_tables import share_tables
 from ple_keras.optimizers.sparse_adagrad import SparseAdagrad
 from ple_keras.optimizers.table_optimizer import table_optimizer
-from ple_keras.plots.architecture import plot_architecture
 from ple_keras.plots.gates import plot_gate_history, plot_gate_weights
 from ple_keras.tabular.tabular_model import TabularModel
 from ple_keras.transfer.fill_new_rows import fill_new_rows
@@ -87,7 +86,6 @@ __all__ = [
     "gate_weights",
     "grouped_auc",
     "mix_predictions",
-    "plot_architecture",
     "plot_gate_history",
     "plot_gate_weights",
     "share_tables",

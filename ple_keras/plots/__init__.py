@@ -1,1 +1,1 @@
-"""Plots of gates and architectures."""
+"""Plots of gates."""
