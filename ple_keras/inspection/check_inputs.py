@@ -61,7 +61,7 @@ def check_inputs(
 
     Warns:
         UserWarning: If a Dense layer or a block reads a column of `x`, unchanged, with an absolute
-            mean or a standard deviation above 100. If an input has the name of a task.
+            mean or a standard deviation above 100.
 
     Example:
 
@@ -92,20 +92,15 @@ def check_inputs(
 
 @np.errstate(all="ignore")  # of NaN and infinity
 def _check_batch(model: keras.Layer, x: Nested) -> dict[str, str]:
-    """Check arrays, and return warnings keyed by the name of an array and its problem."""
+    """Check arrays, and return warnings keyed by the name of an array."""
     read: Values = []
     run, inputs = model, {}
     if functional_outputs(model) is not None:
         run, inputs = _observed(model, read), _inputs_by_path(model, x)
     numbers: Arrays = {}
-    warnings: dict[str, str] = {}
-    tasks = find_heads(model).keys()
     packed = {k: c for x in find_layers(model, ColumnFeatures) for k, c in x.packed.items()}
     for path, array in keras.tree.flatten_with_path(x):
         name = "x" + "".join(f"[{key!r}]" for key in path)
-        if tasks & {*path, getattr(inputs.get(path), "name", None)}:
-            remedy = "Remove it if it contains the labels of the task, or rename it"
-            warnings[f"{name} is a label"] = f"{name} is an input with the name of a task. {remedy}"
         allowed = inputs[path].shape if path in inputs else array.shape
         # Keras only checks ranks, and can broadcast. It adds or removes a last axis of length 1.
         pair = (x[:-1] if x[-1:] == (1,) else x for x in (array.shape[1:], allowed[1:]))
@@ -131,7 +126,7 @@ def _check_batch(model: keras.Layer, x: Nested) -> dict[str, str]:
     finally:  # unknown ids are errors on some backends
         _check_ids(read, numbers, rows)
     _check_finite(outputs, numbers, rows)
-    return warnings | dict(_scale_warnings(read, numbers))
+    return dict(_scale_warnings(read, numbers))
 
 
 def _inputs_by_path(model: keras.Layer, x: Nested) -> dict[tuple[str], keras.KerasTensor]:
@@ -219,16 +214,14 @@ def _check_finite(outputs: list[np.ndarray], numbers: Arrays, rows: np.ndarray) 
     """Check that the predictions of all rows are finite."""
     for values in outputs:
         for row in np.argwhere(~np.isfinite(values))[:1, 0]:
-            named = [
-                (_place(name, rows[row], *index), value)
+            wrong = [
+                f"{_place(name, rows[row], *index)}={array[row, *index]}"
                 for name, array in numbers.items()
-                for index, value in np.ndenumerate(array[row])
+                for index in np.argwhere(~np.isfinite(array[row]))
             ]
-            wrong = [each for each in named if not np.isfinite(each[1])] or named
-            received = ", ".join(f"{place}={value}" for place, value in wrong[:MAX_SHOWN])
             raise ValueError(
-                f"x must have values whose predictions are finite, unlike those of row {rows[row]}."
-                f" Received: {received}"
+                "x must have values whose predictions are finite, unlike those of row "
+                f"{rows[row]}. Received: {', '.join(wrong[:MAX_SHOWN]) or 'finite numbers'}"
             )
 
 

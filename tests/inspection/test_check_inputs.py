@@ -96,14 +96,6 @@ def test_tables_inside_copies_of_features_and_of_several_columns_are_found(is_he
         pk.check_inputs(model, x)
 
 
-def test_an_input_with_the_name_of_a_task_causes_a_warning():
-    inputs = [keras.Input((3,), name="x"), keras.Input((1,), name="a")]
-    heads = pk.TaskHeads([pk.BinaryHead("a")])
-    model = keras.Model(inputs, heads({"a": keras.layers.Concatenate()(inputs)}))
-    with pytest.warns(UserWarning, match=r"^x\[1\] is an input with the name of a task"):
-        pk.check_inputs(model, [np.ones((2, 3)), np.ones((2, 1))])
-
-
 @every_backend
 def test_ids_that_the_model_computes_or_selects_are_its_own():
     inputs = keras.Input((2,), dtype="int32", name="ids")
@@ -139,7 +131,7 @@ def test_numbers_that_the_model_replaces_may_be_nan():
 def test_finite_values_with_an_infinite_prediction_are_shown():
     inputs = keras.Input((2,))
     model = keras.Model(inputs, keras.ops.exp(inputs))
-    with pytest.raises(ValueError, match=r"of row 2\. Received: x\[2, 0\]=1\.0, x\[2, 1\]=400\.0$"):
+    with pytest.raises(ValueError, match=r"of row 2\. Received: finite numbers$"):
         pk.check_inputs(model, np.array([[1, 1], [1, 1], [1, 400.0]]))
 
 
