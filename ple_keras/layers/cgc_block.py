@@ -324,7 +324,7 @@ class CGCBlock(GatedBlock):
         weights = self._weights(streams, gate_context, training)  # softmax(W g(r) / T)
         experts = self._level.experts(streams, training=training)  # E_{k,i}(x_k), E_{s,i}(x_s)
         if observer := active_observer():
-            observer.receive(self, weights, experts)
+            observer.receive(self, weights)
         outputs = self._mix(weights, experts)
         if check_bool(return_gate_weights, "return_gate_weights"):
             return outputs, weights

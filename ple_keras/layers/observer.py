@@ -1,4 +1,4 @@
-"""Observer of the gates, experts and branches that run in a thread."""
+"""Observer of the gates and branches that run in a thread."""
 
 from collections.abc import Mapping
 from threading import local
@@ -21,12 +21,12 @@ class Observer:
             of another one has no name.
 
     Attributes:
-        levels: The gate weights and expert outputs of each level that ran, both keyed by name.
+        levels: The gate weights of each level that ran.
         branches: The stack of the mixture and its branches of each hedged task.
     """
 
     def __init__(self, names: Mapping[int, str]) -> None:
-        self.levels: dict[str, tuple[ByName, ByName]] = {}
+        self.levels: dict[str, ByName] = {}
         self.branches: dict[str, Tensor] = {}
         self._names = names
 
@@ -38,11 +38,11 @@ class Observer:
     def __exit__(self, *error: object) -> None:
         _thread.observer = self._outer
 
-    def receive(self, block: keras.Layer, weights: ByName, experts: ByName) -> None:
-        """Store the gate weights and expert outputs of the first run of a level with a name."""
+    def receive(self, block: keras.Layer, weights: ByName) -> None:
+        """Store the gate weights of the first run of a level with a name."""
         level = self._names.get(id(block))
         if level is not None:
-            self.levels.setdefault(level, (weights, experts))
+            self.levels.setdefault(level, weights)
 
 
 def active_observer() -> Observer | None:

@@ -74,7 +74,7 @@ def _draw_heat_map(panel: "Axes", use: LevelUse) -> None:
             text.set(ha="center", va="center")
     panel.set_yticks(range(len(use.gates)), [f"{gate} gate" for gate in use.gates])
     style: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-    panel.set_xticks(range(len(use.experts)), list(use.experts), fontsize="small", **style)
+    panel.set_xticks(range(len(use.experts)), use.experts, fontsize="small", **style)
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
 
