@@ -1,4 +1,4 @@
-"""The text of reports: tables, lists of warnings, and dicts for JSON."""
+"""Parts of reports: tables and other text, and dicts for JSON."""
 
 import math
 import textwrap
@@ -18,14 +18,6 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the result as dicts, lists, strings and numbers, ready for JSON."""
         return dict(_to_json(asdict(self)))
-
-
-def report_text(parts: Iterable[str], warnings: Sequence[str]) -> str:
-    """Return the text of a report from its parts and its warnings."""
-    if warnings:
-        wrap = textwrap.TextWrapper(WIDTH, initial_indent="  ", subsequent_indent="    ")
-        parts = [*parts, "\n".join(["Warnings", *map(wrap.fill, warnings)])]
-    return "\n\n".join(parts)
 
 
 def table(rows: Iterable[Row]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ple_keras._checks import check_by_task, check_keys, short_repr
 from ple_keras._typing import ByName, TaskName, Tensor
-from ple_keras.inspection._report_text import Report, cells, report_text, table
+from ple_keras.inspection._report_text import Report, cells, table
 from ple_keras.labels.sample_space import to_number_array
 from ple_keras.metrics.array_metrics import group_indices, half_deviances
 
@@ -69,8 +69,7 @@ class Comparison(Report):
             for name, each in by_name.items():
                 numbers = cells(each, rows=",", loss=".4g", other_loss=".4g")
                 rows.append([task, name, *numbers, *each._cells()])
-        title = f"Gains of {self.name} in percent, with 95% intervals"
-        return report_text([title, table(rows)], [])
+        return f"Gains of {self.name} in percent, with 95% intervals\n\n{table(rows)}"
 
 
 def compare_predictions(

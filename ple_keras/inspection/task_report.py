@@ -1,6 +1,7 @@
 """A report on the tasks of a model."""
 
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from ple_keras.heads.head import Head
 from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.regression_heads import variance_power
 from ple_keras.heads.task_heads import TaskHeads, find_heads, trained_heads
-from ple_keras.inspection._report_text import Report, Row, cells, report_text, table
+from ple_keras.inspection._report_text import WIDTH, Report, Row, cells, table
 from ple_keras.inspection.compare_predictions import Gain, compare_predictions
 from ple_keras.inspection.task_figures import (
     TaskFigures,
@@ -89,7 +90,10 @@ class TaskReport(Report):
             errors.append([task, weight, *numbers, metric_text(each)])
         parts = [f"Tasks over {self.examples:,} examples", table(labels), table(errors)]
         parts += [table(_branch_rows(self))] if self.branches else []
-        return report_text(parts, self.warnings)
+        if self.warnings:
+            wrap = textwrap.TextWrapper(WIDTH, initial_indent="  ", subsequent_indent="    ")
+            parts.append("\n".join(["Warnings", *map(wrap.fill, self.warnings)]))
+        return "\n\n".join(parts)
 
 
 def task_report(
