@@ -53,7 +53,6 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
             reads an input. If the folder of `path` does not exist, or `opset` is below 1.
         ImportError: If a package of the exporter is not installed.
         RuntimeError: If the exporter fails, or the predictions of the file and the model differ.
-        OSError: If the file can't be written, such as on a full disk.
 
     Example:
 
@@ -93,8 +92,6 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
                 onnxruntime = import_module("onnxruntime")
                 session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
                 predictions = dict(zip(outputs, session.run(list(outputs), feed)))
-        except OSError:
-            raise
         except Exception as error:
             lines = str(error).strip().splitlines() or [""]
             reason = f"{type(error).__name__}: {lines[0][:200]}"

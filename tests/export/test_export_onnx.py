@@ -202,19 +202,12 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
 
 
 @once
-@pytest.mark.parametrize(
-    ("error", "raised", "message"),
-    [
-        (KeyError("x" * 1000 + "\nmore"), RuntimeError, "The exporter .* failed. KeyError: 'xxx"),
-        (OSError(28, "No space left on device"), OSError, r"\[Errno 28\] No space left"),
-    ],
-)
-def test_an_error_of_the_exporter_is_one_line(error, raised, message, tmp_path, monkeypatch):
+def test_an_error_of_the_exporter_is_one_line(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
-        raise error
+        raise KeyError("x" * 1000 + "\nmore")
 
     monkeypatch.setattr(keras.Model, "export", fail)
-    with pytest.raises(raised, match=f"^{message}") as caught:
+    with pytest.raises(RuntimeError, match=r"^The exporter .* failed\. KeyError: 'xxx") as caught:
         pk.export_onnx(small(), tmp_path / "m.onnx")
     assert len(str(caught.value)) < 300
 

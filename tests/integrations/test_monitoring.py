@@ -17,7 +17,6 @@ FIGURES = {
     "click_loss",
     "labeled/time",
     "calibration/click",
-    "dead_units/ple/0/shared/expert_0",
     "gate/ple/0/click/entropy",
     "gate/ple/1/time/max",
 }
