@@ -32,7 +32,6 @@ from ple_keras.metrics.array_metrics import grouped_auc
 from ple_keras.metrics.masked_metric import MaskedMetric
 from ple_keras.metrics.sums import Calibration, LogitAUC, NormalizedEntropy, PoissonDeviance
 from ple_keras.models.multi_task_model import MultiTaskModel, MultiTaskTraining
-from ple_keras.optimizers.share_tables import share_tables
 from ple_keras.optimizers.sparse_adagrad import SparseAdagrad
 from ple_keras.optimizers.table_optimizer import table_optimizer
 from ple_keras.plots.gates import plot_gate_history, plot_gate_weights
@@ -88,7 +87,6 @@ __all__ = [
     "mix_predictions",
     "plot_gate_history",
     "plot_gate_weights",
-    "share_tables",
     "table_optimizer",
     "task_report",
     "transfer_weights",

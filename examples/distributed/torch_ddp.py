@@ -6,8 +6,8 @@
 
 Takes half a minute on two cores. Each process has the whole model and its own share of each batch.
 In each step, the gradients are averaged over the processes, so the weights stay equal. Of an
-embedding table, only the rows of the batch are exchanged. At the end, the script prints the losses
-next to the losses of one process that trains on the same batches.
+embedding table, this is the gradient of all rows. At the end, the script prints the losses next to
+the losses of one process that trains on the same batches.
 
 On a cluster, run torchrun on every machine, with one process per GPU. The script then selects NCCL
 for communication, instead of gloo:
@@ -93,12 +93,7 @@ def use_ddp(model: keras.Model) -> None:
     loss. `fit` must run the same number of batches in every process. The model itself is not
     wrapped: `evaluate`, `predict` and `save` do not wait for other processes.
     """
-    tables = pk.share_tables(model)  # SparseAdagrad averages their rows over the processes
-    for table in tables:
-        table.value.requires_grad_(False)
     parallel = DistributedDataParallel(model)
-    for table in tables:
-        table.value.requires_grad_(True)
 
     def train_step(data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)

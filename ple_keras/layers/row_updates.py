@@ -45,13 +45,7 @@ class RowUpdates:
         self.rows, self.may_be_sparse, self.ends = rows, may_be_sparse, ends
         self.optimizers: weakref.WeakSet[keras.Optimizer] = weakref.WeakSet()
         self.has_warned = False
-        # The optimizers that exchange rows between processes, after `share_tables`.
-        self.sharing: set[keras.Optimizer] = set()
         self._gradient: tuple[weakref.ref[Tensor], RowGradients] | None = None
-
-    def row_optimizers(self, optimizer: keras.Optimizer) -> set[keras.Optimizer]:
-        """Return the optimizers of rows in the optimizer of a model, which can be one itself."""
-        return {*self.optimizers} & {*getattr(optimizer, "optimizers", [optimizer])}
 
     def remember(self, gradient: Tensor, rows: RowGradients) -> None:
         """Store the rows of a gradient on JAX, for the optimizer that gets this very tensor."""
@@ -76,28 +70,18 @@ def has_row_gradients(variable: keras.Variable) -> bool:
     """Return whether the gradient of a table should have only the rows of a batch.
 
     On PyTorch, other optimizers do not support such gradients: if the called model is compiled, its
-    own optimizer must support them. On JAX, a gradient has all rows for other optimizers. With
-    several processes on PyTorch, it has all rows without `share_tables`.
-
-    Raises:
-        ValueError: If the optimizer that exchanges rows between processes no longer trains the
-            table.
+    own optimizer must support them, and `DistributedDataParallel` does not. On JAX, a gradient has
+    all rows for other optimizers.
     """
     updates = row_updates(variable)
-    if updates is None or not updates.may_be_sparse:
+    if updates is None or not updates.may_be_sparse or has_several_processes():
         return False
     optimizers = {*updates.optimizers}
     if keras.backend.backend() == "torch":
         optimizer = getattr(outermost_layer(), "optimizer", None)
-        optimizers = optimizers if optimizer is None else updates.row_optimizers(optimizer)
-    if not has_several_processes():
-        return bool(optimizers)
-    if updates.sharing and not optimizers & updates.sharing:
-        raise ValueError(
-            "The optimizer of share_tables must train the tables. Compile the model before "
-            "share_tables and DistributedDataParallel. Received: a different optimizer"
-        )
-    return bool(updates.sharing)
+        if optimizer is not None:  # of several optimizers, or of one
+            optimizers &= {*getattr(optimizer, "optimizers", [optimizer])}
+    return bool(optimizers)
 
 
 def replica_variable(variable: keras.Variable, like: Tensor | None = None) -> Tensor:

@@ -52,7 +52,7 @@ class SparseEmbedding(keras.layers.Embedding):
     - on JAX, if the table is tied to an output or recomputed (RematScope), or if the `call` of a
       subclassed model does not pass `training` on. A warning names a large table. Tables with
       fewer than 6 rows for each id of a batch are updated as a whole, since this is faster;
-    - in several processes of PyTorch without `share_tables`;
+    - in several processes of PyTorch;
     - in replicas of TensorFlow with `global_clipnorm`.
 
     On TensorFlow and PyTorch, a model with this layer does not use XLA or `torch.compile`.

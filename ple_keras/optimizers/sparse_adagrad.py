@@ -11,12 +11,10 @@ from keras import ops
 from ple_keras._checks import check_number, warn_user
 from ple_keras._keras.internals import variable_index
 from ple_keras._keras.layers import Untracked
-from ple_keras._keras.processes import has_several_processes
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import segment_sum
 from ple_keras._typing import Config, Shape, Tensor
 from ple_keras.layers.row_updates import RecordedRows, replica_variable, row_updates
-from ple_keras.optimizers.share_tables import mean_over_processes
 
 # Arguments of Keras's optimizers that concern rows without a gradient.
 REFUSED = ("weight_decay", "clipvalue", "use_ema", "gradient_accumulation_steps")
@@ -155,12 +153,6 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         variables = trainable_variables or self._trained.value
         split = SPLIT[keras.backend.backend()]
         pairs = [split(gradient, variable) for gradient, variable in zip(grads, variables)]
-        found = enumerate(map(row_updates, variables))
-        shared = [i for i, updates in found if updates is not None and updates.sharing]
-        if shared and has_several_processes():
-            means = mean_over_processes([variables[i] for i in shared], [pairs[i] for i in shared])
-            for i, mean in zip(shared, means):
-                pairs[i] = mean
         grads = [gradient for _, gradient in pairs]
         for position, (variable, (rows, gradient)) in enumerate(zip(variables, pairs)):
             if rows is not None:

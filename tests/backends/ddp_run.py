@@ -7,7 +7,6 @@ there. With `ranks=1`, the functions return the results of one process.
 import json
 import multiprocessing
 import sys
-import unittest.mock
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import keras
 import numpy as np
 
 import ple_keras as pk
-from ple_keras.optimizers import share_tables as share_tables_module
 from tests.helpers import features, randomize
 from tests.models import chain, compiled
 from tests.optimizers import tables
@@ -94,17 +92,8 @@ def train_divided_by_batch(distribute=alone, rank=0, ranks=1):
     return {**results, "optimizer": values(model.optimizer.variables)}
 
 
-def without_sharing(model):
-    """Do the same as the example's `use_ddp`, without `share_tables`."""
-    import torch_ddp
-
-    with unittest.mock.patch.object(torch_ddp.pk, "share_tables", return_value=[]):
-        torch_ddp.use_ddp(model)
-
-
-def train_tables(distribute=alone, rank=0, ranks=1, min_rows=0):
+def train_tables(distribute=alone, rank=0, ranks=1):
     """Return the weights of a model with embedding tables."""
-    share_tables_module.MIN_ROWS = min_rows
     model = tables.build(pk.table_optimizer())
     distribute(model)
     return tables.fit_labeled(model, rank, ranks)
@@ -192,11 +181,7 @@ def run(rank, ranks, folder):
         "exact": train_divided_by_batch(*process),
         "hedged": fit_hedged(*process),
         "kept": fit_hedged(*process, epochs=8, learning_rate=0.6),
-        "tables": [
-            train_tables(*process),
-            train_tables(*process, min_rows=1000),
-            train_tables(without_sharing, *process[1:]),
-        ],
+        "tables": train_tables(*process),
         "fit": fit_with_callbacks_in_one_process(*process, folder, MeanLogs()),
         "validated_once": fit_with_one_validation(*process),
     }

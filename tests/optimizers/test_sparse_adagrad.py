@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras.optimizers import share_tables
 from tests.helpers import JIT, assert_all_close, once
 from tests.optimizers.tables import (
     COUNT,
@@ -258,21 +257,3 @@ def test_arguments_that_concern_all_rows_are_refused(argument, value):
 def test_an_invalid_start_of_the_sums_is_refused(value, error):
     message = rf"initial_accumulator_value must be .*Received: .*={re.escape(repr(value))}$"
     check_refused(lambda: pk.SparseAdagrad(initial_accumulator_value=value), error, message)
-
-
-@once
-def test_means_over_processes_are_of_rows_or_of_dense_gradients(monkeypatch):
-    """A second process has the same rows, with three times the values."""
-    import torch
-
-    def gather(every, own):
-        every[:] = own, [(rows, 3 * values) for rows, values in own]
-
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
-    tables = [keras.Variable(np.zeros((4, width))) for width in (2, 3, 2)]
-    gradients = [(torch.tensor([3, 1]), torch.ones(2, 2)), (None, torch.ones(4, 3)), (None, None)]
-    means = share_tables.mean_over_processes(tables, gradients)
-    assert [rows.tolist() for rows, _ in means] == [[1, 3], [0, 1, 2, 3], []]
-    for (rows, values), width in zip(means, (2, 3, 2), strict=True):
-        np.testing.assert_array_equal(values.detach(), np.full((len(rows), width), 2.0))
