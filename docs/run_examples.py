@@ -1,7 +1,7 @@
 """Run examples, and write their outputs and pictures to docs/examples/, for the site.
 
     python docs/run_examples.py                     # all, in half an hour
-    python docs/run_examples.py quickstart gates    # some
+    python docs/run_examples.py quickstart compare  # some
 
 Each script runs in an empty folder, with the first command of its docstring.
 """
@@ -22,7 +22,6 @@ OUTPUTS = ROOT / "docs" / "examples"
 ARGUMENTS = {
     "compare": "--search 4",
     "ray_train": "--kill",
-    "resume": "--rows 2048 --every 10 --kills 10",
 }
 BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 # Files that are not run, and the page that shows their results or their use.

@@ -106,8 +106,8 @@ PARTS = {
 }
 # Pictures that functions draw, by path below docs/.
 PICTURES = {
-    "plot_gate_history": "examples/gates-as_it_is.png",
-    "plot_gate_weights": "examples/gates-weights.png",
+    "plot_gate_history": "examples/census_income-history.png",
+    "plot_gate_weights": "examples/census_income-weights.png",
 }
 # Titles of folders of examples/.
 FOLDERS = {
