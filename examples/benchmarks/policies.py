@@ -9,11 +9,10 @@ those of Poisson, gamma and Tweedie distributions (p = 1.5), on 20,000 test rows
 weights, and "true" has the expected values that generated the labels.
 
 LightGBM learns each task alone, with the objectives poisson, gamma and tweedie, and the best of 12
-settings by the deviance of 2,000 rows, at which it also stops. The networks have the defaults of
-`examples/compare.py`. Another 2,000 rows stop their branches and fit the mixtures: with LightGBM as
-a branch, they must not be those at which it stopped. The table has means over three seeds, with new
-rows for each, and the standard error of the difference from LightGBM. Takes about ten minutes on
-one core.
+settings by the deviance of 2,000 rows, at which it also stops. Hedged branches have the sizes of
+TabularModel, and stop on the same rows. Another 2,000 rows, which are new to both, fit the mixture
+of both (`mix_predictions`). The table has means over three seeds, with new rows for each, and the
+standard error of the difference from LightGBM. Takes about ten minutes on one core.
 """
 
 import warnings
@@ -31,6 +30,7 @@ from ._tables import align_columns, make_parser
 
 PARTS = {"train": 8000, "stop": 2000, "mix": 2000, "test": 20_000}
 TASKS = {"frequency": ("poisson", 1.0), "severity": ("gamma", 2.0), "premium": ("tweedie", 1.5)}
+KINDS = {"frequency": "count", "severity": "amount", "premium": "amount"}  # of the mixture
 IDS, NUMBERS = ["region", "vehicle"], ["age", "power", "bonus", "value"]
 SETTINGS = 12
 CHOICES = {
@@ -105,41 +105,28 @@ def boost(task: str, rows: dict[str, Rows], rng: np.random.Generator) -> lightgb
     return best[1]
 
 
-def train(
-    rows: dict[str, Rows], columns: pk.Columns, seed: int, given: dict[str, Arrays]
-) -> Arrays:
-    """Return the test predictions of hedged branches, with given predictions by part and task."""
+def train(rows: dict[str, Rows], columns: pk.Columns, seed: int) -> dict[str, Arrays]:
+    """Return the predictions of hedged branches for the last two parts, by part and task."""
     keras.utils.set_random_seed(seed)
     heads = pk.TaskHeads(
         [
             pk.CountHead("frequency", [16], standardize=True),
             pk.TweedieHead("severity", 2.0, [16], standardize=True),
             pk.TweedieHead("premium", 1.5, [16], standardize=True),
-        ],
-        given=["boosting"] if given else [],
+        ]
     )
     network = columns.network(width=8)
     expert = pk.ExpertBlock([64, 32], dropout=0.02)
     features = pk.HedgedBlock(heads, expert, features=network)(network.input)
-    inputs = dict(network.input)
-    for task in TASKS if given else ():
-        inputs[f"boosting_{task}"] = keras.Input((), name=f"boosting_{task}")
-        features[task] = {**features[task], "boosting": inputs[f"boosting_{task}"]}
-    model = pk.MultiTaskModel(inputs, heads(features))
+    model = pk.MultiTaskModel(network.input, heads(features))
     model.compile(pk.table_optimizer(keras.optimizers.Adam(2e-3)))
-    x = {part: columns.transform(rows[part][0]) for part in rows}
-    for part, by_task in given.items():
-        x[part] |= {f"boosting_{task}": each.astype("float32") for task, each in by_task.items()}
+    x = {part: columns.transform(each[0]) for part, each in rows.items()}
     _, y, weights, _ = rows["train"]
-    options = {
-        "batch_size": 500,
-        "epochs": 100,
-        "verbose": 0,
-        "callbacks": [pk.FitHedge(patience=5)],
-    }
-    valid = x["mix"], *rows["mix"][1:3]
-    model.fit(x["train"], y, sample_weight=weights, validation_data=valid, **options)
-    return {task: p[:, 0] for task, p in model.predict(x["test"], 2000, verbose=0).items()}
+    options = {"batch_size": 500, "epochs": 100, "callbacks": [pk.FitHedge(patience=5)]}
+    valid = x["stop"], *rows["stop"][1:3]
+    model.fit(x["train"], y, sample_weight=weights, validation_data=valid, verbose=0, **options)
+    found = {part: model.predict(x[part], 2000, verbose=0) for part in ("mix", "test")}
+    return {part: {task: p[:, 0] for task, p in each.items()} for part, each in found.items()}
 
 
 def run(seed: int) -> dict[str, dict[str, float]]:
@@ -148,14 +135,13 @@ def run(seed: int) -> dict[str, dict[str, float]]:
     rng, test = np.random.default_rng(seed), rows["test"]
     columns = pk.Columns(ids=IDS, numbers=NUMBERS).fit(rows["train"][0])
     boosters = {task: boost(task, rows, rng) for task in TASKS}
-    given = {part: {t: b.predict(rows[part][0]) for t, b in boosters.items()} for part in rows}
-    given["train"] = {task: np.full(PARTS["train"], np.nan) for task in TASKS}
-    found = {
-        "LightGBM": given["test"],
-        "hedged": train(rows, columns, seed, {}),
-        "hedged+boosting": train(rows, columns, seed, given),
-        "true": test[3],
+    boosting = {
+        part: {t: b.predict(rows[part][0]) for t, b in boosters.items()} for part in ("mix", "test")
     }
+    hedged, (_, y, weights, _) = train(rows, columns, seed), rows["mix"]
+    pairs = {part: {"hedged": hedged[part], "LightGBM": boosting[part]} for part in hedged}
+    mixture = pk.mix_predictions(y, pairs["mix"], KINDS, sample_weight=weights)
+    found = pairs["test"] | {"mixture": mixture.predict(pairs["test"]), "true": test[3]}
     return {m: {t: deviance(t, test, p[t]) for t in TASKS} for m, p in found.items()}
 
 
