@@ -1,138 +1,96 @@
-"""Compare linear models, gradient boosting, single-task networks and four blocks on your own data.
+"""Compare TabularModel with gradient boosting, a linear model and other networks on your own data.
 
     pip install -e ".[torch,boosting,flights]"  # or boosting without flights, for your own file
     KERAS_BACKEND=torch python examples/compare.py
     KERAS_BACKEND=torch python examples/compare.py rows.parquet --tasks click watch_time \\
         --ids user item --time day --search 8
 
-Takes three minutes on two cores without arguments, for 10,000 flights from New York in 2013, with
-months, days and hours as ids, and three seeds. The networks are single-task networks, a shared
-bottom, MMoE, PLE, and hedged branches with their own features. Their widths are chosen so that each
-model has about as many parameters as the single-task networks together, not counting tables. Two
-baselines learn each task alone: a linear model of one-hot codes, and gradient boosting of LightGBM
-or, without it, of scikit-learn. Its ids are categories. It stops when 50 trees have not lowered the
-validation loss, and predicts with the best number of trees.
+Takes two minutes on two cores without arguments, for 10,000 flights from New York in 2013, with
+months, days and hours as ids, and three seeds.
 
-    columns    all except the tasks, --time, --group and --part, or the columns in --columns.
-               Strings, booleans and lists become codes, and so do the integers in --ids. Strings
-               are texts, and become codes of words, if most occur fewer than five times. Other
-               columns are numbers. Values can be missing. Leave out columns that are unknown when
-               the model predicts.
+    hedged     TabularModel
+    boosting   LightGBM for each task, with ids as categories, and topics of lists and texts
+    mixture    both, with the weights of `mix_predictions`
+    linear     a linear model of one-hot codes for each task
+    others     a network for each task (single), and for all tasks a shared bottom, an MMoE and a
+               PLE, with experts of the size of TabularModel's
+
+    columns    all except the tasks, --time and --group, or the columns in --columns. Strings,
+               booleans, lists, texts and the integers in --ids become codes, and other columns are
+               numbers (see `Columns.infer`). Values can be missing. Leave out columns that are
+               unknown when the model predicts.
     tasks      0 and 1 or booleans are a binary task, strings a multiclass task, and other numbers a
                regression, unless you state the kind: --tasks stars:multiclass votes:count
-               price:amount. Amounts have the deviance of a Tweedie distribution, or of a gamma
-               distribution if all are above 0. Labels can be missing, and those of classes with
-               fewer than 5 training rows are left out.
+               price:amount. Labels can be missing, and those of classes with fewer than 5 training
+               rows are left out.
     rows       70% for training, 15% for validation, and 15% for the test: at random for each seed,
                or in the order of --time, with all rows of one time in one part. All rows with one
                value of --group, such as a person, are in one part; with --time, the groups with the
-               last times are the test. Or --part names a column with "training", "validation" and
-               "test". Validation chooses epochs, trees, settings and the penalty of linear models,
-               and fits the mixtures of branches.
+               last times are the test. Validation chooses epochs, trees, settings and the penalty
+               of linear models, and fits the mixtures.
 
-`TabularModel` has the same defaults, splits, labels and stops. The learning rate is constant. Every
-network trains until nothing has improved for 5 epochs, or --patience: the mean over tasks of the
-validation loss relative to a constant prediction, or any hedged branch. It keeps its best epoch,
-and each hedged branch its own. The table has this loss for every model. "hedged+boosting" is hedged
-branches, in the same setting, with boosting as a branch: the validation rows, at which boosting
-stopped, give it too much weight.
+Networks train until the mean over tasks of their validation loss, relative to a constant, has not
+improved for 5 epochs. With --search 8, each model, for boosting each task, tries 8 settings on the
+rows of the first seed: the default, and 7 that change half of its parts at random.
 
-With --search 8, each network, and boosting in each task, tries 8 settings: that of the options, and
-7 that change half of its parts at random. Training of networks ends after 5 or 10 epochs (once or
-twice the patience) if the loss is above the median of earlier settings. All seeds use the best
-setting. The search uses the rows of the first seed, whose validation rows are partly test rows of
-other seeds.
-
-A gain is the difference from the single-task networks with the same seed, and is positive if the
-model is better. Its 95% interval is Student's, over at least two seeds. With --time or --part, all
-seeds use the same rows, so the interval covers only the initial values and the order of the rows.
-A second table has the gains in percent of the loss, over the test rows of all seeds, with 95%
-intervals of `compare_predictions` over rows, or over groups with --group. They say whether these
-trained models are better on rows like those of the test, which intervals over few seeds seldom
-decide. "Not worse" means not worse by more than 1%. The script prints the tables, and plots the
-gains over seeds in `compare.png`. --save writes the validation and test rows of each seed to a
-Parquet file: the numbers of rows in your file, from 0, labels, and predictions.
+The script prints the metrics, means over seeds, and the gains of the first model over the others in
+percent of the loss, on the test rows of all seeds, with the intervals of `compare_predictions`.
 """
 
 import argparse
-import bisect
-import copy
-import inspect
 import os
 import sys
-import time
 import warnings
-from collections import Counter
-from functools import cache, partial
-from itertools import islice
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads are far slower on a busy machine
 
 import keras
+import lightgbm
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot
 from pandas.api import types
-from scipy import sparse, stats
-from sklearn import ensemble, linear_model
+from scipy import sparse
+from sklearn import linear_model, metrics
 from sklearn.decomposition import TruncatedSVD
 from sklearn.exceptions import ConvergenceWarning
 
 import ple_keras as pk
-from ple_keras.columns.columns import BLOCKS, FIRST, LARGEST, MAX_LENGTH
-from ple_keras.inspection._report_text import cells, table
-from ple_keras.inspection.task_figures import labels_by_position, task_figures
-from ple_keras.metrics.array_metrics import half_deviances
-from ple_keras.tabular import task_columns
-from ple_keras.tabular.row_split import split_rows
 
-try:
-    import lightgbm
-except (ImportError, OSError):  # OSError: without OpenMP
-    lightgbm = None
-
-BASELINES = ["linear", "boosting"]
-NETWORKS = ["bottom", "mmoe", "ple", "hedged", BOTH := "hedged+boosting"]
-DEFAULTS = {
-    name: each.default
-    for function in (pk.TabularModel, pk.TabularModel.fit)
-    for name, each in inspect.signature(function).parameters.items()
+DEFAULTS = pk.TabularModel({"y": "binary"}).get_params()
+EPOCHS, BATCH, PATIENCE = 100, 500, 5  # as of `TabularModel.fit`
+HEADS = {
+    "binary": pk.BinaryHead,
+    "regression": partial(pk.RegressionHead, standardize=True),
+    "count": partial(pk.CountHead, standardize=True),
+    "amount": partial(pk.TweedieHead, standardize=True),
+    "multiclass": pk.MulticlassHead,
 }
-HEADS = task_columns.HEADS | {"gamma": partial(pk.TweedieHead, power=2.0, standardize=True)}
-ALLOWED = {  # labels
-    "binary": ("contain 0 and 1 for a binary task", lambda y: np.isin(y, [0, 1])),
-    "count": ("be at least 0 for counts", lambda y: y >= 0),
-    "amount": ("be at least 0 for amounts", lambda y: y >= 0),
-    "gamma": ("be above 0 for gamma", lambda y: y > 0),
+POWERS = {"regression": 0, "count": 1, "amount": 1.5}  # of the mean in the variance
+METRICS = {
+    "binary": ("auc", metrics.roc_auc_score),
+    "multiclass": ("accuracy", lambda y, p: metrics.accuracy_score(y, p.argmax(axis=1))),
+    "regression": ("rmse", metrics.root_mean_squared_error),
+    "count": ("deviance", metrics.mean_poisson_deviance),
+    "amount": ("deviance", partial(metrics.mean_tweedie_deviance, power=1.5)),
 }
-POWERS = {"count": 1, "amount": 1.5, "gamma": 2}  # of the mean in the variance
-CLASSES = {"binary": "auc", "multiclass": "accuracy"}  # and their metrics, of which more is better
-METRICS = {"regression": "rmse", **dict.fromkeys(POWERS, "deviance"), **CLASSES}
-ROW_LOSSES = {  # for `compare_predictions`, which knows others; of the probability of the class
-    "multiclass": lambda y, p: -np.log(np.maximum(p, 1e-7)),
-    "gamma": lambda y, p: half_deviances(y, p, 2),
+LEAST = 1e-7  # of predicted counts and amounts
+FIRST, LARGEST = 2, 5.0  # the code of the first known value, and the limit of scaled numbers
+BLOCKS = {
+    "single": pk.SharedBottomBlock,
+    "bottom": pk.SharedBottomBlock,
+    "mmoe": lambda heads, experts: pk.MMoEBlock(heads, experts, num_experts=len(heads) + 1),
+    "ple": lambda heads, experts: pk.PLEBlock(2, heads, experts),
 }
-COLUMN = "Column {}. Omit a column with --columns"
-LEAST = 100  # rows
-PARTS = ["training", "validation", "test"]
-SHARE = DEFAULTS["validation"]  # of the validation rows, and of the test rows
-WIDTH = 64  # of the last layer of a single-task network
-BINS = 16  # of the quantiles that `Columns` keeps
-TABLES = pk.SparseAdagrad().get_config()
-CHOICES = {  # of settings; first the default
-    "rate": [DEFAULTS["learning_rate"], 5e-4, 1e-3, 2e-3, 4e-3, 8e-3],
-    "dropout": [DEFAULTS["dropout"], 0.0, 0.02, 0.1, 0.3],  # more makes networks stop early
-    "table_rate": [round(TABLES["learning_rate"], 6), 0.01, 0.03, 0.1, 0.3],
-    "table_start": [TABLES["initial_accumulator_value"], 1e-7, 1e-5, 1e-3, 1e-2],
-    "table_dropout": [0.0, 0.2, 0.4, 0.7],
+CHOICES = {  # of settings of networks; first the default
+    "learning_rate": [DEFAULTS["learning_rate"], 5e-4, 1e-3, 2e-3, 4e-3, 8e-3],
+    "dropout": [DEFAULTS["dropout"], 0.0, 0.02, 0.1, 0.3],
     "width": [DEFAULTS["width"], 4, 8, 16, 32],
-    "number_units": [0, 4, 8, 16],
-    "number_bins": [BINS, 4, 8],
+    "number_units": [DEFAULTS["number_units"], None, 4, 8, 16],
 }
-SETTING = {part: values[0] for part, values in CHOICES.items()}
-PENALTIES = [0.01, 0.1, 1.0, 10.0, 100.0]  # of linear models
-TREE_CHOICES = {  # of gradient boosting, with the names of LightGBM; first the default
+TREE_CHOICES = {  # of LightGBM; first the default
     "learning_rate": [0.05, 0.02, 0.1],
     "num_leaves": [31, 7, 15, 63, 127],
     "min_data_in_leaf": [20, 5, 50, 100],
@@ -140,353 +98,194 @@ TREE_CHOICES = {  # of gradient boosting, with the names of LightGBM; first the 
     "lambda_l2": [0.0, 1.0, 10.0],
     "cat_smooth": [10.0, 1.0, 100.0],
 }
-TREES = {part: values[0] for part, values in TREE_CHOICES.items()}
 OBJECTIVES = {"count": "poisson", "amount": "tweedie"}  # of LightGBM; others are kinds
-SCIKIT_LOSSES = {"regression": "squared_error", "count": "poisson", "amount": "poisson"}
-SCIKIT = {  # names of settings
-    "learning_rate": "learning_rate",
-    "num_leaves": "max_leaf_nodes",
-    "min_data_in_leaf": "min_samples_leaf",
-    "feature_fraction": "max_features",
-    "lambda_l2": "l2_regularization",
-}
 TREE_COUNT, TREE_PATIENCE = 2000, 50  # the largest number, and trees without improvement
-CATEGORIES = 254  # of an id in scikit-learn: the most frequent
 TOPICS = 20  # which gradient boosting gets instead of lists and texts
-LIMITS = {"epochs": "at most; ", "patience": "epochs without improvement; ", "batch_size": ""}
-PLOT = Path("compare.png")
+PENALTIES = [0.01, 0.1, 1.0, 10.0, 100.0]  # of linear models
 
 
 # The data
 
 
+class Data(NamedTuple):
+    """The training, validation and test rows: frames, inputs, and labels with NaN if missing."""
+
+    columns: pk.Columns
+    frames: list
+    x: list
+    y: list
+    classes: dict
+
+
 def read(args):
     """Return the frame, the `Columns` of the inputs, and the kinds of the tasks."""
-    file, length = args.file, args.list_length
     try:
-        frame = pd.read_parquet(file, dtype_backend="pyarrow")
+        frame = pd.read_parquet(args.file, dtype_backend="pyarrow")
     except (OSError, ValueError) as error:
-        sys.exit(f"{file} can't be read as a Parquet file: {error}")
+        sys.exit(f"{args.file} can't be read as a Parquet file: {error}")
     frame = frame.reset_index([name for name in frame.index.names if name is not None])
     tasks = dict(task.partition(":")[::2] for task in args.tasks)
-    others = [*tasks, *filter(None, [args.time, args.part, args.group])]
+    others = [*tasks, *filter(None, [args.time, args.group])]
     names = args.columns or [name for name in frame if name not in others]
     for name in (*others, *names, *args.ids):
         if name not in frame:
-            sys.exit(f"{file} has no column {name!r}. Its columns are {', '.join(frame)}")
+            sys.exit(f"{args.file} has no column {name!r}. Its columns are {', '.join(frame)}")
     for task, kind in tasks.items():
         if kind not in ("", *HEADS):
             sys.exit(f"{task} must be one of {', '.join(HEADS)}. Received: {task}:{kind}")
     if overlap := [name for name in names if name in tasks]:
         sys.exit(f"{overlap[0]!r} is a task, so it must not be among --columns")
-    if len(frame) < LEAST:
-        sys.exit(f"{file} must have at least {LEAST} rows. Received: {len(frame)} rows")
-    frame = frame.reset_index(drop=True)
-    kinds = {task: infer(kind, frame[task]) for task, kind in tasks.items()}
     ids = [name for name in args.ids if name in names]
-    columns = try_to(pk.Columns.infer, frame[names], ids=ids, text=COLUMN)
-    lists, texts = ({n: (n, length) for n in found} for found in (columns.lists, columns.texts))
-    return frame, pk.Columns(columns.ids, columns.numbers, lists, texts), kinds
+    columns = pk.Columns.infer(frame[names], ids=ids)
+    return frame, columns, {task: kind or infer(frame[task]) for task, kind in tasks.items()}
 
 
-def split(frame, part, by, group, seed):
-    """Return the rows of each part: those of a column, or as `TabularModel` splits them."""
-    if part:
-        rows = [np.flatnonzero(frame[part].isin([name])) for name in PARTS]
-        if not all(map(len, rows)) or sum(map(len, rows)) < len(frame):
-            found = frame[part].value_counts(dropna=False).to_dict()
-            sys.exit(f"{part} must have a value of {PARTS} in every row. Received: {found}")
-        return rows
-    random = np.random.default_rng(seed)
-    rest, test = try_to(split_rows, frame, SHARE, by, group, random)
-    parts = try_to(split_rows, frame.iloc[rest], SHARE / (1 - SHARE), by, group, random)
-    return [*(rest[rows] for rows in parts), test]
-
-
-def try_to(function, *args, text="{}", **kwargs):
-    """Return the result of a function, or exit with the reason in a text."""
-    try:
-        return function(*args, **kwargs)
-    except (TypeError, ValueError) as error:
-        sys.exit(text.format(error))
-
-
-def infer(kind, labels):
+def infer(labels):
     """Return the kind of a task."""
-    if not types.is_numeric_dtype(labels):
-        return kind or "multiclass"
-    if kind == "amount" and (labels.dropna() > 0).all():
-        return "gamma"
-    return kind or ("binary" if {*labels.dropna().unique()} <= {0, 1} else "regression")
+    if {*labels.dropna().unique()} <= {0, 1}:
+        return "binary"
+    return "regression" if types.is_numeric_dtype(labels) else "multiclass"
 
 
-def encode(inputs, columns, labels, kinds, rows):
-    """Fit the columns. Return `(x, y)` for each part, the columns, and the `TaskColumns`."""
-    x = try_to(columns.fit, inputs.iloc[rows[0]], text=COLUMN).transform(inputs, packed=True)
-    labels = pd.DataFrame(labels).copy()
+def split(frame, by, group, seed):
+    """Return the rows of each part: at random, or in the order of a column; whole groups."""
+    groups = pd.factorize(frame[group])[0] if group else np.arange(len(frame))
+    order = np.random.default_rng(seed).permutation(groups.max() + 1)
+    if by:  # the last time of each group
+        order[:] = 0
+        np.maximum.at(order, groups, frame[by].rank(method="dense").to_numpy("int64"))
+    keys = order[groups]
+    cuts = np.sort(keys)[[int(0.7 * len(keys)), int(0.85 * len(keys))]]
+    parts = np.searchsorted(cuts, keys, side="right")
+    rows = [np.flatnonzero(parts == part) for part in range(3)]
+    if not all(map(len, rows)):
+        sys.exit(f"{group or by} must have enough values for three parts of the rows")
+    return rows
+
+
+def encode(frame, rows, columns, kinds):
+    """Return the rows of each part."""
+    frame, classes = frame[[*columns.names, *kinds]].copy(), {}
     for task in [task for task, kind in kinds.items() if kind == "multiclass"]:
-        counts = labels[task].iloc[rows[0]].value_counts()
-        is_known = labels[task].isin(counts.index[counts >= 5])
-        if lost := int((labels[task].notna() & ~is_known).sum()):
-            print(f"{task}: {lost:,} labels of classes with few training rows are left out")
-        labels[task] = labels[task].where(is_known, None)
-    tasks = {task: "amount" if kind == "gamma" else kind for task, kind in kinds.items()}
-    tasks, parts = task_columns.TaskColumns(tasks), []
-    try_to(tasks.fit, labels, {*columns.names, *columns.inputs.values(), *BLOCKS})
-    for part, found in zip(PARTS, rows):
-        y = try_to(tasks.labels, labels.iloc[found], part)
-        y = {task: y[tasks.names[task]].astype("float32") for task in kinds}
-        for task, kind in kinds.items():
-            rule, is_allowed = ALLOWED.get(kind, ("be finite", np.isfinite))
-            known = y[task][~np.isnan(y[task])]
-            if wrong := known[~(is_allowed(known) & np.isfinite(known))][:5].tolist():
-                sys.exit(f"{task} must {rule}. Received: {wrong}")
-        parts.append(({name: values[found] for name, values in x.items()}, y))
-    return parts, columns, tasks
+        counts = frame[task].iloc[rows[0]].value_counts()
+        classes[task] = sorted(counts.index[counts >= 5])
+        frame[task] = frame[task].where(frame[task].isin(classes[task]), None)
+    frames = [frame.iloc[each] for each in rows]
+    columns.fit(frames[0])
+    x = [columns.transform(each, packed=True) for each in frames]
+    y = [{t: as_numbers(each[t], classes.get(t)) for t in kinds} for each in frames]
+    return Data(columns, frames, x, y, classes)
 
 
-# The models
+def as_numbers(labels, classes):
+    """Return the labels of a task, or the places of their classes, with NaN for missing ones."""
+    if not classes:
+        return labels.to_numpy("float64", na_value=np.nan)
+    codes = pd.Categorical(labels, classes).codes
+    return np.where(codes < 0, np.nan, codes)
 
 
-def new_head(kind, name, units, **options):
-    """Return a head."""
-    options |= {"num_classes": units} if kind == "multiclass" else {}
-    return HEADS[kind](name, tower=DEFAULTS["tower"], **options)
+def score(function, kind, y, p):
+    """Return a metric of the rows with a label."""
+    known = ~np.isnan(y)
+    p = np.maximum(p, LEAST) if kind in ("count", "amount") else p
+    return float(function(y[known], p[known]))
 
 
-def new_heads(kinds, tasks):
-    """Return the heads of some tasks."""
-    names, classes = tasks.names, tasks.classes
-    heads = [new_head(kind, names[t], len(classes.get(t, ()))) for t, kind in kinds.items()]
-    return pk.TaskHeads(heads)
-
-
-def new_block(model, heads, width, dropout=0.0, network=None):
-    """Return a block whose experts have layers of `2 * width` and `width` units.
-
-    Hedged branches have copies of a feature network.
-    """
-    experts = pk.ExpertBlock([2 * width, width], dropout=dropout)
-    if model == "mmoe":
-        return pk.MMoEBlock(heads, experts, num_experts=len(heads) + 1)
-    if model == "ple":
-        levels = [pk.ExpertBlock(units, dropout=dropout) for units in (2 * width, width)]
-        return pk.PLEBlock(2, heads, levels)
-    if model.startswith("hedged"):
-        return pk.HedgedBlock(heads, experts, features=network)
-    return pk.SharedBottomBlock(heads, experts)
-
-
-def count(model, kinds, tasks, features, width):
-    """Return the number of parameters after the features."""
-    heads, inputs = new_heads(kinds, tasks), keras.Input((features,))
-    return keras.Model(inputs, heads(new_block(model, heads, width)(inputs))).count_params()
-
-
-def make_sizes(kinds, columns, tasks):
-    """Return a function that finds the sizes of a model."""
-
-    @cache
-    def sizes(model, width, number_units):
-        """Return the numbers of features, and of units of the last layer of experts.
-
-        The model has about as many parameters as single-task networks.
-        """
-        setting = SETTING | {"width": width, "number_units": number_units}
-        size, widths = features(columns, setting).output_shape[-1], range(4, 4 * WIDTH, 4)
-        if model == "single":
-            return size, WIDTH
-        goal = sum(count("single", {t: k}, tasks, size, WIDTH) for t, k in kinds.items())
-        key = partial(count, model, kinds, tasks, size)
-        return size, widths[max(bisect.bisect_right(widths, goal, key=key) - 1, 0)]
-
-    return sizes
-
-
-def features(columns, setting):
-    """Return a network from columns to a vector."""
-    units = setting["number_units"] or None  # None: numbers are not embedded
-    columns, edges = copy.copy(columns), np.linspace(0, BINS, setting["number_bins"] + 1).round()
-    columns.quantiles = {
-        name: np.take(found, edges.astype(int)) for name, found in columns.quantiles.items()
-    }
-    options = {name: setting[name] for name in ("hidden_ids", "extrapolate") if name in setting}
-    options["packed"] = True
-    return columns.network(setting["width"], setting["table_dropout"], units, **options)
-
-
-def train(model, kinds, data, sizes, options, seed, setting, stop=(), given=None):
-    """Return the mean relative validation loss of a model, and its predictions by task.
-
-    They are those of the validation rows and of the test rows, as in `given`, those of boosting.
-    """
-    if model in BASELINES:
-        fit = {"linear": linear, "boosting": boosting}[model]
-        predictions = {t: fit(t, kind, data, seed, setting) for t, kind in kinds.items()}
+def relative_loss(kind, y, p):
+    """Return the mean loss of the rows with a label, relative to the best constant prediction."""
+    if kind in POWERS:
+        explained = partial(metrics.d2_tweedie_score, power=POWERS[kind])
     else:
-        _, width = sizes(model, setting["width"], setting["number_units"])
-        keras.utils.set_random_seed(seed)  # after `sizes`, which builds models only once
-        predictions = train_network(model, kinds, data, width, options, setting, stop, given)
-    labels = data[0][1][1]
-    losses = [figures(k, labels[t], predictions[t][0]).relative_error for t, k in kinds.items()]
-    return np.mean(losses), predictions
+        explained = partial(
+            metrics.d2_log_loss_score, labels=range(max(np.shape(p)[1:], default=2))
+        )
+    return 1 - score(explained, kind, y, p)
 
 
-def train_network(model, kinds, data, width, options, setting, stop, given=None):
-    """Return the predictions of a network for the validation rows and the test rows, by task."""
-    parts, columns, tasks = data
-    names = {task: tasks.names[task] for task in kinds}
-    heads = new_heads(kinds, tasks)
-    parts = [({**x}, {name: y[task] for task, name in names.items()}) for x, y in parts]
-    heads.adapt(parts[0][1])
-    network = features(columns, setting)
-    block, inputs = new_block(model, heads, width, setting["dropout"], network), network.input
-    branches = block(inputs if model.startswith("hedged") else network.output)
-    (x, y), valid, test = parts
-    network = pk.MultiTaskModel(inputs, heads(branches))
-    tables = pk.SparseAdagrad(setting["table_rate"], setting["table_start"])
-    network.compile(pk.table_optimizer(keras.optimizers.Adam(setting["rate"]), tables))
-    if model.startswith("hedged"):
-        callbacks = [pk.FitHedge(valid, 4096, patience=options["patience"])]
-    else:
-        best = {"mode": "min", "patience": options["patience"], "restore_best_weights": True}
-        loss = RelativeLoss(*valid, {names[task]: kind for task, kind in kinds.items()})
-        callbacks = [loss, keras.callbacks.EarlyStopping(LOSS, **best)]
-    callbacks += stop
-    limits = {name: options[name] for name in ("batch_size", "epochs")}
-    network.fit(x, y, callbacks=callbacks, verbose=0, **limits)
-    found = [network.predict(x, batch_size=4096, verbose=0) for x, _ in (valid, test)]
-    found = {task: [each[name] for each in found] for task, name in names.items()}
-    if given:
-        pair = {"hedged": found, "boosting": given}
-        pairs = [{m: {t: p[t][i] for t in kinds} for m, p in pair.items()} for i in (0, 1)]
-        mixture = pk.mix_predictions({t: data[0][1][1][t] for t in kinds}, pairs[0], kinds)
-        mixed = [mixture.predict(each) for each in pairs]
-        found = {t: [each[t].reshape(len(each[t]), -1) for each in mixed] for t in kinds}
-    return found
-
-
-LOSS = "relative_loss"  # its key in logs
+# The models, which return `{task: [predictions of the validation rows, of the test rows]}`
 
 
 class RelativeLoss(keras.callbacks.Callback):
-    """Callback that logs the mean relative loss of the tasks on validation rows."""
+    """Callback that logs the mean over tasks of the relative loss of validation rows."""
 
     def __init__(self, x, y, kinds):
         super().__init__()
         self.x, self.y, self.kinds = x, y, kinds
 
-    def on_epoch_end(self, epoch, logs=None):
-        p = self.model.predict(self.x, batch_size=4096, verbose=0)
-        errors = [figures(k, self.y[t], p[t]).relative_error for t, k in self.kinds.items()]
-        logs[LOSS] = float(np.mean(errors))
+    def on_epoch_end(self, epoch, logs):
+        p = predict(self.model, self.x)
+        losses = [relative_loss(kind, self.y[t], p[t]) for t, kind in self.kinds.items()]
+        logs["relative_loss"] = np.mean(losses)
 
 
-def figures(kind, labels, predictions):
-    """Return the `TaskFigures` of predictions, `(rows, units)`."""
-    options = {} if kind in CLASSES else {"standardize": False}
-    head = new_head(kind, "task", predictions.shape[1], **options)
-    return task_figures(head, predictions, labels_by_position(head, labels, predictions))
+def predict(model, x):
+    """Return the predictions of a network, `(rows,)` or `(rows, classes)`, by task."""
+    found = model.predict(x, batch_size=4096, verbose=0)
+    return {task: p[:, 0] if p.shape[1] == 1 else p for task, p in found.items()}
 
 
-def score(kind, labels, predictions):
-    """Return the metric of a task."""
-    return getattr(figures(kind, labels, predictions), METRICS[kind])
+def hedged(data, kinds, seed, setting):
+    """Return the predictions of a TabularModel."""
+    model = pk.TabularModel(kinds, columns=data.columns, seed=seed, **setting)
+    limits = {"epochs": EPOCHS, "batch_size": BATCH, "patience": PATIENCE}
+    model.fit(data.frames[0], validation=data.frames[1], verbose=0, **limits)
+    names = {t: [f"{t}: {label}" for label in each] for t, each in data.classes.items()}
+    frames = [model.predict(each) for each in data.frames[1:]]
+    return {t: [each[names.get(t, t)].to_numpy() for each in frames] for t in kinds}
 
 
-# The search
+def one_network(block, data, kinds, seed, setting, **options):
+    """Return the predictions of a network of layers. Options are arguments of its heads."""
+    keras.utils.set_random_seed(seed)
+    names, options = (
+        {t: f"task_{i}" for i, t in enumerate(kinds)},
+        {"tower": DEFAULTS["tower"]} | options,
+    )
+    sizes = {t: {"num_classes": len(each)} for t, each in data.classes.items()}
+    heads = [HEADS[k](names[t], **options, **sizes.get(t, {})) for t, k in kinds.items()]
+    heads = pk.TaskHeads(heads)
+    width, units = setting["width"], setting["number_units"]
+    network = data.columns.network(width, number_units=units, packed=True)
+    experts = pk.ExpertBlock(DEFAULTS["units"], dropout=setting["dropout"])
+    model = pk.MultiTaskModel(network.input, heads(BLOCKS[block](heads, experts)(network.output)))
+    model.compile(pk.table_optimizer(keras.optimizers.Adam(setting["learning_rate"])))
+
+    y = [{names[t]: each[t] for t in kinds} for each in data.y]
+    heads.adapt(y[0])
+    best = {"mode": "min", "patience": PATIENCE, "restore_best_weights": True}
+    loss = RelativeLoss(data.x[1], y[1], {names[t]: kind for t, kind in kinds.items()})
+    callbacks = [loss, keras.callbacks.EarlyStopping("relative_loss", **best)]
+    options = {"batch_size": BATCH, "epochs": EPOCHS, "verbose": 0}
+    model.fit(data.x[0], y[0], callbacks=callbacks, **options)
+    found = [predict(model, x) for x in data.x[1:]]
+    return {task: [each[name] for each in found] for task, name in names.items()}
 
 
-class Halving(keras.callbacks.Callback):
-    """Callback that ends training after `patience` epochs, or twice as many.
-
-    It does so if the lowest loss so far is above the median of `seen`, those of earlier settings.
-    """
-
-    def __init__(self, patience, seen):
-        super().__init__()
-        self.epochs, self.seen, self.lowest = {patience, 2 * patience}, seen, np.inf
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.lowest = min(self.lowest, logs.get("hedge/loss", logs.get(LOSS)))
-        if epoch + 1 in self.epochs:
-            losses = self.seen.setdefault(epoch, [])
-            losses.append(self.lowest)
-            self.model.stop_training |= bool(losses[-1] > np.median(losses))
-
-
-def unused_parts(columns):
-    """Return the parts of settings that change nothing for some columns."""
-    unused = [] if columns.known else ["table_rate", "table_start", "table_dropout", "width"]
-    unused += [] if columns.numbers else ["number_units", "number_bins"]
-    return unused + ([] if columns.ids and lightgbm else ["cat_smooth"])
-
-
-def draw_settings(first, choices, unused, number):
-    """Return settings: the given one, and others that change about half of the parts in use."""
-    rng = np.random.default_rng(0)
-    parts = [part for part in choices if part not in unused]
-    others = {part: [x for x in choices[part] if x != first[part]] for part in parts}
-    settings = [first]
-    while len(settings) < number:
-        changed = {p: rng.choice(each).item() for p, each in others.items() if rng.random() < 0.5}
-        if not (first | changed).get("number_units"):  # without which bins change nothing
-            changed.pop("number_bins", None)
-        settings.append(first | changed)
-    return settings
-
-
-def search(settings, patience, run, show):
-    """Return the best setting, its loss, the loss of the first, and how much each change saves.
-
-    Changes of the best setting that save nothing are undone. `show` gets the number of each trial.
-    """
-    seen, saved, losses = {}, {}, []
-    for number, setting in enumerate(settings):
-        show(number)
-        losses.append(run(setting=setting, stop=[Halving(patience, seen)])[0])
-    best, lowest = settings[np.argmin(losses)], min(losses)
-    for part in [part for part, value in settings[0].items() if best[part] != value]:
-        without = best | {part: settings[0][part]}
-        loss = run(setting=without)[0]
-        if loss > lowest:
-            saved[part] = loss - lowest
-        else:
-            best, lowest = without, loss
-    return best, lowest, losses[0], saved
-
-
-# The baselines
-
-
-def linear(task, kind, data, seed, setting):
-    """Return the predictions of the linear model with the best penalty on the validation rows."""
-    parts, columns, _ = data
-    (x, y), valid, test = [(one_hot(columns, *blocks(columns, x)), y[task]) for x, y in parts]
-    x, y = x[~np.isnan(y)], y[~np.isnan(y)]
-    best = np.inf, None
-    for penalty in PENALTIES:
-        if kind == "regression":
-            model = linear_model.Ridge(penalty)
-        elif kind in POWERS:
-            options = {"power": POWERS[kind], "link": "log", "max_iter": 1000}
-            model = linear_model.TweedieRegressor(alpha=penalty / len(y), **options)
-        else:
-            model = linear_model.LogisticRegression(C=1 / penalty, max_iter=1000)
-        with warnings.catch_warnings():  # about more iterations
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(x, y)
-        predict = model.predict_proba if hasattr(model, "predict_proba") else model.predict
-        found = [as_outputs(kind, predict(x)) for x, _ in (valid, test)]
-        loss = figures(kind, valid[1], found[0]).relative_error
-        best = min(best, (loss, found), key=lambda pair: pair[0])
-    return best[1]
-
-
-def as_outputs(kind, predictions):
-    """Return predictions as those of networks: `(rows, units)`, and of binary tasks, those of 1."""
-    outputs = np.reshape(predictions, (len(predictions), -1))
-    return outputs[:, -1:] if kind == "binary" else outputs
+def linear(data, kinds, seed, setting):
+    """Return the predictions of linear models with the best penalties on the validation rows."""
+    tables = [one_hot(data.columns, *blocks(data.columns, x)) for x in data.x]
+    predictions = {}
+    for task, kind in kinds.items():
+        known, best = ~np.isnan(data.y[0][task]), (np.inf, None)
+        for penalty in PENALTIES:
+            if kind == "regression":
+                model = linear_model.Ridge(penalty)
+            elif kind in POWERS:
+                options = {"power": POWERS[kind], "link": "log", "max_iter": 1000}
+                model = linear_model.TweedieRegressor(alpha=penalty / known.sum(), **options)
+            else:
+                model = linear_model.LogisticRegression(C=1 / penalty, max_iter=1000)
+            with warnings.catch_warnings():  # about more iterations
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.fit(tables[0][known], data.y[0][task][known])
+            outputs = model.predict if kind in POWERS else model.predict_proba
+            found = [outputs(table) for table in tables[1:]]
+            found = [p[:, 1] for p in found] if kind == "binary" else found
+            loss = relative_loss(kind, data.y[1][task], found[0])
+            best = min(best, (loss, found), key=lambda pair: pair[0])
+        predictions[task] = best[1]
+    return predictions
 
 
 def blocks(columns, x):
@@ -509,171 +308,108 @@ def one_hot(columns, ids, numbers, words):
     return sparse.hstack(parts, "csr")
 
 
-def boosting(task, kind, data, seed, setting):
+def boosting(data, kinds, seed, setting):
     """Return the predictions of gradient boosting, which stops on the validation rows.
 
     Ids are categories, numbers are as they are, and lists and texts become a few topics.
     """
-    parts, columns, tasks = data
-    found = [blocks(columns, x) for x, _ in parts]
-    codes = [np.where(ids == 0, np.nan, ids) for ids, _, _ in found]  # 0 is missing
-    for place in range(len(columns.ids)) if lightgbm is None else ():
-        known, counts = np.unique(codes[0][:, place], return_counts=True)
-        frequent = known[np.argsort(-counts, kind="stable")[:CATEGORIES]]
-        for each in codes:
-            each[~np.isin(each[:, place], frequent), place] = np.nan
-    tables = [np.hstack([ids, numbers]) for ids, (_, numbers, _) in zip(codes, found)]
+    columns, found = data.columns, [blocks(data.columns, x) for x in data.x]
+    tables = [np.hstack([np.where(ids == 0, np.nan, ids), x]) for ids, x, _ in found]
     if columns.sequences:
         words = [one_hot(columns, ids[:, :0], x[:, :0], words) for ids, x, words in found]
         topics = TruncatedSVD(min(TOPICS, words[0].shape[1]), random_state=seed).fit(words[0])
         tables = [np.hstack([table, topics.transform(w)]) for table, w in zip(tables, words)]
-    rows = [(table, y[task]) for table, (_, y) in zip(tables, parts)]
-    training, valid = [(x[~np.isnan(y)], y[~np.isnan(y)]) for x, y in rows[:2]]
-    categories, classes = [*range(len(columns.ids))], len(tasks.classes.get(task, ()))
-    boost = boost_with_scikit if lightgbm is None else boost_with_lightgbm
-    predict = boost(kind, training, valid, categories, classes, seed, setting)
-    return [as_outputs(kind, predict(x)) for x in tables[1:]]
+    predictions = {}
+    for task, kind in kinds.items():
+        known = [~np.isnan(y[task]) for y in data.y[:2]]
+        rows = [(x[k], y[task][k]) for x, y, k in zip(tables, data.y, known)]
+        options = setting | {"num_class": len(data.classes.get(task, [0])), "seed": seed}
+        trees = boost(kind, *rows, [*range(len(columns.ids))], options)
+        predictions[task] = [trees(table) for table in tables[1:]]
+    return predictions
 
 
-def boost_with_lightgbm(kind, training, valid, categories, classes, seed, setting):
+def boost(kind, training, valid, categories, setting):
     """Return a function that predicts with the trees that are best on the validation rows."""
-    classes = classes if kind == "multiclass" else 1
-    fixed = {"num_class": classes, "seed": seed, "verbose": -1}
-    params = setting | fixed | {"objective": OBJECTIVES.get(kind, kind)}
+    params = setting | {"verbose": -1, "objective": OBJECTIVES.get(kind, kind)}
     stop = lightgbm.early_stopping(TREE_PATIENCE, verbose=False)
     rows = lightgbm.Dataset(*training, categorical_feature=categories, params=params)
-    model = lightgbm.train(params, rows, TREE_COUNT, [rows.create_valid(*valid)], callbacks=[stop])
-    return model.predict
+    valid = [rows.create_valid(*valid)]
+    return lightgbm.train(params, rows, TREE_COUNT, valid, callbacks=[stop]).predict
 
 
-def boost_with_scikit(kind, training, valid, categories, classes, seed, setting):
-    """Return a function that predicts with the trees that are best on the validation rows."""
-    name = "HistGradientBoosting" + ("Classifier" if kind in CLASSES else "Regressor")
-    model = getattr(ensemble, name)(
-        loss=SCIKIT_LOSSES.get(kind, "log_loss" if kind in CLASSES else kind),
-        max_iter=TREE_COUNT,
-        categorical_features=categories,
-        early_stopping=True,
-        n_iter_no_change=TREE_PATIENCE,
-        tol=0,
-        random_state=seed,
-        **{option: setting[part] for part, option in SCIKIT.items()},
-    ).fit(*training, X_val=valid[0], y_val=valid[1])
-    best = max(np.argmax(model.validation_score_), 1)  # the first is without trees
-    staged = model.staged_predict_proba if kind in CLASSES else model.staged_predict
-    return lambda x: next(islice(staged(x), int(best) - 1, None))
+MODELS = {"hedged": hedged, "boosting": boosting, "linear": linear}
+MODELS |= {block: partial(one_network, block) for block in BLOCKS}
+ALONE = {"boosting", "linear", "single"}  # models of each task
+
+
+# The search
+
+
+def draw_settings(first, choices, unused, number):
+    """Return settings: the given one, and others that change about half of the parts in use."""
+    rng = np.random.default_rng(0)
+    parts = [part for part in choices if part not in unused]
+    others = {part: [x for x in choices[part] if x != first[part]] for part in parts}
+    settings = [first]
+    while len(settings) < number:
+        changed = {p: x[rng.integers(len(x))] for p, x in others.items() if rng.random() < 0.5}
+        settings.append(first | changed)
+    return settings
+
+
+def search(settings, run):
+    """Return the best setting and its loss. Changes that save nothing are undone."""
+    losses = [run(setting) for setting in settings]
+    best, lowest = settings[np.argmin(losses)], min(losses)
+    for part in [part for part, value in settings[0].items() if best[part] != value]:
+        without = best | {part: settings[0][part]}
+        if (loss := run(without)) <= lowest:
+            best, lowest = without, loss
+    return best, lowest
+
+
+def choose(model, data, kinds, number):
+    """Return the setting of a model of some tasks: the default, or the best of a number."""
+    if model == "linear":
+        return {}
+    choices = TREE_CHOICES if model == "boosting" else CHOICES
+    first = {part: values[0] for part, values in choices.items()}
+    if number < 2:
+        return first
+
+    def run(setting):
+        found = MODELS[model](data, kinds, 0, setting)
+        losses = [relative_loss(k, data.y[1][t], found[t][0]) for t, k in kinds.items()]
+        return float(np.mean(losses))
+
+    columns = data.columns
+    unused = [] if columns.known else ["width"]
+    unused += [] if columns.numbers else ["number_units"]
+    unused += [] if columns.ids else ["cat_smooth"]
+    best, loss = search(draw_settings(first, choices, unused, number), run)
+    changes = [f"{part} {best[part]}" for part in best if best[part] != first[part]]
+    print(f"{model}, {' and '.join(kinds)}: {loss:.4f} with {', '.join(changes) or 'the default'}")
+    return best
 
 
 # The results
 
 
-def show_progress(total, start, first, what, step=0):
-    """Draw a progress bar on standard error, so that redirected output omits it."""
-    done = first + step
-    left = (time.perf_counter() - start) * (total - done) / done if done else 0
-    bar = "#" * (30 * done // total)
-    print(f"\r[{bar:30}] {done}/{total}, {left:4.0f} s left  {what:40}", end="", file=sys.stderr)
+def print_metrics(kinds, tests):
+    """Print the metric of each model and task: the mean over seeds."""
+    print(f"\n{'':12}", *(f"{f'{task}, {METRICS[kind][0]}':>24}" for task, kind in kinds.items()))
+    for model in tests[0][2]:
+        means = [
+            np.mean([score(METRICS[kind][1], kind, y[t], p[model][t]) for _, y, p in tests])
+            for t, kind in kinds.items()
+        ]
+        print(f"{model:12}", *(f"{mean:24.4f}" for mean in means))
 
 
-def interval(values):
-    """Return the mean over seeds, and half of its 95% interval."""
-    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return np.mean(values), stats.t.ppf(0.975, len(values) - 1) * error
-
-
-def gains_of(scores, kinds, models):
-    """Return the mean gains over single networks, and half their intervals, by model and task."""
-    gains = {}
-    for model in models:
-        for task, kind in kinds.items():
-            sign, pairs = 1 if kind in CLASSES else -1, zip(scores[model], scores["single"])
-            gains[model, task] = interval([sign * (s[task] - t[task]) for s, t in pairs])
-    return gains
-
-
-def own_class(kind, labels, predictions):
-    """Return the predictions of a task; for classes, those of the labels."""
-    if kind != "multiclass":
-        return predictions
-    return np.take_along_axis(predictions, np.nan_to_num(labels).astype(int)[:, None], axis=1)
-
-
-def print_gains(kinds, models, tests, groups):
-    """Print the gains over single-task networks in the loss of the test rows of all seeds.
-
-    `tests` has the rows of each seed, the `TaskColumns`, the labels, and the predictions.
-    """
-    lines = [["task", "model", "gain, %", "95% interval", "than single-task networks"]]
-    groups = groups[np.concatenate([rows[2] for rows, *_ in tests])]
-    for task, kind in kinds.items():
-        y, predicted = {task: np.concatenate([y[task] for _, _, y, _ in tests])}, {}
-        for model in ["single", *models]:
-            parts = [own_class(kind, y[task], p[model][task][1]) for *_, y, p in tests]
-            predicted[model] = {task: np.concatenate(parts)}
-        for model in models:
-            pair = {name: predicted[name] for name in (model, "single")}
-            found = pk.compare_predictions(y, pair, {task: ROW_LOSSES.get(kind, kind)}, groups)
-            gain = found.gains[task]["single"]
-            ends = " to ".join(cells(gain, low="+.1f", high="+.1f"))
-            lines.append([task, model, *cells(gain, gain="+.1f"), ends, gain.statement])
-    print(f"\nGains in the loss of the test rows of all seeds\n\n{table(lines)}\n")
-
-
-def print_trial(name, setting, lowest, first, saved):
-    """Print the setting that a search has found."""
-    changes = [f"{part} {setting[part]:g} ({loss:.4f})" for part, loss in saved.items()]
-    print(file=sys.stderr)  # ends the progress bar
-    print(f"{name:22.22} {first:.4f}  {lowest:.4f}  {', '.join(changes)}".rstrip(), flush=True)
-
-
-def print_table(scores, losses, gains, kinds, parameters):
-    """Print the metrics of the models, and their gains over single-task networks."""
-    heads = [f"{task}, {METRICS[kind]}" for task, kind in kinds.items()]
-    print(f"{'':15} {'parameters':>10}  relative loss", *(f"{head:>28.28}" for head in heads))
-    for model, results in scores.items():
-        row = []
-        for task in kinds:
-            cell = f"{np.mean([each[task] for each in results]):.4f}"
-            mean, half = gains.get((model, task), (None, None))
-            if mean is not None:
-                mark = "*" if abs(mean) > half else " "  # keeps the columns aligned
-                gain = f"{mean:+.4f} ± {half:.4f}{mark}" if np.isfinite(half) else f"{mean:+.4f}"
-                cell += f"  {gain:18}"
-            row.append(f"{cell:29}")
-        number = f"{parameters[model]:,}" if model in parameters else "-"
-        print(f"{model:15} {number:>10} {np.mean(losses[model]):>14.4f}  {''.join(row)}".rstrip())
-    print("\nMetrics, and gains over single-task networks. *: the interval excludes 0")
-
-
-def draw(gains, kinds, models):
-    """Draw the gains of each task with their intervals."""
-    size = 1 + 3 * len(kinds), 1 + 0.5 * len(models)
-    figure, axes = pyplot.subplots(1, len(kinds), figsize=size, squeeze=False, sharey=True)
-    for axis, (task, kind) in zip(axes[0], kinds.items()):
-        means, halves = zip(*(gains[model, task] for model in models))
-        axis.axvline(0, color="grey", linewidth=1)
-        axis.errorbar(means, models, xerr=np.nan_to_num(halves), fmt="o", capsize=4)
-        axis.set_title(f"{task}: gain in {METRICS[kind]}", fontsize=10)
-        axis.margins(y=0.2)
-        axis.tick_params(axis="x", labelsize=8)
-    axes[0, 0].invert_yaxis()
-    figure.tight_layout()
-    figure.savefig(PLOT, dpi=150)
-
-
-def rows_of(seed, frame, rows, tasks, _, predictions):
-    """Return a frame of validation and test rows, with labels and the predictions of models."""
-    frames = []
-    for place, part in enumerate(PARTS[1:]):
-        found = rows[place + 1]
-        columns = {"row": found, "seed": seed, "part": part}
-        columns |= {task: frame[task].iloc[found].array for task in tasks.tasks}
-        for model, by_task in predictions.items():
-            outputs = {tasks.names[task]: parts[place] for task, parts in by_task.items()}
-            named = tasks.predictions(outputs).items()
-            columns |= {f"{model} {name}": values for name, values in named}
-        frames.append(pd.DataFrame(columns))
-    return pd.concat(frames)
+def join(arrays):
+    """Return the arrays of all seeds as one, by task."""
+    return {task: np.concatenate([each[task] for each in arrays]) for task in arrays[0]}
 
 
 def write_flights(file):
@@ -696,26 +432,12 @@ def parse():
     add("--tasks", nargs="+", default=[], metavar="COLUMN[:KIND]", help=f"{', '.join(HEADS)}")
     add("--columns", nargs="+", default=[], help="the inputs; all other columns by default")
     add("--ids", nargs="+", default=[], help="columns of integers that are ids")
-    order = parser.add_mutually_exclusive_group().add_argument
-    order("--time", help="the column that orders the rows; a random split without it")
-    order("--part", help=f"a column with the part of each row: {', '.join(PARTS)}")
+    add("--time", help="the column that orders the rows; a random split without it")
     add("--group", help="a column, such as a person: its rows with one value are in one part")
-    default = "%(default)s by default"
-    length = f"{default}: last entries, or first words"
-    add("--list-length", type=int, default=MAX_LENGTH, help=length)
-    others = [*BASELINES, *NETWORKS]
-    add("--models", nargs="+", choices=others, default=others, help="all by default")
-    add("--seeds", type=int, default=3, help=f"{default}; more seeds give smaller intervals")
+    add("--models", nargs="+", choices=MODELS, default=[*MODELS], help="all by default")
+    add("--seeds", type=int, default=3, help="3 by default; more seeds give smaller intervals")
     add("--search", type=int, default=1, help="the number of settings that each model tries")
-    add("--save", type=Path, metavar="FILE", help="a Parquet file for rows and predictions")
-    for name, value in ({name: DEFAULTS[name] for name in LIMITS} | SETTING).items():
-        option, text = f"--{name.replace('_', '-')}", LIMITS.get(name, "") + default
-        kind = float if value is None else type(value)  # None: as SparseAdagrad starts
-        add(option, type=kind, default=value, help=text)
     args = parser.parse_args()
-    args.models = [model for model in others if model in args.models]
-    if BOTH in args.models and not {"boosting", "hedged"} <= {*args.models}:
-        parser.error(f"--models must have boosting and hedged for {BOTH}")
     if args.file and not args.tasks:
         parser.error("--tasks must name the columns of the labels")
     if not args.file:
@@ -728,79 +450,41 @@ def parse():
 def main():
     args = parse()
     frame, columns, kinds = read(args)
-    groups = pd.factorize(frame[args.group])[0] if args.group else np.arange(len(frame))
-
-    def read_parts(seed):
-        rows = split(frame, args.part, args.time, args.group, seed)
-        return rows, encode(frame, columns, frame[[*kinds]], kinds, rows)
-
-    _, data = read_parts(0)
-    print(f"{len(frame):,} rows of {args.file}\n\n{columns}\n")
-    for task, kind in kinds.items():
-        print(f"{task}: {kind}, {frame[task].notna().mean():.1%} of the rows have a label")
-
-    jobs = {}  # the models, and their tasks, by name
-    for model in ["single", *args.models]:
-        alone = {f"{model} {task}": (model, {task: kind}) for task, kind in kinds.items()}
-        jobs |= alone if model in ("single", *BASELINES) else {model: (model, kinds)}
-    networks = {name: job for name, job in jobs.items() if job[0] not in BASELINES}
-    tuned = [name for name, (model, _) in jobs.items() if model not in ("linear", BOTH)]
-    tuned = tuned if args.search > 1 else []
-    tries = args.search * len(tuned)
-    show = partial(show_progress, tries + args.seeds * len(jobs), time.perf_counter())
-    options = {name: getattr(args, name) for name in LIMITS}
-
-    sizes, unused = make_sizes(kinds, *data[1:]), unused_parts(columns)
-    setting = {part: getattr(args, part) for part in SETTING}
-    settings = draw_settings(setting, CHOICES, unused, args.search)
-    trees = draw_settings(TREES, TREE_CHOICES, unused, args.search)
-
-    chosen = {name: settings[0] if name in networks else trees[0] for name in jobs}
-    if tries:
-        print(f"\n{'relative loss':26}  first    best  changes, and the loss that each saves")
-    for place, name in enumerate(tuned):
-        run = partial(train, *jobs[name], data, sizes, options, 0)
-        found = settings if name in networks else trees
-        shown = partial(show, args.search * place, f"{name}, search")
-        trial = search(found, args.patience, run, shown)
-        chosen[name] = trial[0]
-        print_trial(name, *trial)
-    chosen |= {BOTH: chosen["hedged"]} if BOTH in jobs else {}
-    print()
-    parameters = Counter()
-    for name, (model, group) in networks.items():
-        size, units = sizes(model, chosen[name]["width"], chosen[name]["number_units"])
-        parameters[model] += count(model, group, data[2], size, units)
-        print(f"{name}: experts of {2 * units} and {units} units")
-    if "boosting" in args.models:
-        print(f"boosting: {'LightGBM' if lightgbm else 'scikit-learn, without LightGBM'}")
-    print()
-
-    losses, tests = {model: [] for model in ["single", *args.models]}, []
+    jobs = [
+        (model, group)
+        for model in args.models
+        for group in ([{t: k} for t, k in kinds.items()] if model in ALONE else [kinds])
+    ]
+    settings, tests = {}, []
     for seed in range(args.seeds):
-        rows, data = read_parts(seed)
-        predictions = {model: {} for model in losses}
-        for place, (name, (model, group)) in enumerate(jobs.items()):
-            show(tries + seed * len(jobs) + place, f"{name}, seed {seed}")
-            given = predictions["boosting"] if model == BOTH else None
-            loss, found = train(model, group, data, sizes, options, seed, chosen[name], given=given)
-            losses[model].append(loss)
-            predictions[model] |= found
-        tests.append((rows, data[2], data[0][2][1], predictions))
-    print(file=sys.stderr)
-    if args.save:
-        saved = [rows_of(seed, frame, *each) for seed, each in enumerate(tests)]
-        pd.concat(saved).to_parquet(args.save, index=False)
-
-    scores = {
-        model: [{t: score(k, y[t], p[model][t][1]) for t, k in kinds.items()} for *_, y, p in tests]
-        for model in losses
-    }
-    gains = gains_of(scores, kinds, args.models)
-    print_table(scores, losses, gains, kinds, parameters)
-    print_gains(kinds, args.models, tests, groups)
-    draw(gains, kinds, args.models)
-    print(f"{PLOT} shows the gains over seeds")
+        rows = split(frame, args.time, args.group, seed)
+        data = encode(frame, rows, columns, kinds)
+        if not seed:
+            print(f"{len(frame):,} rows of {args.file}\n\n{columns}\n")
+            for task, kind in kinds.items():
+                share = frame[task].notna().mean()
+                print(f"{task}: {kind}, {share:.1%} of the rows have a label", flush=True)
+        found = {model: {} for model in args.models}
+        for place, (model, group) in enumerate(jobs):
+            print(f"seed {seed}: {model}, {' and '.join(group)}", file=sys.stderr)
+            if not seed:
+                settings[place] = choose(model, data, group, args.search)
+            found[model] |= MODELS[model](data, group, seed, settings[place])
+        valid, test = (
+            {m: {t: p[i] for t, p in f.items()} for m, f in found.items()} for i in (0, 1)
+        )
+        if {"hedged", "boosting"} <= {*found}:
+            pair, new = ({m: each[m] for m in ("hedged", "boosting")} for each in (valid, test))
+            test["mixture"] = pk.mix_predictions(data.y[1], pair, kinds).predict(new)
+        tests.append((rows[2], data.y[2], test))
+    print_metrics(kinds, tests)
+    y, predictions = join([y for _, y, _ in tests]), {}
+    for model in tests[0][2]:
+        predictions[model] = join([each[model] for *_, each in tests])
+    groups = pd.factorize(frame[args.group])[0] if args.group else np.arange(len(frame))
+    groups = groups[np.concatenate([rows for rows, *_ in tests])]
+    if len(predictions) > 1:
+        print(f"\n{pk.compare_predictions(y, predictions, kinds, groups)}")
 
 
 if __name__ == "__main__":

@@ -193,10 +193,10 @@ TABLES: dict[str, Callable[[int], Table]] = {
 }
 
 
-def encode(frame: pd.DataFrame, ids: Sequence[str], rows: Any, kinds: dict[str, str]) -> Any:
-    """Return the parts of a frame, as compare.py encodes them."""
-    inputs = frame.drop(columns=[*kinds])
-    found = pk.Columns.infer(inputs, ids=ids)
-    columns = pk.Columns(found.ids, found.numbers, {name: (name, LENGTH) for name in found.lists})
-    labels = {task: frame[task].astype("float64") for task in kinds}
-    return compare.encode(inputs, columns, labels, kinds, rows)
+def encode(
+    frame: pd.DataFrame, ids: Sequence[str], rows: Any, kinds: dict[str, str], length: int = LENGTH
+) -> Any:
+    """Return the parts of a frame, as compare.py encodes them, with the first words of texts."""
+    found = pk.Columns.infer(frame.drop(columns=[*kinds]), ids=ids)
+    columns = pk.Columns(found.ids, found.numbers, {name: (name, length) for name in found.lists})
+    return compare.encode(frame, rows, columns, kinds)

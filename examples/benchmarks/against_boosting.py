@@ -29,11 +29,11 @@ rules were written before the first fit, but for "all words" and what was cut to
                 with means has three settings for MovieLens. With all rows, the settings are those
                 of 10,000 rows (for LightGBM on diamonds, the best of three), without CatBoost on
                 census and flights.
-    mixture     hedged, with the rival as a given branch.
-    others      linear models of one-hot codes (compare.py); `single`, a TabularModel of each task
-                with one network; and `bottom`, a TabularModel of all tasks with one network and the
-                `reduction` for few labels. "Rival + linear" and "rival + single" are mixtures that
-                the library's function fits to predictions of the validation rows, as controls.
+    mixture     hedged and the rival, by `mix_predictions` on the validation rows. The kept scores
+                are of version 0.7.0, in which the rival was a branch of the model.
+    others      linear models of one-hot codes; `single`, a network for each task; and `bottom`, one
+                network for all tasks with the `reduction` for few labels, all of compare.py. "Rival
+                + linear" and "rival + single" are mixtures, too, as controls.
     gains       on test rows, which no fit has seen: points of AUC, or percents of the RMSE or
                 of the deviance, positive if better. Their 95% intervals are paired, over the groups
                 of test rows of all seeds (`compare_predictions`), and DeLong's for an AUC. Those
@@ -74,8 +74,10 @@ PREDICTIONS = ROOT / "predictions"
 PLAIN, MEANS, CAT, RIVAL = "LightGBM", "LightGBM, means", "CatBoost", "rival"
 SEARCHES = {PLAIN: 30, MEANS: 30, CAT: 8}  # settings for each task
 LARGE = {"texts": 8, "MovieLens": 8} | {name: 30 for name in TABLES if ALL in name}  # divide it
-MODELS = [*SEARCHES, "linear", "single", "bottom", "hedged", "mixture", WORDS := "all words"]
+MODELS = [*SEARCHES, "linear", "single", "bottom", "hedged", WORDS := "all words"]
+SHORT = ["single", "bottom", "hedged"]  # which read ten words of a text, as TabularModel infers
 CONTROLS = {f"{RIVAL} + {model}": model for model in ("linear", "single")}
+MIXTURES = {"mixture": "hedged", **CONTROLS}  # of the rival with a model
 CAT_CHOICES = {"learning_rate": [0.1, 0.03, 0.06], "depth": [6, 4, 8], "l2_leaf_reg": [3.0, 1, 10]}
 CAT_KINDS = {"binary": ("Logloss", "Probability"), "count": ("Poisson", "Exponent")}
 CAT_KINDS["regression"] = "RMSE", "RawFormulaVal"
@@ -88,30 +90,30 @@ PAIRS += ["hedged over bottom", f"{WORDS} over {RIVAL}"]
 VERDICTS = ["better", "equivalent", "not decided", "worse"]
 
 
-def figures_of(task: str, labels: Any, predictions: Any) -> Any:
-    return compare.figures(KINDS[task], np.array(labels), np.array(predictions)[:, None])
-
-
 # The fits
+
+
+def kinds_of(tasks: Any) -> dict[str, str]:
+    return {task: KINDS[task] for task in tasks if task in KINDS and task not in RANKED}
 
 
 @lru_cache(maxsize=1)
 def load(table: str, seed: int) -> Any:
     """Return a table, its encoded parts, and the labels of the validation and the test rows."""
     found = TABLES[table](seed)
-    kinds = {task: KINDS[task] for task in found.frame if task in KINDS}
+    kinds = kinds_of(found.frame)
     labels = found.frame.loc[np.concatenate(found.rows[1:]), [*kinds]].astype("float64")
     ranked = {name: labels[task] for name, (task, _) in RANKED.items() if task in labels}
     return found, encode(*found[:3], kinds), labels.assign(**ranked)
 
 
-def boost(model: str, task: str, kind: str, data: Any, seed: int, setting: Any) -> list[np.ndarray]:
+def boost(model: str, data: Any, kinds: dict[str, str], seed: int, setting: Any) -> dict[str, Any]:
     """Return the predictions of LightGBM with means of ids and counts of words, or of CatBoost."""
-    parts, columns, _ = data
-    known = [np.flatnonzero(~np.isnan(y[task])) for _, y in parts]
-    labels = [y[task][rows] for (_, y), rows in zip(parts, known)]
+    ((task, kind),), columns = kinds.items(), data.columns
+    known = [np.flatnonzero(~np.isnan(y[task])) for y in data.y]
+    labels = [y[task][rows] for y, rows in zip(data.y, known)]
     encoder, tables = TargetEncoder(target_type="continuous"), []
-    for (x, _), rows in zip(parts, (known[0], slice(None), slice(None))):
+    for x, rows in zip(data.x, (known[0], slice(None), slice(None))):
         ids, numbers, words = compare.blocks(columns, x)
         ids, numbers, *words = (each[rows] for each in (ids, numbers, *words))
         if model == CAT:
@@ -129,8 +131,8 @@ def boost(model: str, task: str, kind: str, data: Any, seed: int, setting: Any) 
     valid = tables[1].iloc[known[1]] if model == CAT else tables[1][known[1]]
     pairs = (tables[0], labels[0]), (valid, labels[1])
     if model == MEANS:
-        predict = compare.boost_with_lightgbm(kind, *pairs, [], 0, seed, setting)
-        return [predict(table) for table in tables[1:]]
+        predict = compare.boost(kind, *pairs, [], setting | {"seed": seed})
+        return {task: [predict(table) for table in tables[1:]]}
     options = {"iterations": 2000, "random_seed": seed, "thread_count": 1, "verbose": False}
     loss, output = CAT_KINDS[kind]
     options |= {"loss_function": loss, "allow_writing_files": False, **setting}
@@ -139,50 +141,26 @@ def boost(model: str, task: str, kind: str, data: Any, seed: int, setting: Any) 
     pools = [catboost.Pool(*pair, cat_features=columns.ids, text_features=texts) for pair in pairs]
     trees = catboost.CatBoost(options).fit(pools[0], eval_set=pools[1], early_stopping_rounds=50)
     found = [trees.predict(table, output) for table in tables[1:]]
-    return [each[:, 1] if kind == "binary" else each for each in found]
+    return {task: [each[:, 1] if kind == "binary" else each for each in found]}
 
 
-def train_network(found: Any, tasks: dict[str, Any], seed: int, **options: Any) -> Any:
-    """Return the predictions of a TabularModel for some tasks."""
-    others = [name for name in found.frame if name in KINDS and name not in tasks]
-    parts = [found.frame.loc[rows].drop(columns=others) for rows in found.rows]
-    model = pk.TabularModel(tasks, **{"ids": found.ids, "seed": seed} | options)
-    model.fit(parts[0], validation=parts[1], verbose=0)
-    return pd.concat([model.predict(rows) for rows in parts[1:]])
-
-
-BASELINES = {PLAIN: compare.boosting, "linear": compare.linear}
-BASELINES |= {model: partial(boost, model) for model in (MEANS, CAT)}
+TRAIN = compare.MODELS | {PLAIN: compare.boosting, WORDS: compare.hedged}
+TRAIN |= {model: partial(boost, model) for model in (MEANS, CAT)}
+TRAIN["bottom"] = partial(TRAIN["bottom"], reduction="label_root")  # which suits few labels
+NETWORK = {part: values[0] for part, values in compare.CHOICES.items()}  # a setting
 
 
 def fit(table: str, seed: int, model: str, searches: dict[str, Any]) -> pd.DataFrame:
     """Return the predictions of a model for the validation rows and the test rows, by task."""
     keras.utils.set_random_seed(seed)
     found, data, labels = load(table, seed)
-    kinds = {task: KINDS[task] for task in labels if task not in RANKED}
-    if train := BASELINES.get(model):
-        settings = searches.get(model, {}).get("settings", {})
-        p = {t: train(t, kind, data, seed, settings.get(t)) for t, kind in kinds.items()}
-        p = {task: np.concatenate(each).ravel() for task, each in p.items()}
-        return pd.DataFrame(p, labels.index)
-    if model == "mixture":
-        pair = {name: read(table, seed, name) for name in ("hedged", RIVAL)}
-        pair = {name: p[[*kinds]].to_dict("series") for name, p in pair.items()}
-        valid = found.rows[1]
-        known = {name: {t: p[t].loc[valid] for t in p} for name, p in pair.items()}
-        mixture = pk.mix_predictions({t: labels[t].loc[valid] for t in kinds}, known, kinds)
-        return pd.DataFrame(
-            {t: np.ravel(p) for t, p in mixture.predict(pair).items()}, labels.index
-        )
-    if model in ("single", "bottom"):
-        groups = [{task: kind} for task, kind in kinds.items()] if model == "single" else [kinds]
-        limits = {name: compare.DEFAULTS[name] for name in ("batch_size", "epochs", "patience")}
-        p = {}
-        for group in groups:
-            p |= compare.train_network("bottom", group, data, 32, limits, compare.SETTING, ())
-        return pd.DataFrame({t: np.concatenate(each)[:, 0] for t, each in p.items()}, labels.index)
-    options = {"columns": data[1]} if model == WORDS else {}
-    return train_network(found, kinds, seed, **options)
+    kinds, settings = kinds_of(labels), searches.get(model, {}).get("settings", {})
+    if model in SHORT:
+        data = encode(*found[:3], kinds, length=10)
+    is_alone, p = model in {*SEARCHES, *compare.ALONE}, {}
+    for group in [{task: kind} for task, kind in kinds.items()] if is_alone else [kinds]:
+        p |= TRAIN[model](data, group, seed, settings.get(*group, NETWORK) if is_alone else NETWORK)
+    return pd.DataFrame({task: np.concatenate(each) for task, each in p.items()}, labels.index)
 
 
 def search(table: str, model: str, first: dict[str, Any]) -> dict[str, Any]:
@@ -194,16 +172,16 @@ def search(table: str, model: str, first: dict[str, Any]) -> dict[str, Any]:
     choices = CAT_CHOICES if model == CAT else compare.TREE_CHOICES
     default, start = {part: values[0] for part, values in choices.items()}, time.process_time()
     _, data, labels = load(table, 0)
-    unused = [] if model == PLAIN and data[1].ids else ["cat_smooth"]
+    unused = [] if model == PLAIN and data.columns.ids else ["cat_smooth"]
     number, settings = max(SEARCHES[model] // LARGE.get(table, 1), 1), {}
 
-    def run(task: str, setting: Any, stop: Any = ()) -> list[float]:
-        p = BASELINES[model](task, KINDS[task], data, 0, setting)[0]
-        return [figures_of(task, data[0][1][1][task], np.ravel(p)).relative_error]
+    def run(task: str, setting: Any) -> float:
+        p = TRAIN[model](data, {task: KINDS[task]}, 0, setting)[task][0]
+        return compare.relative_loss(KINDS[task], data.y[1][task], p)
 
-    for task in [name for name in labels if name not in RANKED]:
+    for task in kinds_of(labels):
         drawn = compare.draw_settings(first.get(task, default), choices, unused, number)
-        found = compare.search(drawn, 0, partial(run, task), str) if number > 1 else drawn
+        found = compare.search(drawn, partial(run, task)) if number > 1 else drawn
         settings[task] = found[0]
     return {"settings": settings, "seconds": round(time.process_time() - start, 1)}
 
@@ -228,10 +206,12 @@ def read(table: str, seed: int, model: str) -> pd.DataFrame:
     if model == RIVAL:
         best = rivals_of(table, seed)
         p = pd.DataFrame({task: read(table, seed, name)[task] for task, name in best.items()})
-    elif model in CONTROLS:
-        pair = read(table, seed, RIVAL), read(table, seed, CONTROLS[model])
-        valid = labels.loc[found.rows[1]]
-        p = pd.DataFrame({t: mix(t, valid[t], *(each[t] for each in pair)) for t in labels})
+    elif model in MIXTURES:
+        pair = {name: read(table, seed, name) for name in (RIVAL, MIXTURES[model])}
+        valid = found.rows[1]
+        known = {name: each.loc[valid] for name, each in pair.items()}
+        mixture = pk.mix_predictions(labels.loc[valid], known, kinds_of(labels))
+        p = pd.DataFrame(mixture.predict(pair), labels.index)
     else:
         with np.load(file_of(table, seed, model)) as arrays:
             p = pd.DataFrame(dict(arrays), labels.index)
@@ -248,17 +228,13 @@ def rivals_of(table: str, seed: int) -> dict[str, str]:
     p = {name: read(table, seed, name).loc[valid.index] for name in names}
     best = {}
     for task, y in valid.items():
-        losses = {name: figures_of(task, y, p[name][task]).relative_error for name in p}
+        losses = {name: loss_of(task, y, p[name][task]) for name in p}
         best[task] = best["rating"] if task in RANKED else min(losses, key=losses.__getitem__)
     return best
 
 
-def mix(task: str, labels: pd.Series, *pair: pd.Series) -> pd.Series:
-    """Return the mixture of two predictions with the weights that the library fits."""
-    found = {name: {task: p} for name, p in zip("ab", pair, strict=True)}
-    known = {name: {task: p[task].loc[labels.index]} for name, p in found.items()}
-    mixture = pk.mix_predictions({task: labels}, known, {task: KINDS[task]})
-    return pd.Series(np.ravel(mixture.predict(found)[task]), pair[0].index)
+def loss_of(task: str, y: pd.Series, p: pd.Series) -> float:
+    return compare.relative_loss(KINDS[task], y.to_numpy(), p.to_numpy())
 
 
 # The comparison
@@ -306,9 +282,9 @@ def compare_models(table: str, seeds: Sequence[int], of_table: dict[str, Any]) -
     for seed in seeds:
         found, _, labels = load(table, seed)
         test = found.rows[2]
-        models = [m for m in (*MODELS, RIVAL, *CONTROLS) if is_run(table, seed, m)]
+        models = [m for m in (*MODELS, RIVAL, *MIXTURES) if is_run(table, seed, m)]
         p = {model: read(table, seed, model).loc[test] for model in models}
-        for model in (RIVAL, *CONTROLS):
+        for model in (RIVAL, *MIXTURES):
             fits = of_table["fits"].setdefault(model, {})
             fits[str(seed)] = {"scores": scores_of(labels.loc[test], p[model])}
         of_table["fits"][RIVAL][str(seed)]["models"] = rivals_of(table, seed)
@@ -325,9 +301,11 @@ def compare_models(table: str, seeds: Sequence[int], of_table: dict[str, Any]) -
 
 def scores_of(labels: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, float]:
     """Return the metrics by task."""
-    found = {task: figures_of(task, y, predictions[task]) for task, y in labels.items()}
-    metrics = {task: getattr(each, compare.METRICS[KINDS[task]]) for task, each in found.items()}
-    return {task: round(float(metric), 5) for task, metric in metrics.items()}
+    found = {}
+    for task, y in labels.items():
+        _, metric = compare.METRICS[KINDS[task]]
+        found[task] = compare.score(metric, KINDS[task], y.to_numpy(), predictions[task].to_numpy())
+    return {task: round(value, 5) for task, value in found.items()}
 
 
 def run(tables: Sequence[str], seeds: Sequence[int]) -> None:
@@ -370,7 +348,7 @@ def verdict(task: str, gain: float, low: float, high: float) -> str:
 def read_gains(kept: dict[str, Any]) -> pd.DataFrame:
     """Return a row for each gain, with its verdict."""
     rows = [
-        (table, task, f"{table}: {task}, {compare.METRICS[KINDS[task]]}", pair, *gain)
+        (table, task, f"{table}: {task}, {compare.METRICS[KINDS[task]][0]}", pair, *gain)
         for table in TABLES
         for pair, gains in kept.get(table, {}).get("gains", {}).items()
         for task, gain in gains.items()
@@ -451,8 +429,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--write", action="store_true", help="write the tables of the pages")
     args = parser.parse_args(arguments)
     if args.run is not None:
-        if compare.lightgbm is None or catboost is None:
-            parser.error("--run needs LightGBM and CatBoost: pip install lightgbm catboost")
+        if catboost is None:
+            parser.error("--run needs CatBoost: pip install catboost")
         run(args.run or [*TABLES], range(args.seeds))
     tables = tables_of(json.loads(KEPT.read_text()))
     print(*(f"{name}\n{table}" for name, table in tables.items()), sep="\n\n")

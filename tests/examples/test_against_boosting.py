@@ -78,7 +78,7 @@ def test_a_small_run_keeps_scores_settings_and_predictions(monkeypatch, tmp_path
     monkeypatch.setattr(against_boosting, "PREDICTIONS", tmp_path / "predictions")
     monkeypatch.setattr(_frames, "TRAINING_ROWS", 1200)
     monkeypatch.setattr(against_boosting, "SEARCHES", dict.fromkeys(against_boosting.SEARCHES, 2))
-    monkeypatch.setitem(_frames.compare.DEFAULTS, "epochs", 1)
+    monkeypatch.setattr(_frames.compare, "EPOCHS", 1)
     command = ["--run", "counts", "--seeds", "1"]
     against_boosting.main(command)
     first = json.loads(file.read_text())["counts"]
