@@ -34,7 +34,6 @@ def test_a_message_shows_the_shape_of_an_array_in_place_of_a_dict():
     predictions = heads({"click": LONG})
     y = {"click": LONG[:, 0]}
     for call in (
-        lambda: heads.check_labels(LONG),
         lambda: heads.compute_loss(LONG, predictions),
         lambda: heads.compute_loss(y, LONG),
         lambda: heads.compute_loss(y, predictions, LONG),

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 import ple_keras as pk
+from ple_keras.heads.task_heads import hedged_heads
 
 from ._cases import Case
 from ._data import Arrays, Dataset
@@ -221,10 +222,9 @@ def train(
         "validation": round(max(history["val_mtl_score"]), 6),
     }
     if is_fitted:
-        weights = {task: model.layers[-1][task].branch_weights() for task in dataset.tasks}
         record["hedge"] = {
             task: {branch: round(a, 2) for branch, a in of_task.items()}
-            for task, of_task in weights.items()
+            for task, of_task in model.layers[-1].branch_weights().items()
         }
         record["mixtures"] = {
             mixture: score(dataset, predictions, 5)
@@ -239,15 +239,15 @@ def other_mixtures(kind: str, model: keras.Model, dataset: Dataset) -> Iterator[
 
     "equal" has equal weights, "train" is fitted on the training rows, and any other has one branch.
     """
-    heads = model.layers[-1]
-    names = heads[heads.task_names[0]].branches.names
+    hedged = hedged_heads(model)
+    names = next(iter(hedged.values())).branch_names
     for mixture in [net.mixture for net in MIXTURES.values() if net.base == kind]:
         if mixture == "train":
             pk.fit_hedge(model, dataset.train.inputs, dataset.train.labels, EVALUATION_BATCH)
         else:
             weights = [1 / len(names) if mixture == "equal" else mixture == b for b in names]
-            for task in heads.task_names:
-                heads[task].mixture.assign(np.array(weights, "float32"))
+            for each in hedged.values():
+                each.mixture.assign(np.array(weights, "float32"))
         yield mixture, predict(model, dataset)
 
 

@@ -7,7 +7,6 @@ states its reason and the versions of Keras on which it was tested.
 
 import inspect
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import attrgetter
@@ -16,6 +15,7 @@ from typing import Any, TypeVar, cast
 import keras
 from keras.src.backend.common import global_state
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+from keras.src.backend.common.tensor_attributes import get_tensor_attr, set_tensor_attr
 from keras.src.utils import module_utils
 
 from ple_keras._typing import Config, LossLike, Nested, Store, Tensor
@@ -83,6 +83,20 @@ def set_mask(tensor: Tensor, mask: Tensor | None) -> None:
     set_keras_mask(tensor, mask)
 
 
+def attached(tensor: Tensor, name: str) -> Any:
+    """Return what `set_attached` has attached to a tensor, or None."""
+    return get_tensor_attr(tensor, name)
+
+
+def set_attached(tensor: Tensor, name: str, value: object) -> None:
+    """Attach a value to a tensor, as Keras attaches masks.
+
+    A prediction carries the values of the branches that it mixes, which its loss trains. Other
+    outputs of a layer would be outputs of the model. Keras 3.15.
+    """
+    set_tensor_attr(tensor, name, value)
+
+
 def call_keeping_masks(layer: Callable[[Nested], T], inputs: Nested) -> T:
     """Call a layer with tensors that other layers read too, and restore their masks afterwards.
 
@@ -105,18 +119,6 @@ def outermost_layer() -> keras.Layer | None:
     `stateless_call` of a model is not a call. Keras 3.15.
     """
     return getattr(global_state.get_global_attribute("current_call_ctx"), "entry_layer", None)
-
-
-def compiled_loss() -> object:
-    """Return the loss with which the model of the current call was compiled; None without one.
-
-    It would broadcast the stacks of a TaskHeads that trains branches against labels. On JAX, the
-    model of a training step is known only from its frame. Keras 3.15.
-    """
-    frames = traceback.walk_stack(None) if keras.backend.backend() == "jax" else ()
-    steps = [f.f_locals.get("self") for f, _ in frames if f.f_code.co_name == "stateless_call"]
-    model: keras.Model = [outermost_layer(), *steps][-1]
-    return getattr(model, "_compile_loss", None) and model.loss
 
 
 def have_one_trace(*tensors: Tensor) -> bool:

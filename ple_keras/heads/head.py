@@ -20,7 +20,7 @@ from ple_keras._keras.building import build_on
 from ple_keras._keras.internals import call_keeping_masks, serialize_loss
 from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.saving import register, stable_name
-from ple_keras._keras.tensors import HALF_DTYPES, dtype_name, to_numpy
+from ple_keras._keras.tensors import HALF_DTYPES, dtype_name
 from ple_keras._typing import (
     Activation,
     Config,
@@ -112,7 +112,6 @@ class Head(BaseLayer):
     _fixed: tuple[str, ...] = ("task", "units")
     _set_by_class: tuple[str, ...] = ()  # arguments of this class that a subclass does not take
     _initial_bias = 0.0  # of the last Dense layer
-    branches: Any = None  # the Branches from TaskHeads, for the features of a HedgedBlock
 
     def __init__(
         self,
@@ -145,6 +144,7 @@ class Head(BaseLayer):
         self._tower_template = as_optional_template(tower, "tower", self.dtype_policy)
         self._leading_axes: tuple[int | None, ...] = (None,)
         self._statistics: Untracked[LabelStatistics | None] = Untracked(None)
+        self._copies: Untracked[list[Head]] = Untracked([])
 
     def build(self, input_shape: Shape) -> None:
         shape = check_features(input_shape)
@@ -162,14 +162,22 @@ class Head(BaseLayer):
         self._projection.build(shape)
         self._restore_frozen()
 
-    def branch_weights(self) -> dict[str, float]:
-        """Return the weights of the mixture of a HedgedBlock, which sum to 1; empty without it."""
-        if not self._copies():
-            return {}
-        return dict(zip(self.branches.names, to_numpy(self.mixture).tolist()))
+    def _add_copies(self, copies: Sequence["Head"]) -> None:
+        """Adapt copies of the head with it from now on, and freeze them with it."""
+        self._copies.value.extend(copies)
+        if (statistics := self._statistics.value) is not None:
+            for copy in copies:
+                copy._adapt(statistics)
 
-    def _copies(self) -> list["Head"]:  # not a property: Keras's saving would read it
-        return [] if self.branches is None else [*self.branches.copies.values()]
+    @property
+    def trainable(self) -> bool:
+        return bool(super().trainable)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        keras.Layer.trainable.fset(self, value)
+        for copy in self._copies.value:
+            copy.trainable = value
 
     def _activate(self, logits: Tensor) -> Tensor:
         """Return the prediction from the logits. A subclass can override it."""
@@ -194,23 +202,17 @@ class Head(BaseLayer):
         """Return the prediction before the activation; the head must be built.
 
         Args:
-            features: The task's features, `(..., H)`. After a HedgedBlock, the features of each
-                branch: the result is the mixture of their logits.
+            features: The task's features, `(..., H)`.
 
         Returns:
             `(..., units)`, at least float32.
         """
-        if self.branches is not None:
-            names, copies = self.branches.names, self.branches.copies
-            return sum(self.mixture[i] * copies[b].logits(features[b]) for i, b in enumerate(names))
         if self._tower_template:
             features = call_keeping_masks(self._tower, features)
         return self._projection(features)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Return the predictions of the task."""
-        if self.branches is not None:
-            return self._predict(self.branches.value(inputs, training, False))
         return self._activate(self.logits(inputs))
 
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -251,7 +253,7 @@ class Head(BaseLayer):
     def _adapt(self, statistics: LabelStatistics) -> None:
         """Store the statistics of the labels (see `TaskHeads.adapt`)."""
         self._statistics.value = statistics
-        for copy in self._copies():
+        for copy in self._copies.value:
             copy._adapt(statistics)
 
     def _find_labeled(self, y_true: Tensor, y_pred: Tensor) -> LabeledExamples:
@@ -351,8 +353,6 @@ class Head(BaseLayer):
         return (*input_shape[:-1], self.units)
 
     def compute_output_spec(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        if self._copies():
-            return self.branches.output_spec(inputs)
         if self.input_spec is not None:
             check_width(inputs.shape, self.input_spec.axes[-1], f"inputs[{self.task!r}]")
         dtype = "float32" if self.compute_dtype in HALF_DTYPES else self.compute_dtype

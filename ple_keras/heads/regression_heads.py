@@ -40,8 +40,7 @@ class StandardizedHead(Head):
 
     def _scale_weights(self) -> list[keras.Variable]:
         """Return the weights of the statistics; none before `build`."""
-        head = (self._copies() or [self])[0]
-        return [getattr(head, f"_{name}") for name in self._scale if hasattr(head, f"_{name}")]
+        return [getattr(self, f"_{name}") for name in self._scale if hasattr(self, f"_{name}")]
 
     def _set_scale(self, *statistics: np.ndarray) -> None:
         self._scale = {name: x.tolist() for name, x in zip(self._scale, statistics)}

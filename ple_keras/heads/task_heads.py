@@ -7,9 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import check_by_task, check_keys, check_known_value, check_number
+from ple_keras._checks import check_by_task, check_keys, check_known_value, check_number, short_repr
 from ple_keras._keras.building import symbolic
-from ple_keras._keras.internals import compiled_loss, load_error
+from ple_keras._keras.internals import attached, load_error, set_attached
 from ple_keras._keras.layers import BaseLayer, Untracked, find_layers
 from ple_keras._keras.processes import replica_count
 from ple_keras._keras.removed import removed_error
@@ -17,13 +17,15 @@ from ple_keras._keras.saving import built_names, check_names, register, save_nam
 from ple_keras._keras.tensors import all_valid, to_numpy
 from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
 from ple_keras.heads.binary_heads import ProductHead, sort_products
-from ple_keras.heads.branches import Branches
 from ple_keras.heads.head import Head
+from ple_keras.heads.hedged_head import HedgedHead
 from ple_keras.heads.task_losses import batch_loss, total_loss
 from ple_keras.labels.label_arrays import check_task_labels, read_labels
 from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.layers.observer import active_observer
 from ple_keras.losses.example_losses import BatchLoss, uncertainty_form
+
+VALUES = "_branch_values"  # of a prediction: the mixture, and the value of each branch
 
 
 @register
@@ -49,10 +51,8 @@ class TaskHeads(BaseLayer):
         training: Passed to the heads.
 
     Returns:
-        The predictions of all heads, `{task: (..., units)}`, at least float32. With
-        `training=True`, a task with branches of a HedgedBlock has a stack of the values that its
-        head mixes, `(1 + branches, ..., units)`, for `compute_loss`. The first is the mixture,
-        without a gradient. `predictions` returns its prediction.
+        The predictions of all heads, `{task: (..., units)}`, at least float32. The prediction of a
+        task with branches of a HedgedBlock carries the values of the branches, for `compute_loss`.
 
     Raises:
         TypeError: If `heads` is an empty list, or contains anything other than heads.
@@ -93,8 +93,7 @@ class TaskHeads(BaseLayer):
         self._product_names = tuple(sort_products(heads))
         self._came_built = built_names(heads)
         self._by_task = Untracked({head.task: head for head in heads})
-        for head in heads:  # `head-{task}` is a name in the file format
-            setattr(self, f"head-{head.task}", head)
+        self._hedged: Untracked[dict[TaskName, HedgedHead]] = Untracked({})
         self._multipliers: keras.Variable = None
         self._log_variances: keras.Variable | None = None
 
@@ -143,26 +142,22 @@ class TaskHeads(BaseLayer):
 
     def build(self, input_shape: Mapping[TaskName, Shape]) -> None:
         shapes = self._inputs_by_task(input_shape)
-        for task in self.task_names:
-            head, shape = self[task], shapes[task]
-            if isinstance(shape, Mapping) and head.branches is None:
-                branches = Branches(head, shape)
-                branches.build(shape)
-                head.branches = branches
-            elif not head.built:
-                head.build(shape)
+        for task, head in self.items():
+            layer: keras.Layer = head
+            if isinstance(shapes[task], Mapping) and task in self.task_names:
+                layer = self._hedged.value[task] = HedgedHead(head, shapes[task])
+            setattr(self, f"head-{task}", layer)  # a name in the file format
+            if task in self.task_names and not layer.built:
+                layer.build(shapes[task])
         for product in self._products():
-            factors = [self[task] for task in product.of]
-            product.build((*factors[0]._leading_axes, 1))
-            names = {factor.task: [*_branch_names(factor)] for factor in factors}
+            product.build((*self[product.of[0]]._leading_axes, 1))
+            names = {factor: [*self._branch_names(factor)] for factor in product.of}
             if any(of_factor != names[product.of[0]] for of_factor in names.values()):
                 raise ValueError(
                     f"Factors of {product.task!r} must have equal branches. Received: {names=}"
                 )
-            if names[product.of[0]]:
-                product.branches = Branches(product, names[product.of[0]])
         unusable = self.loss_weighting or self.activity_regularizer
-        if unusable and any(map(_branch_names, self.values())):
+        if unusable and self._hedged.value:
             raise ValueError(
                 "loss_weighting and activity_regularizer must be None for a HedgedBlock. "
                 f"Received: loss_weighting={self.loss_weighting!r}, {self.activity_regularizer!r}"
@@ -177,67 +172,58 @@ class TaskHeads(BaseLayer):
             self._log_variances = self.add_weight(
                 **options, initializer="zeros", name="log_variances"
             )
+        for name, hedged in [(self[t].name, hedged) for t, hedged in self._hedged.value.items()]:
+            # In files of 0.7.0, the head of the first branch is a copy, too.
+            old, new = f"/{name}-{hedged.branch_names[0]}.0", f"/{name}.0"
+            if self._frozen_layers:
+                self._frozen_layers = tuple(x.replace(old, new) for x in self._frozen_layers)
         self._restore_frozen()
 
     def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
-        """Return the predictions of all tasks, and the stacks of tasks whose branches train."""
+        """Return the predictions of all tasks."""
         features = self._inputs_by_task(inputs)
         observer = active_observer()
-        returns_stacks = bool(training) and any(map(_branch_names, self.values()))
-        if returns_stacks and (loss := compiled_loss()):
-            if self.trainable_variables:
-                raise ValueError(
-                    "compile must get no loss for a model with a HedgedBlock: use MultiTaskModel "
-                    f"or MultiTaskTraining, or freeze block and heads. Received: {loss=}"
-                )
-            returns_stacks = False  # the layers after frozen heads read predictions
-        with_branches = returns_stacks or observer is not None
-        values: dict[TaskName, Tensor] = {}
+        values: dict[TaskName, Tensor] = {}  # which are mixed
+        branches: dict[TaskName, dict[str, Tensor]] = {}
         outputs: dict[TaskName, Tensor] = {}
+
+        def product(head: ProductHead, found: Mapping[TaskName, Tensor]) -> Tensor:
+            is_log = self._product_names
+            logs = [found[t] if t in is_log else ops.log_sigmoid(found[t]) for t in head.of]
+            return head.log_probability(logs)
+
         for task in (*self.task_names, *self._product_names):
             head = self[task]
             if task in self._product_names:
-                logs = [
-                    values[each] if each in self._product_names else ops.log_sigmoid(values[each])
-                    for each in head.of
-                ]
-                values[task] = head.log_probability(logs)
-            elif head.branches is not None:
-                values[task] = head.branches.value(features[task], training, with_branches)
+                values[task] = product(head, values)
+                for branch in self._branch_names(task):
+                    of_branch = {factor: branches[factor][branch] for factor in head.of}
+                    branches.setdefault(task, {})[branch] = product(head, of_branch)
+            elif hedged := self._hedged.value.get(task):
+                branches[task] = hedged.branch_values(features[task], training)
+                values[task] = hedged.mix(branches[task])
             elif type(head).call is Head.call and head.activity_regularizer is None:
                 # Without `__call__`, whose checks take longer than a small head.
                 values[task] = head._logits_or_prediction(features[task])
             else:
                 outputs[task] = head(features[task], training=training)
                 continue
-            is_stack = with_branches and head.branches is not None
-            if is_stack and observer is not None:
-                observer.branches[task] = values[task]
-            if is_stack and returns_stacks:
-                outputs[task] = values[task]
-            else:
-                outputs[task] = head._predict(values[task][0] if is_stack else values[task])
+            outputs[task] = head._predict(values[task])
+            if task in branches:
+                set_attached(outputs[task], VALUES, [values[task], *branches[task].values()])
+        if observer is not None:
+            observer.branches |= branches
         return {task: outputs[task] for task in self}
 
-    def predictions(self, y_pred: ByName) -> dict[str, Tensor]:
-        """Return the predictions of a call, with or without training.
+    def branch_weights(self) -> dict[str, dict[str, float]]:
+        """Return the weights of the mixtures, `{task: {branch: weight}}`, of hedged tasks."""
+        return {task: hedged.branch_weights() for task, hedged in self._hedged.value.items()}
 
-        Args:
-            y_pred: `{task: output}`, as returned by the layer. Other keys are ignored.
-
-        Returns:
-            `{task: (..., units)}`. The predictions of a stack have no gradient.
-
-        Example:
-
-        >>> heads = TaskHeads([BinaryHead("click")])
-        >>> block = HedgedBlock(heads, [4])
-        >>> y_pred = heads(block(np.zeros((2, 3))), training=True)
-        >>> tuple(y_pred["click"].shape), tuple(heads.predictions(y_pred)["click"].shape)
-        ((3, 2, 1), (2, 1))
-        """
-        branches = {task: self[task].branches for task in y_pred if task in self}
-        return {t: b.prediction_in(y_pred[t]) if b else y_pred[t] for t, b in branches.items()}
+    def _branch_names(self, task: TaskName) -> tuple[str, ...]:
+        """Return the branches of a task, sorted; a product has those of its factors."""
+        if task in self._product_names:
+            return self._branch_names(self[task].of[0])
+        return self._hedged.value[task].branch_names if task in self._hedged.value else ()
 
     def _inputs_by_task(self, inputs: ByName) -> dict[str, Tensor]:
         """Return inputs keyed by task, where a product has the inputs of its first factor."""
@@ -297,7 +283,7 @@ class TaskHeads(BaseLayer):
         self._multipliers.assign([multipliers.get(task, 1.0) for task in self.trained_tasks])
 
     def compute_loss(
-        self, y: ByName, y_pred: ByName, sample_weight: ByName | None = None, training: bool = True
+        self, y: ByName, y_pred: ByName, sample_weight: ByName | None = None
     ) -> Tensor:
         """Return the loss of all tasks, for a custom training loop.
 
@@ -315,10 +301,9 @@ class TaskHeads(BaseLayer):
 
         Args:
             y: `{task: labels}`, with exactly the tasks that have a loss.
-            y_pred: `{task: predictions}`, as returned by the layer. Other keys are ignored.
+            y_pred: `{task: predictions}`, the tensors that the layer returned, or arrays. Other
+                keys are ignored.
             sample_weight: `{task: weights of the examples}`. An omitted task has the weight 1.
-            training: The argument `training` of the call that returned `y_pred`. It matters only
-                for the branches of a HedgedBlock.
 
         Returns:
             A scalar.
@@ -326,8 +311,8 @@ class TaskHeads(BaseLayer):
         Raises:
             TypeError: If an argument is not a dict keyed by task, or labels are not numbers.
             ValueError: If the layer is not built, no task has a loss, a task is missing or unknown,
-                a shape does not match, `y_pred` of a task with branches is not of a call with this
-                `training`, or learned weights are constants of a JAX trace.
+                a shape does not match, a tensor of `y_pred` of a task with branches is not what the
+                layer returned, or learned weights are constants of a JAX trace.
 
         Example:
 
@@ -337,10 +322,10 @@ class TaskHeads(BaseLayer):
         >>> float(heads.compute_loss(y, predictions))
         3.0
         """
-        return self._total_loss(self._batch_losses(y, y_pred, sample_weight, training).values())
+        return self._total_loss(self._batch_losses(y, y_pred, sample_weight).values())
 
     def compute_losses(
-        self, y: ByName, y_pred: ByName, sample_weight: ByName | None = None, training: bool = True
+        self, y: ByName, y_pred: ByName, sample_weight: ByName | None = None
     ) -> dict[str, Tensor]:
         """Return the loss of each task, without its weight, for a custom training loop.
 
@@ -351,7 +336,6 @@ class TaskHeads(BaseLayer):
             y: As for `compute_loss`.
             y_pred: As for `compute_loss`.
             sample_weight: As for `compute_loss`.
-            training: As for `compute_loss`.
 
         Returns:
             `{task: L_k}`, a scalar for each task that has a loss, in the order of `trained_tasks`.
@@ -367,13 +351,20 @@ class TaskHeads(BaseLayer):
         >>> {task: float(loss) for task, loss in losses.items()}
         {'a': 1.0, 'b': 4.0}
         """
-        losses = self._batch_losses(y, y_pred, sample_weight, training)
+        losses = self._batch_losses(y, y_pred, sample_weight)
         return {task: batch.with_gradient() / replica_count() for task, batch in losses.items()}
 
     def _batch_losses(
-        self, y: ByName, y_pred: ByName, sample_weight: ByName | None, training: bool
+        self, y: ByName, y_pred: ByName, sample_weight: ByName | None, with_branches: bool = True
     ) -> dict[TaskName, BatchLoss]:
-        """Return the loss of each task in a batch, with the labeled examples."""
+        """Return the loss of each task in a batch, with the labeled examples.
+
+        Args:
+            y: As for `compute_loss`.
+            y_pred: As for `compute_loss`.
+            sample_weight: As for `compute_loss`.
+            with_branches: Whether the loss trains branches.
+        """
         trained, weights = self.trained_tasks, {} if sample_weight is None else sample_weight
         if not self.built or not trained:
             raise ValueError(
@@ -386,14 +377,16 @@ class TaskHeads(BaseLayer):
         check_keys({task: None for task in y_pred if task in trained}, trained, "y_pred")
         losses = {}
         for task in trained:
-            head = self[task]
-            if head.branches and head.branches.is_stack(y_pred[task]) != bool(training):
+            predicted = y_pred[task]
+            values = attached(predicted, VALUES) if with_branches else None
+            needs_values = with_branches and self._branch_names(task) and ops.is_tensor(predicted)
+            if needs_values and values is None:
                 raise ValueError(
-                    f"y_pred[{task!r}] must be of a call with the argument training of the loss: a "
-                    "call with training=True returns the branches of a HedgedBlock. Received: "
-                    f"{training=}, y_pred[{task!r}].shape={tuple(ops.shape(y_pred[task]))}"
+                    f"y_pred[{task!r}] must be the tensor that {self.name!r} returned, with the "
+                    "values of its branches, which a copy or a cast does not have. "
+                    f"Received: y_pred[{task!r}]={short_repr(predicted)}"
                 )
-            losses[task] = batch_loss(head, y[task], y_pred[task], weights.get(task))
+            losses[task] = batch_loss(self[task], y[task], predicted, weights.get(task), values)
         return losses
 
     def _total_loss(self, losses: Iterable[BatchLoss]) -> Tensor:
@@ -477,11 +470,10 @@ class TaskHeads(BaseLayer):
         specs = {}
         for task, head in self.items():
             x = features[task]
-            if isinstance(x, Mapping) and not head._copies():  # of a product, or before `build`
+            layer = self._hedged.value.get(task, head)
+            if isinstance(x, Mapping) and layer is head:  # of a product, or before `build`
                 x = next(iter(x.values()))
-            specs[task] = head.compute_output_spec(x)
-            if training and head.branches:
-                specs[task] = ops.stack([specs[task]] * (1 + len(head.branches.names)))
+            specs[task] = layer.compute_output_spec(x)
         return specs
 
     def compute_output_shape(self, input_shape: Mapping[TaskName, Shape]) -> dict[str, Shape]:
@@ -518,20 +510,21 @@ class TaskHeads(BaseLayer):
 
 
 def find_heads(model: keras.Layer) -> dict[TaskName, Head]:
-    """Return a dict of the heads in a model or layer, without the heads of branches."""
-    found: dict[TaskName, Head] = {}
-    for head in find_layers(model, Head):  # outer layers first
+    """Return a dict of the heads in a model or layer, without the copies for branches."""
+    found = {task: head for x in find_layers(model, TaskHeads) for task, head in x.items()}
+    for head in find_layers(model, Head):  # outside of TaskHeads
         found.setdefault(head.task, head)
     return found
 
 
-def hedged_heads(model: keras.Layer) -> dict[TaskName, Head]:
+def branch_names(model: keras.Layer) -> dict[TaskName, tuple[str, ...]]:
+    """Return the branches of each task of the TaskHeads in a model or layer."""
+    return {task: x._branch_names(task) for x in find_layers(model, TaskHeads) for task in x}
+
+
+def hedged_heads(model: keras.Layer) -> dict[TaskName, HedgedHead]:
     """Return a dict of the heads in a model or layer that mix branches."""
-    return {task: head for task, head in find_heads(model).items() if head._copies()}
-
-
-def _branch_names(head: Head) -> tuple[str, ...]:
-    return head.branches.names if head.branches else ()
+    return {t: h for x in find_layers(model, TaskHeads) for t, h in x._hedged.value.items()}
 
 
 def trained_heads(model: keras.Layer) -> dict[TaskName, Head]:

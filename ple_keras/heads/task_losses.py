@@ -6,7 +6,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._keras.internals import get_mask, set_mask
 from ple_keras._keras.processes import replica_count
 from ple_keras._keras.tensors import fill, is_constant_in_jax_trace
 from ple_keras._typing import Tensor
@@ -16,35 +15,37 @@ from ple_keras.losses.example_losses import BatchLoss, reduce_losses, uncertaint
 
 
 def batch_loss(
-    head: Head, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None
+    head: Head,
+    y_true: Tensor,
+    y_pred: Tensor,
+    sample_weight: Tensor | None,
+    values: Sequence[Tensor] | None = None,
 ) -> BatchLoss:
     """Return the loss of a task in a batch.
 
     Args:
         head: The head of the task.
         y_true: The labels.
-        y_pred: The predictions, or the stack of the mixture and its branches. With a stack, the
-            value is the mixture's loss, but its gradient is the gradient of the sum of the losses
-            of the branches with the reduction "label_root".
+        y_pred: The predictions.
         sample_weight: Weights of the examples; None for 1.
+        values: The mixture, and the values of its branches. With them, the value of the loss is the
+            mixture's, but its gradient is the gradient of the sum of the losses of the branches
+            with the reduction "label_root".
     """
-    has_branches = head.branches is not None and head.branches.is_stack(y_pred)
-    if head.branches and has_branches:
-        stack = head._predict(y_pred)
-        count, mask, y_pred = stack.shape[0], get_mask(y_pred), stack[0]
-        set_mask(y_pred, mask)
     labeled = head._find_labeled(y_true, y_pred)
     labels, predictions = labeled.labels, labeled.predictions
     if not isinstance(labels, Mapping):  # of lists
         labels = ops.cast(labels, predictions.dtype)
-    if has_branches:  # as more examples of one call
-        missing = labeled.missing
+    if values:  # as more examples of one call
+        # The mixture is a constant: 0 times NaN would spoil healthy branches.
+        stack = head._predict(ops.stack([ops.stop_gradient(values[0]), *values[1:]]))
+        count, missing = len(values), labeled.missing
         stack = stack if missing is None else fill(stack, missing, SAFE_PREDICTION)
         predictions = ops.reshape(stack, (-1, *ops.shape(stack)[2:]))
         labels = ops.concatenate([labels] * count)
     losses = head.example_losses(labels, predictions)
     trained = None
-    if has_branches:
+    if values:
         losses = ops.reshape(losses, (count, -1, *ops.shape(losses)[1:]))
         losses, trained = ops.stop_gradient(losses[0]), losses[1:]
     return reduce_losses(

@@ -11,7 +11,7 @@ from ple_keras._keras.layers import find_layers
 from ple_keras._keras.slices import whole_slices
 from ple_keras._typing import TaskName, WeightSlice
 from ple_keras.heads.regression_heads import StandardizedHead
-from ple_keras.heads.task_heads import TaskHeads, find_heads
+from ple_keras.heads.task_heads import TaskHeads, branch_names, find_heads, hedged_heads
 from ple_keras.layers.experts import StackedExperts
 from ple_keras.layers.gate import Gate
 from ple_keras.layers.hedged_block import OWN, HedgedBlock
@@ -44,7 +44,7 @@ def find_units(model: keras.Layer) -> dict[Branch, Unit]:
         tasks = set().union(*(joined[each] for each in (task, *getattr(head, "of", ()))))
         joined.update(dict.fromkeys(tasks, tasks))
     units = {}
-    names = {task: head.branches.names if head.branches else () for task, head in heads.items()}
+    names = branch_names(model)
     for task, branch in [(t, branch) for t, of_task in names.items() for branch in of_task]:
         alike = {each for each in heads if branch in names[each]}
         units[task, branch] = Unit(branch, tuple(sorted(joined[task] if branch == OWN else alike)))
@@ -93,7 +93,7 @@ NO_UNIT = Unit("", ())  # of tasks without branches
 
 def _find_readers(model: keras.Layer) -> dict[PartKey, set[Unit]]:
     """Return the units that read each variable, or each slice of stacked experts."""
-    heads, units = find_heads(model), find_units(model)
+    hedged, units = hedged_heads(model), find_units(model)
     readers: dict[PartKey, set[Unit]] = defaultdict(set)
     by_stream: dict[str, set[Unit]] = defaultdict(set)  # of the inputs of blocks
 
@@ -103,15 +103,14 @@ def _find_readers(model: keras.Layer) -> dict[PartKey, set[Unit]]:
 
     blocks = [block for block in find_layers(model, HedgedBlock) if block.built]
     for (task, branch), unit in units.items():
-        copies = heads[task].branches.copies  # not of products
-        add(whole_slices(copies[branch].weights if branch in copies else ()), [unit])
+        add(whole_slices(hedged[task][branch].weights if task in hedged else ()), [unit])
         for block in blocks:
             if task in block.task_names and branch in block.branch_names:
                 add(block._slices(task, branch), [unit])
                 for stream in block._input_streams(task, branch):
                     by_stream[stream].add(unit)
     tasks = {task for layer in find_layers(model, TaskHeads) for task in layer.task_names}
-    others = {task for task in tasks if not heads[task].branches}
+    others = tasks - {*hedged}
     inside = [each for block in blocks for each in find_layers(block, StreamFeatures)]
     for features in find_layers(model, StreamFeatures):
         for stream in features._streams() if features not in inside else ():

@@ -14,8 +14,8 @@ from ple_keras._keras.processes import sum_over_processes
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import ByName, TaskName, Tensor
 from ple_keras.heads.binary_heads import ProductHead
-from ple_keras.heads.branches import mix
-from ple_keras.heads.task_heads import find_heads, hedged_heads
+from ple_keras.heads.hedged_head import mix
+from ple_keras.heads.task_heads import branch_names, find_heads, hedged_heads
 from ple_keras.hedging.branch_weights import Branch
 from ple_keras.hedging.mixture import LabeledValues, best_mixture, total_losses
 from ple_keras.labels.label_arrays import check_total_weight, labeled_weights, task_labels
@@ -65,7 +65,9 @@ class BranchedModel:
     def __init__(self, model: keras.Layer) -> None:
         check_model(model)
         self.model, self.heads = model, find_heads(model)
-        self.mixed_heads = {t: head for t, head in hedged_heads(model).items() if head.has_loss}
+        self.branch_names = branch_names(model)
+        self.hedged = hedged_heads(model)
+        self.mixed_heads = {t: self.heads[t] for t in self.hedged if self.heads[t].has_loss}
         if not self.mixed_heads:
             raise ValueError(
                 f"model must have a HedgedBlock before heads with losses. Received: {model=}"
@@ -74,7 +76,7 @@ class BranchedModel:
         trace_function(self.observed, "predict")
 
     def _values(self, outputs: ByName, observer: Observer) -> dict[str, Tensor]:
-        return {task: stack[1:] for task, stack in observer.branches.items()}
+        return {task: ops.stack([*values.values()]) for task, values in observer.branches.items()}
 
     def read(self, batches: Iterable[Batch]) -> ValuesByTask:
         """Return the labels and values of hedged tasks with a loss. Products can lack labels."""
@@ -83,7 +85,7 @@ class BranchedModel:
         for x, y, sample_weight in batches:
             outputs, of_batch = self.observed.run_batch(x), task_labels(y, self.mixed_heads)
             for task, head in self.heads.items():
-                if head.has_loss and head.branches and of_batch.get(task) is not None:
+                if head.has_loss and self.branch_names[task] and of_batch.get(task) is not None:
                     present, is_labeled = head._present_labels(of_batch[task])
                     head._check_values(present)
                     weights = labeled_weights(sample_weight, trained, task, is_labeled)
@@ -108,7 +110,7 @@ class BranchedModel:
         losses = Losses({}, {}, {})
         for task, of_task in found.items():
             head, labels = self.heads[task], of_task.labels
-            mixtures = [to_numpy(self.heads[each].mixture) for each in self._factors(task)]
+            mixtures = [to_numpy(self.hedged[each].mixture) for each in self._factors(task)]
             mixed = mix(of_task.values, np.transpose(mixtures))
             stack = ops.convert_to_tensor(np.stack([mixed, *of_task.values]))
             if isinstance(head, ProductHead):
@@ -132,7 +134,7 @@ class BranchedModel:
             scale = scale if 0 < scale < np.inf else count
             if is_counted:
                 losses.relative_mixtures[task] = (totals[0] - least) / scale
-            for branch, total in zip(head.branches.names, totals[1:]):
+            for branch, total in zip(self.branch_names[task], totals[1:]):
                 losses.by_branch[task, branch] = total / count if count else np.nan
                 if is_counted:
                     losses.relative[task, branch] = (total - least) / scale
@@ -153,7 +155,8 @@ class BranchedModel:
             allows_nan: Whether a mixture stays as it is if the values of a branch are not finite.
         """
         for task, head in self.mixed_heads.items():
-            mixture, count = to_numpy(head.mixture), 0.0
+            variable = self.hedged[task].mixture
+            mixture, count = to_numpy(variable), 0.0
             is_finite = np.isfinite(found[task].values).all()
             of_task = prior[task] if isinstance(prior, Mapping) else prior
             is_kept = of_task is not prior and not len(found[task].labels)
@@ -162,4 +165,4 @@ class BranchedModel:
                 count = found[task].weights.sum()
             sums = sum_over_processes(np.append(mixture, 1.0) * count)
             mixture = sums[:-1] / sums[-1] if sums[-1] else mixture
-            head.mixture.assign(mixture.astype("float32"))
+            variable.assign(mixture.astype("float32"))

@@ -200,8 +200,8 @@ class FitHedge(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._validate()  # without validation
         logs = {} if logs is None else logs
-        for task, head in hedged_heads(self.model).items():
-            logs |= {f"hedge/{task}/{b}": weight for b, weight in head.branch_weights().items()}
+        for task, hedged in hedged_heads(self.model).items():
+            logs |= {f"hedge/{task}/{b}": weight for b, weight in hedged.branch_weights().items()}
         logs |= self._logged
         for unit in self._weights:
             kept = self.kept[unit].epoch if unit in self.kept else epoch
@@ -307,4 +307,4 @@ def fit_hedge(
     batches = Batches(x, y, batch_size, sample_weight=sample_weight)
     branched = BranchedModel(model)
     branched.fit_mixtures(branched.read(batches), prior)
-    return {task: head.branch_weights() for task, head in hedged_heads(model).items()}
+    return {task: hedged.branch_weights() for task, hedged in branched.hedged.items()}

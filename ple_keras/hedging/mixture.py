@@ -12,8 +12,8 @@ from keras import ops
 
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Tensor
-from ple_keras.heads.branches import mix
 from ple_keras.heads.head import Head
+from ple_keras.heads.hedged_head import mix
 from ple_keras.heads.regression_heads import PositiveHead, variance_power
 from ple_keras.labels.sample_space import SAFE_LABEL, SAFE_PREDICTION
 from ple_keras.losses.example_losses import uncertainty_form

@@ -21,7 +21,7 @@ from ple_keras.heads.binary_heads import BinaryHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.regression_heads import variance_power
-from ple_keras.heads.task_heads import TaskHeads, find_heads, trained_heads
+from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads, trained_heads
 from ple_keras.inspection._report_text import WIDTH, Report, Row, cells, table
 from ple_keras.inspection.compare_predictions import Gain, compare_predictions
 from ple_keras.inspection.task_figures import (
@@ -147,7 +147,7 @@ def task_report(
     check_model(model)
     if not check_bool(new_rows, "new_rows") and groups is not None:
         raise ValueError(f"groups need new_rows=True. Received: groups={short_repr(groups)}")
-    heads, trained = find_heads(model), trained_heads(model)
+    heads, trained, hedged = find_heads(model), trained_heads(model), hedged_heads(model)
     observed = ObservingModel(model, partial(_branch_predictions, heads))
     found: dict[str, list[list[np.ndarray]]] = {}  # labels, predictions, predictions of branches
     examples = 0
@@ -168,9 +168,9 @@ def task_report(
         whole, *by_branch = (task_figures(head, each, labels) for each in arrays)
         report.tasks[task], report.loss_weights[task] = whole, weights.get(task, 0.0)
         report.warnings.extend(figure_warnings(task, whole, head))
-        names = head.branch_weights()
-        if not names:
+        if task not in hedged:
             continue
+        names = hedged[task].branch_weights()
         report.branches[task] = {}
         for (name, weight), figures in zip(names.items(), by_branch):
             epochs = logs.get(f"hedge/{task}/{name}_epoch", [math.nan])
@@ -196,9 +196,7 @@ def _branch_predictions(
     predictions = {}
     for task in outputs.keys() & heads.keys():
         head, values, mask = heads[task], [outputs[task]], get_mask(outputs[task])
-        if task in observer.branches:
-            stack = head._predict(observer.branches[task][1:])
-            values += ops.unstack(stack, len(head.branches.names))
+        values += [head._predict(each) for each in observer.branches.get(task, {}).values()]
         predictions[task] = [flatten_positions(each, mask, math.nan) for each in values]
     return predictions
 

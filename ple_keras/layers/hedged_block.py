@@ -38,6 +38,9 @@ class HedgedBlock(BaseLayer):
     model is therefore about as good as the better of single-task networks and a shared bottom,
     however related the tasks are. `docs/hedged_branches.md` has the equations of the fit.
 
+    A plain `keras.Model` with a loss of Keras trains all branches through the mixture. Use
+    MultiTaskModel or MultiTaskTraining.
+
     By default, the branch "shared" is a SharedBottomBlock, and "own" is one expert for each task,
     without a gate. With `features`, each branch of each task has a copy of the feature network.
     Otherwise, all branches train the layers before the block.

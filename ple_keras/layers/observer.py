@@ -22,12 +22,12 @@ class Observer:
 
     Attributes:
         levels: The gate weights of each level that ran.
-        branches: The stack of the mixture and its branches of each hedged task.
+        branches: The values of the branches of each hedged task, both keyed by name.
     """
 
     def __init__(self, names: Mapping[int, str]) -> None:
         self.levels: dict[str, ByName] = {}
-        self.branches: dict[str, Tensor] = {}
+        self.branches: dict[str, dict[str, Tensor]] = {}
         self._names = names
 
     def __enter__(self) -> Self:

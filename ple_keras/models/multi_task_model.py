@@ -222,8 +222,9 @@ class MultiTaskTraining(Mixin):
 
     def _prepared_hedge(self, validation: Nested, given: FitArguments) -> FitHedge | None:
         """Return a FitHedge for `fit` without one; None if there is nothing to fit, or it can't."""
-        heads = [*hedged_heads(self).values()] if self.built else find_layers(self, HedgedBlock)
-        has_loss = any(getattr(each, "has_loss", True) for each in heads)
+        heads, blocks = self._task_heads(), find_layers(self, HedgedBlock)
+        tasks = [*hedged_heads(self)] if self.built else heads.task_names if blocks else []
+        has_loss = any(heads[task].has_loss for task in tasks)
         if not (self._hedges and self.compiled and has_loss):
             return None
         # A callback can call `fit`, which then has another one.

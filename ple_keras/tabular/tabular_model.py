@@ -115,14 +115,14 @@ class TabularModel:
         self._columns: Any = None  # a Columns and a TaskColumns, after `fit`
         self._tasks: Any = None
         self.keras_model: Any = None
-        self._lock = RLock()
+        self._busy = RLock()
         self._set(arguments)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_lock": None}  # pickles and deep copies can't have it
+        return {**vars(self), "_busy": None}  # pickles and deep copies can't have it
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=RLock())
+        vars(self).update(state, _busy=RLock())
 
     def _set(self, arguments: Mapping[str, Any]) -> None:
         arguments = {**self._arguments, **arguments}
@@ -239,7 +239,7 @@ class TabularModel:
         names = "training", "validation"
         train, valid = (tasks.read(*each, columns, weights) for each in zip(parts, names))
         options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
-        with self._lock, _seeded(self._arguments["seed"]):
+        with self._busy, _seeded(self._arguments["seed"]):
             model = self._new_model(columns, tasks)
             callbacks = [*(callbacks or ()), FitHedge(valid, BATCH_SIZE, patience=patience)]
             model.fit(*train[:2], sample_weight=train[2], callbacks=callbacks, **options)
@@ -292,7 +292,7 @@ class TabularModel:
         """
         options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
         weights = self._weight_columns(sample_weight)
-        with self._lock, ExitStack() as undo:
+        with self._busy, ExitStack() as undo:
             tasks, model, before = self._fitted(), self.keras_model, self._columns
             parts = self._split(frame, validation, time, group)
             columns = before.update(parts[0])
@@ -390,7 +390,7 @@ class TabularModel:
             TypeError, ValueError: As for `Columns.transform`, and if the model is not fitted.
         """
         rows = to_rows(rows)
-        with self._lock:
+        with self._busy:
             predictions = self._fitted().predictions(self._predict(rows))
         if hasattr(rows, "columns"):
             index = {"index": rows.index} if hasattr(rows, "index") else {}
@@ -431,7 +431,7 @@ class TabularModel:
             raise TypeError(f"y must be None: labels are columns. Received: y={short_repr(y)}")
         check_frame(rows, "rows")
         errors = {}
-        with self._lock:
+        with self._busy:
             tasks, heads = self._fitted(), self.heads
             labels, predictions = tasks.labels(rows), self._predict(rows)
         for column, task in tasks.names.items():
@@ -466,7 +466,7 @@ class TabularModel:
         """
         check_frame(rows, "rows")
         groups = None if group is None else value_ranks(rows, group)
-        with self._lock:
+        with self._busy:
             tasks = self._fitted()
             x, y = self._columns.transform(rows, packed=True), tasks.labels(rows)
             report = task_report(self.keras_model, x, y, BATCH_SIZE, groups, new_rows=True)
@@ -501,7 +501,7 @@ class TabularModel:
         new, old = part / "new", part / "old"
         try:
             new.mkdir()
-            with self._lock:
+            with self._busy:
                 tasks = self._fitted()
                 self.keras_model.save(new / MODEL)
                 self._columns.save(new / COLUMNS)

@@ -16,6 +16,7 @@ from ple_keras._keras.saving import to_snake_case
 from ple_keras._keras.slices import assign_slices, read_slice, whole_slices
 from ple_keras._typing import Shape, WeightSlice
 from ple_keras.heads.head import Head
+from ple_keras.heads.hedged_head import HedgedHead
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.column_layers import columns_digest
@@ -155,13 +156,12 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
 
 def _short_name(outer: keras.Layer, layer: keras.Layer) -> str:
     """Return the name of a layer inside another, without the number in an automatic name."""
-    names = getattr(getattr(outer, "branches", None), "copies", [])  # of a head
-    for branch in getattr(outer, "branch_names", names):
+    for branch in getattr(outer, "branch_names", ()):
         if getattr(outer, f"branch-{branch}", None) is layer:
             return str(branch)
     if isinstance(outer, SequentialBlock) and isinstance(layer, CGCBlock):
         return str(outer.layers.index(layer))
-    if isinstance(layer, Head):
+    if isinstance(layer, Head | HedgedHead):
         return layer.task
     stem = re.sub(r"_\d+$", "", layer.name)
     automatic = (to_snake_case(type(layer).__name__), "ple_block", "mmoe_block")
@@ -217,7 +217,7 @@ def _layer_parts(layer: keras.Layer) -> Iterator[_Part]:
         states = layer._own_variables().values()
         for index, task in enumerate(layer.trained_tasks):
             yield _Part(f"{task}/loss_weight", [(state, (index,)) for state in states])
-    elif isinstance(layer, Head) and layer.branches is None:
+    elif isinstance(layer, Head):
         tower = layer._tower.weights if hasattr(layer, "_tower") else []
         standardize = getattr(layer, "standardize", None)
         meaning = "" if standardize is None else f"{standardize=}"

@@ -145,14 +145,26 @@ def test_the_outermost_layer_contains_the_current_call():
     assert internals.outermost_layer() is None
 
 
-def test_the_loss_of_compile_is_known_within_a_step():
-    found = []
-    layer = keras.layers.Lambda(lambda x: found.append(internals.compiled_loss()) or x)
-    model = chain(layer)
-    model.compile("sgd", "mse", run_eagerly=True)
-    model.fit(np.ones((1, 3)), np.ones((1, 3)), verbose=0)
-    assert found[-1] == "mse"
-    assert internals.compiled_loss() is None
+def test_what_a_layer_attaches_to_its_output_is_there_in_the_loss():
+    class Attaches(keras.layers.Layer):
+        def call(self, inputs):
+            outputs = inputs + 0.0
+            internals.set_attached(outputs, "_attached", [inputs])
+            return outputs
+
+    class Reads(keras.Model):
+        def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
+            found.append(internals.attached(y_pred, "_attached"))
+            return keras.ops.mean(y_pred)
+
+    found, inputs = [], keras.Input((3,))
+    model = Reads(inputs, Attaches()(keras.layers.Dense(1)(inputs)))
+    model.compile("sgd")
+    model.fit(np.ones((1, 3)), np.ones((1, 1)), verbose=0)
+    assert len(found[-1]) == 1
+    copied = Attaches()(keras.ops.ones((1, 3))) + 0.0
+    assert internals.attached(copied, "_attached") is None
+    assert internals.attached(np.ones(3), "_attached") is None
 
 
 def test_serialized_losses_have_the_arguments_that_their_configs_lack():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
+from ple_keras.heads.task_heads import hedged_heads
 from tests.helpers import features, numpy_of, once
 from tests.models import branched, cloned, compiled, heads_alone, heads_of, loaded
 from tests.refusals import NAN, check_refused, table
@@ -108,8 +109,9 @@ def test_the_heads_of_branches_have_the_bias(is_built):
     model = branched(heads, [4])
     if is_built:
         heads.adapt(Y)
-    biases = [numpy_of(w).tolist() for w in heads["visits"].weights if w.path.endswith("bias")]
+    biases = [numpy_of(w).tolist() for w in heads.weights if w.path.endswith("bias")]
     assert biases == [[BIAS]] * 2
-    rates = [np.log(numpy_of(head(np.zeros((1, 4))))) for head in heads["visits"]._copies()]
+    copies = [hedged_heads(heads)["visits"][b] for b in ("own", "shared")]
+    rates = [np.log(numpy_of(head(np.zeros((1, 4))))) for head in copies]
     np.testing.assert_allclose(rates, np.full((2, 1, 1), BIAS), rtol=1e-6)
     assert np.isfinite(compiled(model).fit(X, Y, verbose=0).history["loss"]).all()

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
+from ple_keras.heads.task_heads import hedged_heads
 from tests.helpers import QUICK, assert_same, built, features, numpy_of, once, randomize
-from tests.models import branched, compiled, heads_of
+from tests.models import branched, compiled, heads_of, loaded
 from tests.refusals import all_refused, check_refused
 
 ROWS, WIDTH, RATE = 12, 3, 0.5
@@ -34,21 +35,28 @@ def hedged_model(heads=None, seed=0, optimizer=None, mixtures=MIXTURES, **compil
     model = branched(heads, keras.layers.Dense(2, "tanh"))
     randomize(model, seed)
     for task, mixture in mixtures.items():
-        heads[task].mixture.assign(mixture)
+        hedged_heads(heads)[task].mixture.assign(mixture)
     return compiled(model, optimizer or keras.optimizers.SGD(RATE), **compile_kwargs)
+
+
+def not_own(model):
+    """Return the trainable weights that belong to no own branch."""
+    own = {id(w) for hedged in hedged_heads(model).values() for w in hedged["own"].weights}
+    return [w for w in model.trainable_weights if id(w) not in own and "own" not in w.path]
 
 
 def test_a_branch_is_trained_independently_of_the_other_branch_the_mixture_and_loss_weights():
     def shared_branch(is_changed):
         model = hedged_model(**QUICK)
         if is_changed:
+            shared = {*map(id, not_own(model))}
             for w in model.trainable_weights:
-                if "own" in w.path:
+                if id(w) not in shared:
                     w.assign(w + 1.0)
-            heads_of(model)["time"].mixture.assign([0.0, 1.0])
+            hedged_heads(model)["time"].mixture.assign([0.0, 1.0])
             heads_of(model).multiply_loss_weights({"time": 7.0})
         model.train_on_batch(X, Y)
-        return [numpy_of(w) for w in model.trainable_weights if "own" not in w.path]
+        return [numpy_of(w) for w in not_own(model)]
 
     np.testing.assert_equal(shared_branch(True), shared_branch(False))
 
@@ -68,20 +76,18 @@ def test_logits_of_probabilities_are_mixed_and_other_predictions_themselves(name
     inputs = {branch: features(4, 5, 2, seed=i) for i, branch in enumerate(("x", "y", "z"))}
     heads({"a": inputs})
     randomize(heads)
-    heads["a"].mixture.assign([0.5, 0.2, 0.3])
-    branches = {branch: getattr(heads["a"], f"branch-{branch}") for branch in inputs}
+    hedged_heads(heads)["a"].mixture.assign([0.5, 0.2, 0.3])
+    branches = {branch: hedged_heads(heads)["a"][branch] for branch in inputs}
     logits = [numpy_of(branches[branch].logits(x)) for branch, x in inputs.items()]
     mixed = sum(a * (x if of_logits else function(x)) for a, x in zip((0.5, 0.2, 0.3), logits))
     expected = function(mixed) if of_logits else mixed
     reordered = dict(reversed(inputs.items()))
     assert_same(numpy_of(heads({"a": reordered})), {"a": expected})
-    mixed = sum(a * x for a, x in zip((0.5, 0.2, 0.3), logits))
     tensors = {branch: keras.ops.convert_to_tensor(x) for branch, x in inputs.items()}
-    np.testing.assert_allclose(numpy_of(heads["a"].logits(tensors)), mixed, rtol=1e-5)
-    np.testing.assert_allclose(numpy_of(heads["a"](tensors)), expected, rtol=1e-5)
+    np.testing.assert_allclose(numpy_of(hedged_heads(heads)["a"](tensors)), expected, rtol=1e-5)
     (symbolic,) = heads({"a": {branch: keras.Input((5, 2)) for branch in inputs}}).values()
     assert symbolic.shape == (None, 5, 2)
-    assert heads["a"].branch_weights() == pytest.approx({"x": 0.5, "y": 0.2, "z": 0.3})
+    assert heads.branch_weights()["a"] == pytest.approx({"x": 0.5, "y": 0.2, "z": 0.3})
 
 
 @once
@@ -89,13 +95,13 @@ def test_a_head_stays_the_same_object_and_reads_the_state_of_its_branches():
     time = pk.RegressionHead("time", standardize=True)
     model = hedged_model(pk.TaskHeads([time]), mixtures={})
     assert heads_of(model)["time"] is time
-    assert time.mixture.path.split("/")[1:] == ["time_head", "mixture"]
-    assert time.branch_weights() == {"own": 0.5, "shared": 0.5}
+    hedged = hedged_heads(model)["time"]
+    assert hedged["own"] is time
+    assert hedged.mixture.path.split("/")[1:] == ["time_head", "mixture"]
+    assert heads_of(model).branch_weights() == {"time": {"own": 0.5, "shared": 0.5}}
     heads_of(model).adapt({"time": [2.0, 4.0, np.nan, np.nan]})
     assert (time.mean, time.deviation, time.label_share) == ([3.0], [1.0], 0.5)
-    for branch in BRANCHES:
-        getattr(time, f"branch-{branch}")._mean.assign([7.0])
-    assert time.mean == [7.0]
+    assert [hedged[branch].mean for branch in BRANCHES] == [[3.0]] * 2
 
 
 def product_heads(**kwargs):
@@ -126,42 +132,52 @@ def test_a_product_is_that_of_the_mixtures_and_trains_each_branch():
             assert is_trained == (not np.array_equal(new, old)), w.path
 
 
-def test_a_call_that_trains_returns_branches_which_only_a_loss_that_trains_takes():
+def test_a_call_returns_predictions_whose_loss_trains_the_branches():
     model = hedged_model(**QUICK)
     heads, expected = heads_of(model), float(model.test_on_batch(X, Y)[0])
-    stacks = {
-        "first": model(X, training=True),
-        "copied": {task: 1.0 * stack for task, stack in model(X, training=True).items()},
-    }
-    predicted = model(X)
-    assert tuple(stacks["first"]["kind"].shape) == (3, ROWS, 3)
-    assert_same(numpy_of(heads.predictions({**stacks["first"], "other": X})), numpy_of(predicted))
-    assert heads.predictions(predicted) == predicted
-    loss = float(numpy_of(heads.compute_loss(Y, predicted, training=False)))
-    assert loss == pytest.approx(expected, rel=1e-5)
-    for stack in stacks.values():
-        assert float(numpy_of(heads.compute_loss(Y, stack))) == pytest.approx(expected, rel=1e-5)
-    start = r"y_pred\['click'\] must be of a call with the argument training of the loss.*"
-    message = start + r"Received: training=True, y_pred\['click'\]\.shape=\(12, 1\)"
-    check_refused(lambda: heads.compute_losses(Y, predicted), ValueError, message)
-    message = start + r"Received: training=False, y_pred\['click'\]\.shape=\(3, 12, 1\)"
-    refused = lambda: heads.compute_loss(Y, stacks["first"], training=False)  # noqa: E731
-    check_refused(refused, ValueError, message)
+    arrays = model.predict(X, verbose=0)
+    for predicted in (model(X), model(X, training=True), arrays):
+        assert_same(numpy_of(predicted), arrays)
+        assert float(numpy_of(heads.compute_loss(Y, predicted))) == pytest.approx(expected)
+    copied = {task: 1.0 * each for task, each in model(X).items()}
+    message = r"y_pred\['click'\] must be the tensor that 'task_heads.*' returned"
+    for compute in (heads.compute_loss, heads.compute_losses):
+        check_refused(lambda compute=compute: compute(Y, copied), ValueError, message)
     features = model.layers[1](keras.Input((WIDTH,)))
     shapes = [spec.shape for spec in heads(features, training=True).values()]
-    assert shapes == [(3, None, 1), (3, None, 1), (3, None, 3)]
+    assert shapes == [(None, 1), (None, 1), (None, 3)]
     lists = {t: {b: x[:, None] for b, x in of.items()} for t, of in model.layers[1](X).items()}
     message = r"inputs\['click'\] must have 2 axes\. Received: inputs\['click'\]="
-    check_refused(lambda: heads(lists), ValueError, message)  # a prediction would be like a stack
+    check_refused(lambda: heads(lists), ValueError, message)
 
 
-def test_losses_of_keras_do_not_train_branches():
+@once
+@pytest.mark.parametrize("is_built", [False, True])
+def test_a_frozen_head_freezes_all_branches_also_in_files_of_0_7_0(is_built, tmp_path):
+    heads = pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")])
+    if not is_built:
+        heads["a"].trainable = False
+    model = branched(heads)
+    heads["a"].trainable = False
+    expected = [w.trainable for w in model.weights]
+    assert not any(w.trainable for w in hedged_heads(heads)["a"].weights)
+    assert [w.trainable for w in loaded(model, tmp_path).weights] == expected
+    config = heads.get_config()
+    config["frozen_layers"] = [
+        x.replace("/a_head.", "/a_head-own.") for x in config["frozen_layers"]
+    ]
+    old = branched(pk.TaskHeads.from_config(config))
+    assert [w.trainable for w in old.weights] == expected
+    heads["a"].trainable = True
+    assert hedged_heads(heads)["a"]["shared"].trainable_weights
+
+
+@once
+def test_a_value_that_is_not_finite_spoils_only_its_branch():
     model = hedged_model(**QUICK)
-    plain = keras.Model(model.input, model.output["time"])
-    plain.compile("sgd", "mse", **QUICK)
-    assert np.isfinite(plain.evaluate(X, Y["time"], verbose=0))
-    message = "compile must get no loss for a model with a HedgedBlock.*Received: loss='mse'"
-    check_refused(lambda: plain.fit(X, Y["time"][:, 0]), ValueError, message)
+    hedged_heads(model)["time"]["own"]._projection.bias.assign([np.inf])
+    model.train_on_batch(X, Y)
+    assert all(np.isfinite(numpy_of(w)).all() for w in not_own(model))
 
 
 @pytest.mark.parametrize("is_nested", [True, False])
@@ -192,14 +208,14 @@ def test_a_position_is_valid_where_all_branches_are():
     heads = pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("b")])
     predictions = heads({"a": masked, "b": masked})
     trained = heads({"a": masked, "b": masked}, training=True)
-    for prediction in (*predictions.values(), *heads.predictions(trained).values()):
+    for prediction in (*predictions.values(), *trained.values()):
         assert numpy_of(prediction._keras_mask).tolist() == [[True, False, False]]
     labels = {"a": np.array([[1.0, np.nan, np.nan]]), "b": np.array([[2.0, 0.0, 0.0]])}
     unmasked = heads({"a": x, "b": x})
     known = {**labels, "b": np.array([[2.0, np.nan, np.nan]])}
-    expected = float(numpy_of(heads.compute_loss(known, unmasked, training=False)))
-    for outputs, training in ((predictions, False), (trained, True)):
-        loss = float(numpy_of(heads.compute_loss(labels, outputs, training=training)))
+    expected = float(numpy_of(heads.compute_loss(known, unmasked)))
+    for outputs in (predictions, trained):
+        loss = float(numpy_of(heads.compute_loss(labels, outputs)))
         assert loss == pytest.approx(expected, rel=1e-6)
 
 
@@ -209,8 +225,7 @@ def test_features_without_branches_or_of_another_width_are_refused():
     heads(hedged_inputs("a"))
     wide = {"own": keras.Input((3,)), "shared": keras.Input((4,))}
     message = r"inputs\['a'\] must have the shape \(batch, \.\.\., 3\).*\.shape=\(None, 4\)"
-    for call in (heads["a"], lambda x: heads({"a": x})):
-        check_refused(lambda call=call: call(wide), ValueError, message)
+    check_refused(lambda: heads({"a": wide}), ValueError, message)
     message = r"inputs\['a'\] must be a dict keyed by branch, .* Received: inputs\['a'\]=Tensor"
     check_refused(lambda: heads({"a": features(2, 3)}), TypeError, message)
 

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import ple_keras as pk
+from ple_keras.heads.task_heads import hedged_heads
 from tests.helpers import QUICK, assert_same, features, numpy_of, once, randomize
 from tests.layers.reference import sigmoid
 from tests.models import cloned, compiled, heads_of, loaded
@@ -55,7 +56,7 @@ def hedged_model():
     served = keras.Model(item, heads(with_position(branches, unknown)))
     randomize(model)
     for task, mixture in MIXTURES.items():
-        heads[task].mixture.assign(mixture)
+        hedged_heads(heads)[task].mixture.assign(mixture)
     return model, served, block
 
 
@@ -72,7 +73,7 @@ def predictions_by_hand(model, block, item, place=None):
     for task, by_branch in numpy_of(block(item)).items():
         values = []
         for branch, hidden in by_branch.items():
-            copy = getattr(heads[task], f"branch-{branch}")
+            copy = hedged_heads(heads)[task][branch]
             logits = hidden @ numpy_of(copy._projection.kernel) + numpy_of(copy._projection.bias)
             if task == "click" and place is not None:
                 logits = logits + numpy_of(copy.bias)[place]
@@ -103,12 +104,12 @@ def test_branches_with_overridden_heads_train_as_networks_alone():
     """The step of each branch is that of the loss of its own prediction."""
     model, _, block = hedged_model()
     x, y = rows()
-    copies = {b: getattr(heads_of(model)["time"], f"branch-{b}") for b in ("own", "shared")}
+    copies = {b: hedged_heads(model)["time"][b] for b in ("own", "shared")}
     compiled(model, keras.optimizers.SGD(0.5), **QUICK)
     hidden = {branch: numpy_of(block(x["item"])["time"][branch]) for branch in copies}
     before = {branch: numpy_of(copy._projection.bias) for branch, copy in copies.items()}
     kernels = {branch: numpy_of(copy._projection.kernel) for branch, copy in copies.items()}
-    biases = numpy_of(getattr(heads_of(model)["click"], "branch-own").bias).copy()
+    biases = numpy_of(hedged_heads(model)["click"]["own"].bias).copy()
     model.train_on_batch(x, y)
     for branch, copy in copies.items():
         logits = (hidden[branch] @ kernels[branch] + before[branch])[:, 0]
@@ -116,7 +117,7 @@ def test_branches_with_overridden_heads_train_as_networks_alone():
         gradient = np.mean(2 * (np.clip(logits, 0, 1) - y["time"]) * inside)
         expected = before[branch] - 0.5 * gradient
         np.testing.assert_allclose(numpy_of(copy._projection.bias), expected, atol=1e-5)
-    found = numpy_of(getattr(heads_of(model)["click"], "branch-own").bias)
+    found = numpy_of(hedged_heads(model)["click"]["own"].bias)
     assert (found != biases).all()
 
 

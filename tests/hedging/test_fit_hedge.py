@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
+from ple_keras.heads.task_heads import hedged_heads
 from ple_keras.hedging.mixture import LabeledValues, best_mixture, minimize_on_simplex
 from tests.helpers import QUICK, Dataset, assert_same, every_backend, features, once, randomize
 from tests.layers.reference import sigmoid, softmax
@@ -276,7 +277,7 @@ def test_validation_metrics_have_the_new_mixture():
     other.set_weights(weights)
     expected = other.evaluate(*data, return_dict=True, verbose=0)
     assert history["val_loss"][0] == pytest.approx(expected["loss"], rel=1e-5)
-    mixtures = {task: heads_of(other)[task].branch_weights() for task in TASKS}
+    mixtures = {task: heads_of(other).branch_weights()[task] for task in TASKS}
     for task, of_task in mixtures.items():
         assert sum(of_task.values()) == pytest.approx(1)
         assert of_task["own"] != 0.5
@@ -289,7 +290,7 @@ def test_the_mixture_is_fitted_in_epochs_without_validation():
     callback = pk.FitHedge(data, batch_size=16)
     for kwargs in ({}, {"validation_data": data, "validation_freq": 2}):
         model.fit(*rows(seed=1), callbacks=[callback], verbose=0, **kwargs)
-        fitted = {task: heads_of(model)[task].branch_weights() for task in TASKS}
+        fitted = {task: heads_of(model).branch_weights()[task] for task in TASKS}
         assert_same(pk.fit_hedge(model, *data)["time"], fitted["time"])
     before = model.get_weights()
     model.evaluate(*data, callbacks=[callback], verbose=0)
@@ -312,8 +313,8 @@ def test_batches_arrays_and_single_tasks_give_the_same_mixture():
 def test_tasks_without_labels_have_equal_weights_and_nothing_else_changes():
     heads = pk.TaskHeads([*two_heads().values(), pk.Head("score")])
     model, (x, y) = hedged_model(heads), rows()
-    heads["score"].mixture.assign([0.3, 0.7])
-    heads_of(model)["click"].mixture.assign([0.1, 0.9])
+    hedged_heads(heads)["score"].mixture.assign([0.3, 0.7])
+    hedged_heads(model)["click"].mixture.assign([0.1, 0.9])
     before = model.get_weights()
     mixtures = pk.fit_hedge(model, x, {**y, "click": np.full(ROWS, np.nan)})
     assert mixtures["click"] == {"own": 0.5, "shared": 0.5}
@@ -356,7 +357,7 @@ def test_predictions_that_are_nan_are_refused_and_mixtures_stay():
     message = r"predictions of 'click' must be finite.*Received: predictions=\[\.\.\., nan\]"
     model = hedged_model()
     check_refused(lambda: pk.fit_hedge(model, x, Y), ValueError, message)
-    assert {w for h in heads_of(model).values() for w in h.branch_weights().values()} == {0.5}
+    assert {w for of in heads_of(model).branch_weights().values() for w in of.values()} == {0.5}
 
 
 test_refusals = all_refused(operator.call, REFUSED)

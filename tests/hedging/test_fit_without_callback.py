@@ -128,7 +128,7 @@ def test_the_rows_of_a_split_and_of_steps():
         steps = {} if isinstance(valid, tuple) and len(valid[0]) == 16 else {"validation_steps": 2}
         heads_of(first).adapt(y)
         first.fit(x, y, validation_data=valid, epochs=0, **steps, **OPTIONS)
-        mixtures.append([heads_of(first)[t].branch_weights()["own"] for t in ("click", "time")])
+        mixtures.append([heads_of(first).branch_weights()[t]["own"] for t in ("click", "time")])
     np.testing.assert_allclose(mixtures[1], mixtures[0], atol=1e-6)
     np.testing.assert_allclose(mixtures[2], mixtures[0], atol=1e-3)
 
@@ -233,7 +233,7 @@ def test_a_fit_that_cannot_fit_the_mixtures_warns_once_before_the_first_step(nam
     assert "compile(hedge=False)" in text
     assert not later
     assert caught(fit) == ([], [])
-    assert {w for h in heads_of(model).values() for w in h.branch_weights().values()} == {0.5}
+    assert {w for of in heads_of(model).branch_weights().values() for w in of.values()} == {0.5}
     model.compile("sgd", hedge=False)
     assert caught(fit) == ([], [])
 
@@ -259,7 +259,7 @@ def test_with_averaged_weights_fit_warns_and_fits_no_mixtures():
     (text,), later = caught(lambda begin: model.fit(*data, callbacks=[begin], **fit))
     assert "keep_best must be False with use_ema=True" in text
     assert not later
-    assert heads_of(model)["click"].branch_weights()["own"] == 0.5
+    assert heads_of(model).branch_weights()["click"]["own"] == 0.5
 
 
 def test_files_and_clones_keep_the_switch(tmp_path):
@@ -278,7 +278,7 @@ def test_a_subclassed_model_is_built_and_fitted():
     block = pk.HedgedBlock(task_heads, [3], features=network())
     model = compiled(Subclassed([block, task_heads]), **QUICK)
     model.fit(x, y, validation_data=(x, y), epochs=2, **OPTIONS)
-    assert heads_of(model)["time"].branch_weights()["own"] != 0.5
+    assert heads_of(model).branch_weights()["time"]["own"] != 0.5
 
 
 # Standardized heads.

@@ -12,7 +12,6 @@ import pytest
 import ple_keras as pk
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.slices import assign_slices, read_slice
-from ple_keras.heads.task_heads import hedged_heads
 from ple_keras.hedging.branch_weights import find_weights
 from ple_keras.hedging.branched_model import BranchedModel
 from tests.helpers import QUICK, assert_same, every_backend, features, numpy_of, once, randomize
@@ -155,7 +154,7 @@ def test_no_other_branch_reads_the_weights_of_a_unit(name):
         actual = branched.observed.run_batch(x)
         for other in weights:
             for task in other.tasks:
-                i = branched.heads[task].branches.names.index(other.branch)
+                i = branched.branch_names[task].index(other.branch)
                 arrays = [each[task][i] for each in (actual, expected)]
                 assert np.array_equal(*arrays) == (other != unit), (unit, other, task)
         assign_slices(zip(parts, before))
@@ -192,7 +191,7 @@ def relative_loss(model, x, y):
         exact["kind"] = np.eye(3, dtype="float32")[y["kind"]]
     mean = {t: np.broadcast_to(np.nanmean(v, axis=0), v.shape) for t, v in exact.items()}
     predictions = model.predict(x, verbose=0), exact, mean
-    losses, least, constant = (heads.compute_losses(y, p, training=False) for p in predictions)
+    losses, least, constant = (heads.compute_losses(y, p) for p in predictions)
     tasks = [task for task in losses if heads[task].loss_weight]
     ratios = [(losses[t] - least[t]) / (constant[t] - least[t]) for t in tasks]
     return float(np.mean(numpy_of(keras.ops.stack(ratios))))
@@ -220,7 +219,7 @@ def test_each_branch_ends_with_the_weights_of_its_best_epoch(make):
             assert len(unit.tasks) > 1 or kept.epoch == np.argmin(logs[f"{key}_loss"])
     assert len({kept.epoch for kept in hedge.kept.values()}) > 1
     assert logs["hedge/loss"][-1] == pytest.approx(relative_loss(model, x, y), rel=1e-5)
-    mixtures = {task: head.branch_weights() for task, head in hedged_heads(model).items()}
+    mixtures = heads_of(model).branch_weights()
     for task, of_task in pk.fit_hedge(model, x, y).items():
         assert_same(mixtures[task], of_task)
 
@@ -324,7 +323,7 @@ def test_the_mixture_is_fitted_to_averaged_weights():
     model, data = stacked(), rows()
     compiled(model, keras.optimizers.Adam(0.1, use_ema=True, ema_momentum=0.5), **QUICK)
     model.fit(*data, epochs=2, callbacks=[pk.FitHedge(data, keep_best=False)], verbose=0)
-    mixture = heads_of(model)["time"].branch_weights()
+    mixture = heads_of(model).branch_weights()["time"]
     assert_same(pk.fit_hedge(model, *data)["time"], mixture)
 
 

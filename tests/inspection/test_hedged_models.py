@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
+from ple_keras.heads.task_heads import hedged_heads
 from tests.helpers import features, once, randomize
 from tests.models import chain, compiled, heads_of
 
@@ -31,14 +32,14 @@ def test_the_task_report_shows_the_mixture_and_the_figures_of_branches():
     report = pk.task_report(model, X, Y, batch_size=32)
     for task in TASKS:
         weights = {branch: use.weight for branch, use in report.branches[task].items()}
-        assert weights == heads[task].branch_weights()
+        assert weights == heads.branch_weights()[task]
     assert [*report.tasks] == [*report.loss_weights] == TASKS
     assert (report.loss_weights["time"], report.gains, report.warnings) == (9.0, {}, [])
     assert "mixed" in str(report)
     assert np.isnan(report.branches["time"]["own"].epoch)
     json.dumps(report.to_dict())
     for task in TASKS:
-        heads[task].mixture.assign([1.0, 0.0])  # the branch "own" alone
+        hedged_heads(heads)[task].mixture.assign([1.0, 0.0])  # the branch "own" alone
     model.history = keras.callbacks.History()
     model.history.history = {f"hedge/time/{branch}_epoch": [0, 0] for branch in BRANCHES}
     after = pk.task_report(model, X, Y, batch_size=32)

@@ -160,7 +160,7 @@ def test_a_loss_is_the_mean_over_labels_for_each_reduction():
     heads = all_heads(reduction="sum_over_batch_size")
     model, y = bottom_model(heads), labels()
     use = pk.task_report(model, X, y).tasks["click"]
-    loss = heads.compute_losses(y, model(X), training=False)["click"]
+    loss = heads.compute_losses(y, model(X))["click"]
     assert use.loss == close(float(loss) / use.label_share)
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 import ple_keras as pk
+from ple_keras.heads.task_heads import hedged_heads
 from tests.helpers import once
 from tests.processes import EXAMPLES, run_example
 
@@ -354,7 +355,7 @@ def test_a_published_model_answers_as_it_predicts(tmp_path, packed):
     lists, texts = {"tags": ("tags", 2)}, {"town": ("words", 2)}
     columns = pk.Columns(["job"], lists=lists, texts=texts, logs=["age"]).fit(FRAME, min_rows=1)
     model = hedged_model(columns, heads, packed)
-    heads["click"].mixture.assign([0.1, 0.9])
+    hedged_heads(heads)["click"].mixture.assign([0.1, 0.9])
     rows = [ROW, ROW | {"job": "Astronaut", "town": "OSLO (Rome)", "age": None, "tags": None}]
     expected = model.predict(columns.transform(rows, packed), verbose=0)
 

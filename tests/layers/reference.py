@@ -99,7 +99,7 @@ def values_of(layer):
 def inside(layer, values=None):
     """Return the weights of a layer by their paths in it, as they are or from `values_of`."""
     values = values or values_of(layer)
-    return {w.path.split(layer.name + "/", 1)[1]: values[w.path] for w in layer.weights}
+    return {w.path.rsplit(layer.name + "/", 1)[1]: values[w.path] for w in layer.weights}
 
 
 def parameters(block, values=None):
@@ -155,7 +155,7 @@ def prediction(head, features, values):
     """Return the prediction of a head, and those of its branches, if it has any."""
     if not isinstance(features, dict):
         return activation(head, logits(head, features, values), values), None
-    branches = {branch: getattr(head, f"branch-{branch}") for branch in features}
+    branches = {branch: head[branch] for branch in features}
     mixture = dict(zip(sorted(branches), inside(head, values)["mixture"]))
     of_branches = {b: logits(branch, features[b], values) for b, branch in branches.items()}
     outputs = {b: activation(branches[b], z, values) for b, z in of_branches.items()}

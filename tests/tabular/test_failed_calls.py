@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import ple_keras as pk
+from ple_keras.heads.task_heads import hedged_heads
 from tests.helpers import once
 from tests.tabular.test_tabular_model import FRAME, LABELS, QUICK, new_model, without
 
@@ -91,7 +92,7 @@ def test_a_seed_leaves_the_generators_of_the_caller_alone(model):
 
 @once
 def test_few_rows_hardly_move_a_mixture_and_none_keep_it(model):
-    heads = model.heads
+    heads = hedged_heads(model.heads)
     for mixture in (heads["stars"].mixture, heads["liked_it"].mixture):
         mixture.assign([0.988, 0.012])
     for optimizer in model.keras_model.optimizer.optimizers:

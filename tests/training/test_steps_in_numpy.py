@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
+from ple_keras.heads.task_heads import hedged_heads
 from tests.helpers import QUICK, numpy_of, randomize
 from tests.layers import reference
 from tests.models import compiled
@@ -101,7 +102,7 @@ class Case:
         self.heads.multiply_loss_weights(self.multipliers)
         for task in tasks if self.is_hedged else ():
             share = rng.uniform()
-            self.heads[task].mixture.assign([share, 1 - share])
+            hedged_heads(self.heads)[task].mixture.assign([share, 1 - share])
         self.batches = []
         for _ in range(2):
             x = {c: rng.integers(0, TABLE_ROWS, shape).astype("int32") for c in inputs}
@@ -118,19 +119,19 @@ class Case:
             features = reference.hedged(self.block, rows, values)
         else:
             features, _ = reference.ple(self.block, rows, values=values)
-        return {t: reference.prediction(self.heads[t], features[t], values) for t in self.heads}
+        heads = {**dict(self.heads.items()), **hedged_heads(self.heads)}
+        return {t: reference.prediction(heads[t], features[t], values) for t in heads}
 
     def loss(self, x, y, values, trained=False):
         """Return the loss, or the loss whose gradient trains the model."""
         total = 0.0
         for task, (prediction, branches) in self.predictions(x, values).items():
             head = self.heads[task]
-            plain = getattr(head, "branch-own") if self.is_hedged else head
             weight, reduction = head.loss_weight * self.multipliers[task], head.reduction
             if trained and self.is_hedged:
                 weight, reduction = float(weight > 0), "label_root"
             for each in branches if trained and self.is_hedged else [prediction]:
-                losses = reference.losses(plain, y[task], each, values)
+                losses = reference.losses(head, y[task], each, values)
                 total += weight * reference.reduced(losses, reduction)
         return total
 

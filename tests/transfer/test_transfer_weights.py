@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import ple_keras as pk
+from ple_keras.heads.task_heads import hedged_heads
 from tests.helpers import assert_same, every_backend, features, numpy_of, once, randomize
 from tests.layers.feature_networks import columns, network, symbols
 from tests.models import chain, heads_of, loaded
@@ -196,9 +197,8 @@ def test_blocks_without_a_given_name_are_matched(block):
         chain(block(), pk.TaskHeads([pk.BinaryHead(task) for task in TASKS])) for _ in range(2)
     )
     randomize(source)
-    for name, head in heads_of(source).items():
-        if head.branches is not None:
-            head.mixture.assign([0.1, 0.9] if name == "a" else [0.6, 0.4])
+    for name, hedged in hedged_heads(source).items():
+        hedged.mixture.assign([0.1, 0.9] if name == "a" else [0.6, 0.4])
     check_whole_transfer(source, target, features(2, 3))
 
 
