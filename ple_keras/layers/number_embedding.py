@@ -9,14 +9,13 @@ import numpy as np
 from keras import ops
 
 from ple_keras._checks import check_activation, check_features, check_int, short_repr
-from ple_keras._keras.batches import Batches, refuse_batches
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import HALF_DTYPES, clip, dtype_name, fill, is_number, to_numpy
-from ple_keras._typing import Activation, Config, Nested, Shape, Tensor
+from ple_keras._typing import Activation, Config, Shape, Tensor
 from ple_keras.layers.experts import matmul
 
-MAX_ROWS = 100_000  # of the sample of a stream
+MAX_ROWS = 100_000  # whose quantiles are computed
 
 
 @register
@@ -43,8 +42,7 @@ class NumberEmbedding(BaseLayer):
     subtract a date or an amount from the data before.
 
     Args:
-        units: The width of the embedding of each number. If None, the result is the parts of each
-            number, `(..., n * num_bins)`, and the layer has no kernel.
+        units: The width of the embedding of each number.
         num_bins: The largest number of bins of a number. Equal quantiles are one edge, and the
             parts of bins that a number lacks are 0.
         activation: The activation of the embeddings: a name, a function, or None for linear.
@@ -70,19 +68,19 @@ class NumberEmbedding(BaseLayer):
 
     Example:
 
-    >>> parts = NumberEmbedding(units=None, num_bins=2)
-    >>> parts.adapt(np.array([[0.0], [1.0], [3.0]]))
-    >>> parts.edges
+    >>> embedding = NumberEmbedding(units=4, num_bins=2)
+    >>> embedding.adapt(np.array([[0.0], [1.0], [3.0]]))
+    >>> embedding.edges
     [[0.0, 1.0, 3.0]]
-    >>> keras.ops.convert_to_numpy(parts(np.array([[2.0], [9.0]]))).tolist()
-    [[1.0, 0.5], [1.0, 1.0]]
+    >>> tuple(embedding(np.array([[2.0], [9.0]])).shape)
+    (2, 4)
     """
 
     _fixed = ("units", "num_bins")
 
     def __init__(
         self,
-        units: int | None = 8,
+        units: int = 8,
         num_bins: int = 16,
         activation: Activation = "relu",
         edges: Sequence[Sequence[float]] | None = None,
@@ -91,7 +89,7 @@ class NumberEmbedding(BaseLayer):
         super().__init__(**kwargs)
         self.supports_masking = True
         self.autocast = False  # float16 has neither the range nor the digits of many numbers
-        self.units = None if units is None else check_int(units, "units", minimum=1)
+        self.units = check_int(units, "units", minimum=1)
         self.num_bins = check_int(num_bins, "num_bins", minimum=1)
         self.activation = check_activation(activation)
         is_half = self.compute_dtype in HALF_DTYPES
@@ -108,51 +106,48 @@ class NumberEmbedding(BaseLayer):
             return None
         return [[*map(float, _distinct(row))] for row in edges]
 
-    def adapt(self, data: Nested) -> None:
+    def adapt(self, data: Tensor) -> None:
         """Compute the edges from training data, at any time, repeatedly.
 
         The edges are values of the data, at the quantiles 0, 1 / num_bins, ..., 1 of each number
         without NaN. Of more than 100,000 rows, they are the quantiles of so many random rows.
 
         Args:
-            data: An array `(..., n)`, or batches of such arrays or of `(x, y)`, which are read
-                once: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch DataLoader or another
-                iterable that ends.
+            data: An array `(..., n)`.
 
         Raises:
-            TypeError: If `data` is neither arrays nor batches, or does not contain numbers.
+            TypeError: If `data` is not an array of numbers.
             ValueError: If `data` has fewer than two axes, another number of columns than the layer
-                was built for, an infinite number, or no rows or no end.
+                was built for, an infinite number, or no rows.
         """
-        refuse_batches(data, "data", iterators=False)
-        random = np.random.default_rng(0)
-        chunks: list[np.ndarray] = []  # of rows, with a random number in front of each
-        for batch, *_ in Batches(data, default=None, argument="data"):
-            rows = self._check_data(to_numpy(batch))
-            chunks.append(np.column_stack([random.random(len(rows)), rows]))
-            if sum(map(len, chunks)) > 2 * MAX_ROWS:
-                chunks = [_smallest(chunks)]
+        rows = self._check_data(data)
+        if len(rows) > MAX_ROWS:
+            rows = rows[np.random.default_rng(0).choice(len(rows), MAX_ROWS, replace=False)]
         shares = np.linspace(0, 1, self.num_bins + 1)
-        columns = [column[~np.isnan(column)] for column in _smallest(chunks)[:, 1:].T]
+        columns = [column[~np.isnan(column)] for column in rows.T]
         self._edges = self._check_edges(
             [np.quantile(x, shares, method="inverted_cdf") if len(x) else x for x in columns]
         )
         if self._edge_weights is not None:
             self._edge_weights.assign(self._edges)
 
-    def _check_data(self, data: np.ndarray) -> np.ndarray:
+    def _check_data(self, data: Tensor) -> np.ndarray:
         """Return an array of numbers as `(rows, n)`."""
+        data = to_numpy(data)
         if not is_number(dtype_name(data)):
-            raise TypeError(f"data must contain numbers. Received: data={short_repr(data)}")
+            raise TypeError(f"data must be an array of numbers. Received: data={short_repr(data)}")
         width = self.input_spec.axes[-1] if self.built else None
-        if data.ndim < 2 or data.shape[-1] != (width or data.shape[-1]):
-            raise ValueError(f"data must be (..., {width or 'n'}). Received: {data.shape=}")
+        if data.ndim < 2 or not data.size or data.shape[-1] != (width or data.shape[-1]):
+            raise ValueError(
+                f"data must be (..., {width or 'n'}), with rows. Received: {data.shape=}"
+            )
         wrong = data[np.abs(data.astype("float64")) > self._limit]
         if wrong.size:
             raise ValueError(
                 f"data must be NaN or at most {self._limit:.2g} in size. Received: data={wrong[0]}"
             )
-        return data.reshape(-1, data.shape[-1])
+        rows: np.ndarray = data.reshape(-1, data.shape[-1])
+        return rows
 
     def _check_edges(self, edges: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
         """Return edges as `(n, num_bins + 1)`. The last edge of a number is repeated."""
@@ -186,13 +181,10 @@ class NumberEmbedding(BaseLayer):
         options = {"name": "edges", "trainable": False, "autocast": False}
         shape = (count, self.num_bins + 1)
         self._edge_weights = self.add_weight(shape, initial, self._parts_dtype, **options)
-        if self.units is not None:
-            limit = (6 / (self.num_bins + self.units)) ** 0.5  # Glorot's, for each number
-            uniform = keras.initializers.RandomUniform(-limit, limit)
-            self._kernel = self.add_weight(
-                (count, self.num_bins, self.units), uniform, name="kernel"
-            )
-            self._bias = self.add_weight((count, self.units), "zeros", name="bias")
+        limit = (6 / (self.num_bins + self.units)) ** 0.5  # Glorot's, for each number
+        uniform = keras.initializers.RandomUniform(-limit, limit)
+        self._kernel = self.add_weight((count, self.num_bins, self.units), uniform, name="kernel")
+        self._bias = self.add_weight((count, self.units), "zeros", name="bias")
         self._restore_frozen()
 
     def call(self, inputs: Tensor) -> Tensor:
@@ -208,18 +200,15 @@ class NumberEmbedding(BaseLayer):
         # With the rows in the last axis, products of small matrices take half the time.
         x = ops.expand_dims(ops.transpose(x), 1)
         outputs = clip((x - ops.expand_dims(low, -1)) * ops.expand_dims(scales, -1), 0, 1)
-        outputs = ops.cast(outputs, dtype)
-        if self.units is not None:
-            outputs = matmul(ops.transpose(ops.cast(self._kernel, dtype), (0, 2, 1)), outputs)
-        width = count * (self.units or self.num_bins)
+        kernel = ops.transpose(ops.cast(self._kernel, dtype), (0, 2, 1))
+        outputs, width = matmul(kernel, ops.cast(outputs, dtype)), count * self.units
         outputs = ops.transpose(ops.reshape(outputs, (width, -1)))
-        if self.units is not None:
-            outputs = self.activation(outputs + ops.reshape(ops.cast(self._bias, dtype), (-1,)))
+        outputs = self.activation(outputs + ops.reshape(ops.cast(self._bias, dtype), (-1,)))
         return ops.reshape(outputs, (*ops.shape(inputs)[:-1], width))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         shape = check_features(input_shape)
-        return (*shape[:-1], (shape[-1] or 0) * (self.units or self.num_bins))
+        return (*shape[:-1], (shape[-1] or 0) * self.units)
 
     def get_config(self) -> Config:
         activation = keras.activations.serialize(self.activation)
@@ -231,11 +220,3 @@ def _distinct(edges: np.ndarray) -> Any:
     if not len(edges):
         return np.zeros(1, edges.dtype)  # of a number without any value
     return edges[np.diff(edges, prepend=-np.inf) > np.finfo(edges.dtype).tiny]
-
-
-def _smallest(chunks: list[np.ndarray]) -> Any:
-    """Return the rows with the smallest numbers in the first column, at most MAX_ROWS."""
-    rows: Any = np.concatenate(chunks)
-    if len(rows) > MAX_ROWS:
-        rows = rows[np.argpartition(rows[:, 0], MAX_ROWS)[:MAX_ROWS]]
-    return rows

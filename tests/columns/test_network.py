@@ -158,8 +158,10 @@ def test_numbers_are_limited_or_embedded(frame, tmp_path):
     network = columns.network(number_units=3)
     layer = next(each for each in network.layers if isinstance(each, pk.NumberEmbedding))
     assert [len(edges) for edges in layer.edges] == [5, 6, 4]
-    parts = pk.NumberEmbedding(None, edges=layer.edges)
-    shares = np.reshape(parts(np.stack([x[n] for n in columns.numbers], -1)), (6, 3, 16)).sum(-1)
+    parts = pk.NumberEmbedding(1, 16, None, layer.edges)  # with a kernel of ones, their sum
+    parts.build((None, 3))
+    parts.set_weights([np.ones((3, 16, 1)), np.zeros((3, 1)), parts.get_weights()[-1]])
+    shares = keras.ops.convert_to_numpy(parts(np.stack([x[n] for n in columns.numbers], -1)))
     expected = [[2, 0], [0, 1], [4, 2], [0, 3], [1.5, 4], [4, 5]]  # of 10 to 50, and of seconds
     np.testing.assert_allclose(shares[:, :2], expected, atol=1e-5)
     embedded = network.predict_on_batch(x)

@@ -74,12 +74,10 @@ ADAPTED = {
     "all_axes": (lambda: adapted(keras.layers.Normalization(axis=None)), prices),
     "nested": (nested, prices),
     "boundaries": (binned, prices),
-    "numbers": (lambda: adapted(pk.NumberEmbedding(units=None)), prices),
-    "numbers_in_block": (lambda: pk.SequentialBlock([adapted(pk.NumberEmbedding(None))]), prices),
 }
 
 
-@pytest.mark.parametrize(("make_network", "x"), fewer(ADAPTED, "nested", "numbers_in_block"))
+@pytest.mark.parametrize(("make_network", "x"), fewer(ADAPTED, "nested"))
 def test_copies_have_the_state_of_adapted_layers(make_network, x, tmp_path):
     pytest.importorskip("tensorflow")  # some of these layers need it
     network, x = make_network(), x()
