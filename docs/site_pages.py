@@ -94,7 +94,6 @@ PARTS = {
         "ple_keras.inspection.gates.GateReport",
         "ple_keras.inspection.gates.LevelUse",
         "ple_keras.inspection.gates.GateUse",
-        "ple_keras.inspection.gates.ExpertUse",
     ],
     "mix_predictions": ["ple_keras.inspection.mix_predictions.Mixture"],
     "task_report": [
