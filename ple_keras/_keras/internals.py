@@ -84,7 +84,7 @@ def set_mask(tensor: Tensor, mask: Tensor | None) -> None:
 
 
 def attached(tensor: Tensor, name: str) -> Any:
-    """Return what `set_attached` has attached to a tensor, or None."""
+    """Return what `set_attached` has attached to a tensor, or None. Keras 3.15."""
     return get_tensor_attr(tensor, name)
 
 
