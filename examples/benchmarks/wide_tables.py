@@ -7,7 +7,7 @@ The models are hedged branches [64, 32] for a binary task and a regression, with
 metrics, on 7,000 random rows in batches of 500. Ids have 2 to 2,000 values. Each branch has its own
 tables, of width 8, and Adam trains all other weights. The models have equal numbers of parameters:
 
-    a table per column   a table and an input for each column, as in version 0.6.0
+    a table per column   a table and an input for each column
     one table            `columns.network(8)`: an input for each column
     packed               `columns.network(8, packed=True)`: one input for ids, one for numbers
     by hand              on PyTorch, for 30 ids: the packed model in plain PyTorch, without metrics,
