@@ -224,7 +224,7 @@ class TabularModel:
                 type.
             ValueError: If a column is missing or doubled, a task is an input, a task has fewer than
                 two labels that differ in the training or validation rows, `time` or `group` lacks a
-                value, `time` has texts that are no ISO dates, a weight is negative or missing, or
+                value, `time` has texts that are not ISO dates, a weight is negative or missing, or
                 there are too few rows.
 
         Warns:
