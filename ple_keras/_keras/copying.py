@@ -112,7 +112,7 @@ def check_adapted_layers(layer: keras.Layer, argument: str) -> None:
     """Check that layers with `adapt` in the copy of a template have state, if a config shows it."""
     for *_, inside in walk(layer):
         config = inside.get_config() if hasattr(inside, "adapt") else {}
-        keys = {"mean", "bin_boundaries", "vocabulary", "edges"} & {*config}
+        keys = {"mean", "bin_boundaries", "vocabulary"} & {*config}
         if keys and all(config[key] is None for key in keys):
             raise ValueError(
                 f"{argument} must have adapted layers: call `adapt` of {inside.name!r}, and put it "

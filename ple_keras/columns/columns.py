@@ -469,7 +469,7 @@ class Columns:
 
         An id becomes a row of a table, and a list or a text the mean of rows. A number becomes two
         features: the number, or 0 if it is missing, and 1 if it is missing. With `number_units`, a
-        NumberEmbedding with edges at the quantiles replaces the first one. `network.input` has
+        NumberEmbedding with boundaries at the quantiles replaces the first one. `network.input` has
         the inputs, keyed by column. `HedgedBlock` and `StreamFeatures` copy the network.
 
         A number outside of the range in training is read as the smallest or largest one, and a

@@ -69,8 +69,8 @@ def build_network(
                 low, high = columns._limits()
                 read = ops.minimum(ops.maximum(ops.nan_to_num(values), low), high)
             else:
-                edges = [columns._scaled_quantiles(name).tolist() for name in numbers]
-                read = NumberEmbedding(number_units, len(edges[0]) - 1, edges=edges)(values)
+                bins = [columns._scaled_quantiles(name).tolist() for name in numbers]
+                read = NumberEmbedding(number_units, len(bins[0]) - 1, bin_boundaries=bins)(values)
             features += [read, ops.cast(ops.isnan(values), "float32")]
         blocks = {"ids": ids, "numbers": numbers} if packed else {}
         features = ColumnFeatures(columns.digest, blocks)(features)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -23,19 +23,20 @@ class NumberEmbedding(BaseLayer):
     """Embeddings of numbers by bins at their quantiles: `(..., n) -> (..., n * units)`.
 
     A small network is a smooth function of its inputs. With bins, it can change at any quantile of
-    a number. With the edges b of the bins of a number, part t of it is
+    a number. With the boundaries b of the bins of a number, part t of it is
 
         p_t = clip((x - b_t) / (b_{t+1} - b_t), 0, 1)
 
     so the parts below a number are 1, and those above it 0. Each number has its own kernel and
     bias, and its embedding is `activation(W p + c)`.
 
-    Outside of the edges, the parts stay constant. In the reference, the first and the last part go
-    on. A missing number, NaN, has parts of 0, like the smallest number, so a
-    column next to it should say that it is missing.
+    Outside of the boundaries, the parts stay constant. In the reference, the first and the last
+    part continue. A missing number, NaN, has parts of 0, like the smallest number, so a column next
+    to it should say that it is missing.
 
-    `adapt` computes the edges from training data, or `edges` has them. They are non-trainable
-    weights, which files, exports and copies of the layer contain. Without them, outputs are NaN.
+    `adapt` computes the boundaries from training data, or `bin_boundaries` has them. They are
+    non-trainable weights, which files, exports and copies of the layer contain. Without them,
+    outputs are NaN.
 
     The parts are computed in float32 if the dtype policy is a half precision. float32 has 7 digits:
     times in seconds are exact to 128 s, and amounts of 1e9 to 64. If smaller differences matter,
@@ -43,11 +44,12 @@ class NumberEmbedding(BaseLayer):
 
     Args:
         units: The width of the embedding of each number.
-        num_bins: The largest number of bins of a number. Equal quantiles are one edge, and the
+        num_bins: The largest number of bins of a number. Equal quantiles are one boundary, and the
             parts of bins that a number lacks are 0.
         activation: The activation of the embeddings: a name, a function, or None for linear.
-        edges: The edges of each number: a sequence of n sequences of at most `num_bins + 1`
-            numbers in ascending order. If None, `adapt` computes them.
+        bin_boundaries: The boundaries of the bins of each number, the first and the last included:
+            a sequence of n sequences of at most `num_bins + 1` numbers in ascending order. If None,
+            `adapt` computes them.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -58,8 +60,9 @@ class NumberEmbedding(BaseLayer):
 
     Raises:
         TypeError: If `units` or `num_bins` is not an integer, or `activation` is a layer.
-        ValueError: If `units` or `num_bins` is below 1, `activation` is unknown, or `edges` are not
-            finite, not in ascending order or too many. If their number is not n.
+        ValueError: If `units` or `num_bins` is below 1, `activation` is unknown, or
+            `bin_boundaries` are not finite, not in ascending order or too many. If their number is
+            not n.
 
     Reference:
 
@@ -70,7 +73,7 @@ class NumberEmbedding(BaseLayer):
 
     >>> embedding = NumberEmbedding(units=4, num_bins=2)
     >>> embedding.adapt(np.array([[0.0], [1.0], [3.0]]))
-    >>> embedding.edges
+    >>> embedding.bin_boundaries
     [[0.0, 1.0, 3.0]]
     >>> tuple(embedding(np.array([[2.0], [9.0]])).shape)
     (2, 4)
@@ -83,7 +86,7 @@ class NumberEmbedding(BaseLayer):
         units: int = 8,
         num_bins: int = 16,
         activation: Activation = "relu",
-        edges: Sequence[Sequence[float]] | None = None,
+        bin_boundaries: Sequence[Sequence[float]] | None = None,
         **kwargs: object,
     ) -> None:
         super().__init__(**kwargs)
@@ -95,22 +98,25 @@ class NumberEmbedding(BaseLayer):
         is_half = self.compute_dtype in HALF_DTYPES
         self._parts_dtype = "float32" if is_half else self.compute_dtype
         self._limit = float(np.finfo(self._parts_dtype).max) / 8  # 1 / width is not 0
-        self._edges = None if edges is None else self._check_edges(edges)
-        self._edge_weights: keras.Variable = None
+        self._boundaries = (
+            None if bin_boundaries is None else self._check_boundaries(bin_boundaries)
+        )
+        self._boundary_weights: keras.Variable = None
 
     @property
-    def edges(self) -> list[list[float]] | None:
-        """The edges of the bins of each number; None if they are unknown."""
-        edges = self._edges if self._edge_weights is None else to_numpy(self._edge_weights)
-        if edges is None or np.isnan(edges).any():
+    def bin_boundaries(self) -> list[list[float]] | None:
+        """The boundaries of the bins of each number; None if they are unknown."""
+        weights = self._boundary_weights
+        boundaries = self._boundaries if weights is None else to_numpy(weights)
+        if boundaries is None or np.isnan(boundaries).any():
             return None
-        return [[*map(float, _distinct(row))] for row in edges]
+        return [[*map(float, _distinct(row))] for row in boundaries]
 
     def adapt(self, data: Tensor) -> None:
-        """Compute the edges from training data, at any time, repeatedly.
+        """Compute the boundaries from training data, at any time, repeatedly.
 
-        The edges are values of the data, at the quantiles 0, 1 / num_bins, ..., 1 of each number
-        without NaN. Of more than 100,000 rows, they are the quantiles of so many random rows.
+        The boundaries are values of the data, at the quantiles 0, 1 / num_bins, ..., 1 of each
+        number without NaN. Of more than 100,000 rows, a random 100,000 are read.
 
         Args:
             data: An array `(..., n)`.
@@ -125,11 +131,11 @@ class NumberEmbedding(BaseLayer):
             rows = rows[np.random.default_rng(0).choice(len(rows), MAX_ROWS, replace=False)]
         shares = np.linspace(0, 1, self.num_bins + 1)
         columns = [column[~np.isnan(column)] for column in rows.T]
-        self._edges = self._check_edges(
+        self._boundaries = self._check_boundaries(
             [np.quantile(x, shares, method="inverted_cdf") if len(x) else x for x in columns]
         )
-        if self._edge_weights is not None:
-            self._edge_weights.assign(self._edges)
+        if self._boundary_weights is not None:
+            self._boundary_weights.assign(self._boundaries)
 
     def _check_data(self, data: Tensor) -> np.ndarray:
         """Return an array of numbers as `(rows, n)`."""
@@ -149,10 +155,10 @@ class NumberEmbedding(BaseLayer):
         rows: np.ndarray = data.reshape(-1, data.shape[-1])
         return rows
 
-    def _check_edges(self, edges: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
-        """Return edges as `(n, num_bins + 1)`. The last edge of a number is repeated."""
+    def _check_boundaries(self, boundaries: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
+        """Return boundaries as `(n, num_bins + 1)`. The last boundary of a number is repeated."""
         try:
-            rows = [np.asarray(row, "float64") for row in edges]
+            rows = [np.asarray(row, "float64") for row in boundaries]
         except (TypeError, ValueError):
             rows = []
         size = self.num_bins + 1
@@ -164,23 +170,26 @@ class NumberEmbedding(BaseLayer):
             for row in rows
         ):
             raise ValueError(
-                f"edges must be a sequence of at most {size} finite numbers in ascending order for "
-                f"each number. Received: edges={short_repr(edges)}"
+                f"bin_boundaries must be a sequence of at most {size} finite numbers in ascending "
+                f"order for each number. Received: bin_boundaries={short_repr(boundaries)}"
             )
         distinct = [_distinct(row.astype(self._parts_dtype)) for row in rows]
         return np.stack([np.pad(row, (0, size - len(row)), "edge") for row in distinct])
 
     def build(self, input_shape: Shape) -> None:
         count = check_features(input_shape)[-1]
-        if self._edges is not None and len(self._edges) != count:
+        if self._boundaries is not None and len(self._boundaries) != count:
             raise ValueError(
-                f"inputs must have {len(self._edges)} features, as edges. Received: {input_shape=}"
+                f"inputs must have {len(self._boundaries)} features, one for each sequence of "
+                f"bin_boundaries. Received: {input_shape=}"
             )
         self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: count})
-        initial = keras.initializers.Constant(math.nan if self._edges is None else self._edges)
-        options = {"name": "edges", "trainable": False, "autocast": False}
+        initial = keras.initializers.Constant(
+            math.nan if self._boundaries is None else self._boundaries
+        )
+        options = {"name": "bin_boundaries", "trainable": False, "autocast": False}
         shape = (count, self.num_bins + 1)
-        self._edge_weights = self.add_weight(shape, initial, self._parts_dtype, **options)
+        self._boundary_weights = self.add_weight(shape, initial, self._parts_dtype, **options)
         limit = (6 / (self.num_bins + self.units)) ** 0.5  # Glorot's, for each number
         uniform = keras.initializers.RandomUniform(-limit, limit)
         self._kernel = self.add_weight((count, self.num_bins, self.units), uniform, name="kernel")
@@ -189,10 +198,10 @@ class NumberEmbedding(BaseLayer):
 
     def call(self, inputs: Tensor) -> Tensor:
         """Return the embeddings."""
-        edges, dtype, count = self._edge_weights, self.compute_dtype, self.input_spec.axes[-1]
-        low, high = edges[:, :-1], edges[:, 1:]
+        dtype, count = self.compute_dtype, self.input_spec.axes[-1]
+        low, high = self._boundary_weights[:, :-1], self._boundary_weights[:, 1:]
         widths = high - low
-        # Of a bin that a number lacks, `low` is the last edge, which no clipped number exceeds.
+        # A bin that a number lacks starts at the last boundary, which no clipped number exceeds.
         scales = 1 / fill(widths, widths == 0, 1)
         x = ops.reshape(ops.cast(inputs, self._parts_dtype), (-1, count))
         x = ops.where(ops.isnan(x), low[:, 0], x)
@@ -212,11 +221,17 @@ class NumberEmbedding(BaseLayer):
 
     def get_config(self) -> Config:
         activation = keras.activations.serialize(self.activation)
-        return {**super().get_config(), "activation": activation, "edges": self.edges}
+        config = {"activation": activation, "bin_boundaries": self.bin_boundaries}
+        return {**super().get_config(), **config}
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        names = {"edges": "bin_boundaries"}  # in files of 0.7.0
+        return super().from_config({names.get(key, key): x for key, x in config.items()})
 
 
-def _distinct(edges: np.ndarray) -> Any:
-    """Return ascending edges that differ, by more than the smallest number with an inverse."""
-    if not len(edges):
-        return np.zeros(1, edges.dtype)  # of a number without any value
-    return edges[np.diff(edges, prepend=-np.inf) > np.finfo(edges.dtype).tiny]
+def _distinct(boundaries: np.ndarray) -> Any:
+    """Return ascending boundaries that differ, by more than the smallest number with an inverse."""
+    if not len(boundaries):
+        return np.zeros(1, boundaries.dtype)  # of a number without any value
+    return boundaries[np.diff(boundaries, prepend=-np.inf) > np.finfo(boundaries.dtype).tiny]

@@ -182,7 +182,7 @@ CASES = {
         units=3,
         num_bins=2,
         activation="tanh",
-        edges=[[-1.0, 0.0, 1.0], [-3.0, 3.0], [0.0], [-2.0, -1.0], [0.0, 0.5]],
+        bin_boundaries=[[-1.0, 0.0, 1.0], [-3.0, 3.0], [0.0], [-2.0, -1.0], [0.0, 0.5]],
     ),
     "hedged_with_features": Case(
         *(pk.HedgedBlock, COLUMNS, {task: {"own": 3, "shared": 3} for task in TASKS}),

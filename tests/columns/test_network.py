@@ -157,8 +157,8 @@ def test_numbers_are_limited_or_embedded(frame, tmp_path):
     columns.quantiles["age"][-1] = 50
     network = columns.network(number_units=3)
     layer = next(each for each in network.layers if isinstance(each, pk.NumberEmbedding))
-    assert [len(edges) for edges in layer.edges] == [5, 6, 4]
-    parts = pk.NumberEmbedding(1, 16, None, layer.edges)  # with a kernel of ones, their sum
+    assert [len(row) for row in layer.bin_boundaries] == [5, 6, 4]
+    parts = pk.NumberEmbedding(1, 16, None, layer.bin_boundaries)  # a kernel of ones: their sum
     parts.build((None, 3))
     parts.set_weights([np.ones((3, 16, 1)), np.zeros((3, 1)), parts.get_weights()[-1]])
     shares = keras.ops.convert_to_numpy(parts(np.stack([x[n] for n in columns.numbers], -1)))

@@ -89,7 +89,7 @@ def networks():
     networks = {}
     for stream, width in {"click": 2, "buy": 2, "shared": 4}.items():
         table = pk.SparseEmbedding(8, width)(inputs["user"])
-        numbers = pk.NumberEmbedding(2, edges=[[-1, 0, 1]] * 3)(inputs["x"])
+        numbers = pk.NumberEmbedding(2, bin_boundaries=[[-1, 0, 1]] * 3)(inputs["x"])
         networks[stream] = keras.Model(inputs, keras.layers.Concatenate()([table, numbers]))
     features = pk.HedgedBlock(heads, [4], features=networks)(inputs)
     return pk.MultiTaskModel(inputs, heads(features)), pk.table_optimizer("adam")

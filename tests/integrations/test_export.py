@@ -48,8 +48,8 @@ def heads(*others):
 
 def embedded(inputs):
     """Return the parts or embeddings of numbers, of which one lacks bins."""
-    edges = [[-1.0, 0.0, 1.0], [0.0], *[[-0.5, 0.5]] * (inputs.shape[-1] - 2)]
-    return pk.NumberEmbedding(2, num_bins=2, edges=edges)(inputs)
+    boundaries = [[-1.0, 0.0, 1.0], [0.0], *[[-0.5, 0.5]] * (inputs.shape[-1] - 2)]
+    return pk.NumberEmbedding(2, num_bins=2, bin_boundaries=boundaries)(inputs)
 
 
 def with_gate_weights():

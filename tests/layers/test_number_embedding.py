@@ -1,4 +1,4 @@
-"""NumberEmbedding against NumPy, and the edges that `adapt` computes."""
+"""NumberEmbedding against NumPy, and the boundaries that `adapt` computes."""
 
 from itertools import pairwise
 
@@ -13,10 +13,10 @@ from tests.models import cloned, loaded
 from tests.refusals import INF, NAN, check_refused
 
 
-def reference(x, edges, num_bins):
+def reference(x, boundaries, num_bins):
     """Return the parts of numbers `(..., n)` in float64, `(..., n, num_bins)`."""
     parts = np.zeros((*x.shape, num_bins))
-    for i, row in enumerate(edges):
+    for i, row in enumerate(boundaries):
         for t, (low, high) in enumerate(pairwise(row)):
             share = np.clip((x[..., i].astype("float64") - low) / (high - low), 0, 1)
             parts[..., i, t] = np.where(np.isnan(share), 0, share)
@@ -52,8 +52,8 @@ def adapted(x, *args, **kwargs):
 def parts_of(layer, x):
     """Return the parts of numbers, by a kernel that is the identity."""
     layer(x)
-    kernel, bias, edges = layer.get_weights()
-    layer.set_weights([kernel * 0 + np.eye(layer.num_bins), bias, edges])
+    kernel, bias, boundaries = layer.get_weights()
+    layer.set_weights([kernel * 0 + np.eye(layer.num_bins), bias, boundaries])
     return numpy_of(keras.ops.cast(layer(x), "float32"))
 
 
@@ -67,20 +67,20 @@ def test_parts_are_those_of_numpy_under_every_policy(num_bins, policy):
     x = table()
     layer = adapted(x, num_bins, num_bins, None, dtype=policy)
     every = with_extremes(x)
-    expected = reference(every, layer.edges, num_bins).reshape(len(every), -1)
+    expected = reference(every, layer.bin_boundaries, num_bins).reshape(len(every), -1)
     np.testing.assert_allclose(parts_of(layer, every), expected, atol=POLICIES[policy])
-    assert [len(row) for row in layer.edges[1:3]] == [1, 2]
+    assert [len(row) for row in layer.bin_boundaries[1:3]] == [1, 2]
 
 
 @pytest.mark.parametrize("leading", [(), (3,), (2, 5)])
 def test_embeddings_are_those_of_numpy(leading):
-    edges = [[-1.0, 0.0, 2.0], [0.5], [-1.0, 1.0]]
-    layer = pk.NumberEmbedding(5, num_bins=2, activation="tanh", edges=edges)
+    boundaries = [[-1.0, 0.0, 2.0], [0.5], [-1.0, 1.0]]
+    layer = pk.NumberEmbedding(5, num_bins=2, activation="tanh", bin_boundaries=boundaries)
     x = 2 * features(4, *leading, 3)
     layer(x)
     randomize(layer)
     kernel, bias, _ = layer.get_weights()
-    parts = reference(x, edges, 2)
+    parts = reference(x, boundaries, 2)
     expected = np.tanh(np.einsum("...nt,ntu->...nu", parts, kernel) + bias)
     expected = expected.reshape(4, *leading, 15)
     np.testing.assert_allclose(numpy_of(layer(x)), expected, atol=1e-6)
@@ -96,27 +96,27 @@ def test_a_network_of_half_precision_keeps_the_numbers_of_its_inputs():
     copy.set_weights(network.get_weights())
     expected, outputs = numpy_of(network(x)), numpy_of(features(x)["a"])
     np.testing.assert_array_equal(outputs, expected)
-    assert copy.layers[-1].edges == network.layers[-1].edges
+    assert copy.layers[-1].bin_boundaries == network.layers[-1].bin_boundaries
 
 
-def test_edges_are_the_quantiles_of_each_number():
+def test_boundaries_are_the_quantiles_of_each_number():
     x = table()
-    edges = adapted(x, num_bins=4).edges
+    boundaries = adapted(x, num_bins=4).bin_boundaries
     np.testing.assert_array_equal(
-        edges[0], np.quantile(x[:, 0], [0, 0.25, 0.5, 0.75, 1], method="inverted_cdf")
+        boundaries[0], np.quantile(x[:, 0], [0, 0.25, 0.5, 0.75, 1], method="inverted_cdf")
     )
     present = x[~np.isnan(x[:, 5]), 5]
     expected = np.unique(np.quantile(present, [0, 0.25, 0.5, 0.75, 1], method="inverted_cdf"))
-    np.testing.assert_array_equal(edges[5], expected)
-    assert edges[1:3] == [[7.0], [0.0, 1.0]]
-    assert edges[6] == [0.0]
+    np.testing.assert_array_equal(boundaries[5], expected)
+    assert boundaries[1:3] == [[7.0], [0.0, 1.0]]
+    assert boundaries[6] == [0.0]
 
 
 @once
-def test_equal_numbers_in_float32_are_one_edge():
-    edges = [[1e9, 1e9 + 1, 2e9], [0.0, 1e-40, 1e-39, 1.0]]
-    layer = pk.NumberEmbedding(3, 3, None, edges)
-    assert layer.edges == [[1e9, 2e9], [0.0, 1.0]]
+def test_equal_numbers_in_float32_are_one_boundary():
+    boundaries = [[1e9, 1e9 + 1, 2e9], [0.0, 1e-40, 1e-39, 1.0]]
+    layer = pk.NumberEmbedding(3, 3, None, boundaries)
+    assert layer.bin_boundaries == [[1e9, 2e9], [0.0, 1.0]]
     assert parts_of(layer, np.array([[1.5e9, 0.25]])).tolist() == [[0.5, 0, 0, 0.25, 0, 0]]
 
 
@@ -125,7 +125,7 @@ def test_adapt_works_before_and_after_build_and_repeatedly(tmp_path):
     layer = pk.NumberEmbedding(4, num_bins=4, activation=None)
     inputs = keras.Input((7,))
     model = keras.Model(inputs, layer(inputs))
-    assert layer.edges is None
+    assert layer.bin_boundaries is None
     assert np.isnan(model.predict(x, verbose=0)).all()
     layer.adapt(x[:100])
     first = model.predict(x, verbose=0)
@@ -134,20 +134,20 @@ def test_adapt_works_before_and_after_build_and_repeatedly(tmp_path):
     assert np.abs(first - predictions).max() > 0.01
     before = adapted(x, num_bins=4)
     before.build((None, 7))
-    assert layer.edges == before.edges
+    assert layer.bin_boundaries == before.bin_boundaries
     for copy in (loaded(model, tmp_path), cloned(model, tmp_path)):
         copy.set_weights(model.get_weights())
-        assert copy.layers[-1].edges == layer.edges
+        assert copy.layers[-1].bin_boundaries == layer.bin_boundaries
         np.testing.assert_array_equal(copy.predict(x, verbose=0), predictions)
 
 
-def test_weights_of_a_file_bring_their_edges(tmp_path):
+def test_weights_of_a_file_bring_their_boundaries(tmp_path):
     x, inputs = table(), keras.Input((7,))
     models = [keras.Model(inputs, pk.NumberEmbedding(3, 4)(inputs)) for _ in range(2)]
     models[0].layers[-1].adapt(x)
     models[0].save_weights(tmp_path / "x.weights.h5")
     models[1].load_weights(tmp_path / "x.weights.h5")
-    assert models[1].layers[-1].edges == models[0].layers[-1].edges
+    assert models[1].layers[-1].bin_boundaries == models[0].layers[-1].bin_boundaries
     copy = cloned(models[1], tmp_path)
     copy.set_weights(models[1].get_weights())
     np.testing.assert_array_equal(copy.predict(x, verbose=0), models[0].predict(x, verbose=0))
@@ -156,10 +156,10 @@ def test_weights_of_a_file_bring_their_edges(tmp_path):
 @once
 def test_adapt_reads_arrays_and_a_sample_of_many_rows(monkeypatch):
     x = table()
-    assert adapted(x.reshape(20, 20, 7)).edges == adapted(x).edges
+    assert adapted(x.reshape(20, 20, 7)).bin_boundaries == adapted(x).bin_boundaries
     monkeypatch.setattr(number_embedding, "MAX_ROWS", 5000)
-    (edges,) = adapted(np.arange(50_000)[:, None] / 50_000, num_bins=4).edges
-    np.testing.assert_allclose(edges, [0, 0.25, 0.5, 0.75, 1], atol=0.03)
+    (boundaries,) = adapted(np.arange(50_000)[:, None] / 50_000, num_bins=4).bin_boundaries
+    np.testing.assert_allclose(boundaries, [0, 0.25, 0.5, 0.75, 1], atol=0.03)
 
 
 def test_the_widest_bin_has_parts():
@@ -169,7 +169,7 @@ def test_the_widest_bin_has_parts():
 
 
 def test_gradients_reach_the_kernel_of_the_bins_below_a_number():
-    layer = pk.NumberEmbedding(2, num_bins=2, activation=None, edges=[[0.0, 1.0, 2.0]])
+    layer = pk.NumberEmbedding(2, num_bins=2, activation=None, bin_boundaries=[[0.0, 1.0, 2.0]])
     inputs = keras.Input((1,))
     model = keras.Model(inputs, layer(inputs))
     kernel = layer.get_weights()[0]
@@ -180,16 +180,20 @@ def test_gradients_reach_the_kernel_of_the_bins_below_a_number():
     assert np.abs(change[0, 1]).max() == 0
 
 
-EDGES = r"^edges must be a sequence of at most 3 finite numbers in ascending order for each number"
+BOUNDARIES = (
+    r"^bin_boundaries must be a sequence of at most 3 finite numbers in ascending order for each"
+)
 
 
 @once
 @pytest.mark.parametrize(
-    "edges",
+    "boundaries",
     [[], 3, [1.0, 2.0], [[0, 1], 2], [[2.0, 1.0]], [[0, 1, 2, 3]], [[0, INF]], [[NAN]], [["a"]]],
 )
-def test_edges_that_are_no_edges_are_refused(edges):
-    check_refused(lambda: pk.NumberEmbedding(num_bins=2, edges=edges), ValueError, EDGES)
+def test_boundaries_without_an_order_are_refused(boundaries):
+    check_refused(
+        lambda: pk.NumberEmbedding(num_bins=2, bin_boundaries=boundaries), ValueError, BOUNDARIES
+    )
 
 
 REFUSED = {
@@ -207,7 +211,7 @@ REFUSED = {
 def test_data_without_quantiles_is_refused(data, error, message):
     layer = pk.NumberEmbedding()
     check_refused(lambda: layer.adapt(np.array(data)), error, message)
-    assert layer.edges is None
+    assert layer.bin_boundaries is None
 
 
 @once
