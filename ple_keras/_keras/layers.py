@@ -90,6 +90,7 @@ class BaseLayer(keras.Layer):
     """
 
     _fixed: tuple[str, ...] = ()
+    _renamed: tuple[tuple[str, str], ...] = ()  # the names of arguments in files of 0.7.0, and now
 
     def __setattr__(self, name: str, value: object) -> None:
         is_fixed = name in self._fixed and name in vars(self)
@@ -138,7 +139,9 @@ class BaseLayer(keras.Layer):
     def from_config(cls, config: Config) -> Self:
         """Create a layer, and set the list after `__init__`, which can lack `**kwargs`."""
         frozen = config.get("frozen_layers")
-        arguments = {key: value for key, value in config.items() if key != "frozen_layers"}
+        names = dict(cls._renamed)
+        arguments = {names.get(key, key): value for key, value in config.items()}
+        arguments.pop("frozen_layers", None)
         layer: Self = super().from_config(arguments)
         layer._frozen_layers = None if frozen is None else tuple(frozen)
         return layer

@@ -20,7 +20,7 @@ class MulticlassHead(Head):
 
     The labels are class indices. The loss is sparse categorical cross-entropy. The metrics are
     `accuracy` and the mean of the loss, `sparse_categorical_crossentropy`
-    (`weighted_sparse_categorical_crossentropy` with `class_weights`).
+    (`weighted_sparse_categorical_crossentropy` with `class_weight`).
 
     Args:
         task: The task's name (see `TaskHeads`).
@@ -28,7 +28,7 @@ class MulticlassHead(Head):
         num_classes: The number of classes, at least 2.
         loss: A loss of probabilities that replaces sparse categorical cross-entropy.
         metrics: Metrics that replace those above. To keep them, use `extra_metrics`.
-        class_weights: The factors of the losses of examples of each class: a sequence or array of
+        class_weight: The factors of the losses of examples of each class: a sequence or array of
             `num_classes` numbers of at least 0, or a dict or pandas Series keyed by class, where an
             omitted class has the weight 1. For labels that are probabilities `y_c`, the factor is
             the sum of `y_c w_c`. The loss is still divided by the number of labeled examples. The
@@ -45,20 +45,21 @@ class MulticlassHead(Head):
 
     Raises:
         TypeError, ValueError: As for `Head`, and if `num_classes` is not an integer above 1, or
-            `class_weights` has a wrong length, an unknown class, or a weight that is negative or
+            `class_weight` has a wrong length, an unknown class, or a weight that is negative or
             not finite.
 
     Example:
 
     >>> tuple(MulticlassHead("category", num_classes=12)(keras.ops.ones((8, 32))).shape)
     (8, 12)
-    >>> weighted = MulticlassHead("category", num_classes=3, class_weights={2: 5.0})
-    >>> weighted.class_weights
+    >>> weighted = MulticlassHead("category", num_classes=3, class_weight={2: 5.0})
+    >>> weighted.class_weight
     [1.0, 1.0, 5.0]
     """
 
     _fixed = (*Head._fixed, "num_classes")
     _set_by_class = ("units", "activation")
+    _renamed = (("class_weights", "class_weight"),)
 
     def __init__(
         self,
@@ -68,25 +69,25 @@ class MulticlassHead(Head):
         num_classes: int,
         loss: LossLike | None = None,
         metrics: Sequence[MetricLike] | None = None,
-        class_weights: Sequence[float] | Mapping[int, float] | None = None,
+        class_weight: Sequence[float] | Mapping[int, float] | None = None,
         **kwargs: Any,
     ) -> None:
         self.num_classes = check_int(num_classes, "num_classes", minimum=2)
-        if class_weights is not None:
-            class_weights = _check_class_weights(class_weights, self.num_classes)
-        self.class_weights = class_weights
+        if class_weight is not None:
+            class_weight = _check_class_weight(class_weight, self.num_classes)
+        self.class_weight = class_weight
         loss = keras.losses.SparseCategoricalCrossentropy() if loss is None else loss
         super().__init__(task, num_classes, "softmax", loss, metrics, tower, **kwargs)
 
     def _loss_name(self) -> str:
         name = super()._loss_name()
-        return name if self.class_weights is None else f"weighted_{name}"
+        return name if self.class_weight is None else f"weighted_{name}"
 
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         losses = super().example_losses(y_true, y_pred)
-        if self.class_weights is None:
+        if self.class_weight is None:
             return losses
-        weights = ops.convert_to_tensor(self.class_weights, losses.dtype)
+        weights = ops.convert_to_tensor(self.class_weight, losses.dtype)
         if len(y_true.shape) == len(y_pred.shape):
             if y_true.shape[-1] != 1:  # a probability for each class
                 return losses * ops.matmul(y_true, weights)
@@ -103,18 +104,18 @@ class MulticlassHead(Head):
             check_class_indices(labels, self.task, self.num_classes)
 
     def get_config(self) -> Config:
-        return {**super().get_config(), "class_weights": self.class_weights}
+        return {**super().get_config(), "class_weight": self.class_weight}
 
 
-def _check_class_weights(class_weights: Any, num_classes: int) -> list[float]:
+def _check_class_weight(class_weight: Any, num_classes: int) -> list[float]:
     """Return the weight of each class, from a sequence, an array, a dict or a pandas Series."""
     classes = range(num_classes)
-    weights = class_weights.to_dict() if hasattr(class_weights, "to_dict") else class_weights
+    weights = class_weight.to_dict() if hasattr(class_weight, "to_dict") else class_weight
     if isinstance(weights, Mapping) and set(weights) <= set(classes):
         weights = [weights.get(index, 1.0) for index in classes]
     if np.shape(weights) != (num_classes,):
         raise ValueError(
-            f"class_weights must have {num_classes} weights, or be a dict with keys from 0 to "
-            f"{num_classes - 1}. Received: class_weights={short_repr(class_weights)}"
+            f"class_weight must have {num_classes} weights, or be a dict with keys from 0 to "
+            f"{num_classes - 1}. Received: class_weight={short_repr(class_weight)}"
         )
-    return [check_number(weights[i], f"class_weights[{i}]", minimum=0) for i in classes]
+    return [check_number(weights[i], f"class_weight[{i}]", minimum=0) for i in classes]

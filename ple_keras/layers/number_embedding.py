@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import keras
 import numpy as np
@@ -80,6 +80,7 @@ class NumberEmbedding(BaseLayer):
     """
 
     _fixed = ("units", "num_bins")
+    _renamed = (("edges", "bin_boundaries"),)
 
     def __init__(
         self,
@@ -223,11 +224,6 @@ class NumberEmbedding(BaseLayer):
         activation = keras.activations.serialize(self.activation)
         config = {"activation": activation, "bin_boundaries": self.bin_boundaries}
         return {**super().get_config(), **config}
-
-    @classmethod
-    def from_config(cls, config: Config) -> Self:
-        names = {"edges": "bin_boundaries"}  # in files of 0.7.0
-        return super().from_config({names.get(key, key): x for key, x in config.items()})
 
 
 def _distinct(boundaries: np.ndarray) -> Any:

@@ -241,7 +241,7 @@ CASES = {
         tower=lambda dtype: keras.layers.Dense(4),
         num_classes=3,
         metrics=["accuracy"],
-        class_weights=[0.5, 2.0, 1.0],
+        class_weight=[0.5, 2.0, 1.0],
     ),
     "task_heads": Case(pk.TaskHeads, {"buy": 5, "click": 4}, {"buy": 1, "click": 3}, heads=heads),
     "task_heads_hedged": Case(

@@ -50,7 +50,7 @@ def test_every_argument_of_a_layer_is_given_in_a_case(cls):
     assert set(inspect.signature(cls).parameters) - {"kwargs"} - IN_NO_CASE <= given
 
 
-FOLLOWED = {"activation", "balance_regularizer", "class_weights", "loss", "loss_weight"}
+FOLLOWED = {"activation", "balance_regularizer", "class_weight", "loss", "loss_weight"}
 FOLLOWED |= {"missing_label", "pos_weight", "reduction"}
 
 

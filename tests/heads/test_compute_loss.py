@@ -34,7 +34,7 @@ def heads_of_every_kind(loss_weighting):
     click, buy = pk.BinaryHead("click"), pk.BinaryHead("buy", pos_weight=3.0)
     options = {"missing_label": -1, "reduction": "sum_over_batch_size", "loss_weight": 2.0}
     time = pk.RegressionHead("time", **options)
-    kind = pk.MulticlassHead("kind", num_classes=3, class_weights=[1.0, 0.0, 2.5])
+    kind = pk.MulticlassHead("kind", num_classes=3, class_weight=[1.0, 0.0, 2.5])
     return pk.TaskHeads([both, click, buy, pk.Head("score"), time, kind], loss_weighting)
 
 

@@ -19,8 +19,8 @@ PREDICTIONS = RNG.dirichlet([1, 1, 1], 8).astype("float32")
 SAMPLE_WEIGHTS = RNG.uniform(0.5, 2, 8).astype("float32")
 
 
-def head_of(class_weights=WEIGHTS, **kwargs):
-    return pk.MulticlassHead("a", num_classes=3, class_weights=class_weights, **kwargs)
+def head_of(class_weight=WEIGHTS, **kwargs):
+    return pk.MulticlassHead("a", num_classes=3, class_weight=class_weight, **kwargs)
 
 
 def one_hot(labels):
@@ -72,11 +72,13 @@ FORMS = {
 
 
 @once
-@pytest.mark.parametrize(("given", "expected"), table(FORMS))
-def test_weights_are_given_in_a_sequence_or_by_class(given, expected):
-    head = head_of(given)
-    assert head.class_weights == expected
-    assert head.get_config()["class_weights"] == expected
+@pytest.mark.parametrize(("weights", "expected"), table(FORMS))
+def test_weights_are_a_sequence_or_by_class(weights, expected):
+    head = head_of(weights)
+    assert head.class_weight == expected
+    config = head.get_config()
+    config["class_weights"] = config.pop("class_weight")  # as in files of 0.7.0
+    assert pk.MulticlassHead.from_config(config).class_weight == expected
 
 
 def test_an_ignored_class_has_no_weight():
@@ -88,11 +90,11 @@ def test_an_ignored_class_has_no_weight():
 
 
 REFUSED = {
-    "short": ([1, 2], r"must have 3 weights.*weights=\[1, 2\]$"),
-    "class": ({3: 1.0}, r"a dict with keys from 0 to 2.*class_weights=\{3: 1\.0\}$"),
-    "negative": ([1, -1, 1], r"at least 0\. Received: class_weights\[1\]=-1$"),
-    "nan": ({1: float("nan")}, r"must be finite .*Received: class_weights\[1\]=nan$"),
-    "text": ("balanced", r"or be a dict.*class_weights='balanced'$"),
+    "short": ([1, 2], r"must have 3 weights.*class_weight=\[1, 2\]$"),
+    "class": ({3: 1.0}, r"a dict with keys from 0 to 2.*class_weight=\{3: 1\.0\}$"),
+    "negative": ([1, -1, 1], r"at least 0\. Received: class_weight\[1\]=-1$"),
+    "nan": ({1: float("nan")}, r"must be finite .*Received: class_weight\[1\]=nan$"),
+    "text": ("balanced", r"or be a dict.*class_weight='balanced'$"),
 }
 
 

@@ -29,7 +29,7 @@ def new_heads(loss_weighting):
     click, buy = pk.BinaryHead("click", pos_weight=2.0), pk.BinaryHead("buy")
     both = pk.ProductHead("both", of=["click", "buy"], loss_weight=0.5)
     time = pk.RegressionHead("time", extra_metrics=["mae"])
-    kind = pk.MulticlassHead("kind", num_classes=3, class_weights=[1, 2, 3])
+    kind = pk.MulticlassHead("kind", num_classes=3, class_weight=[1, 2, 3])
     return pk.TaskHeads([click, buy, both, time, kind], loss_weighting)
 
 

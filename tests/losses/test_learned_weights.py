@@ -24,7 +24,7 @@ FORMS = {
     "subclass": (pk.RegressionHead("a", loss=OwnError()), 0.5, 0.5),
     "binary_weighted": (pk.BinaryHead("a", pos_weight=3.0), 1.0, 0.5),
     "multiclass_weighted": (
-        *(pk.MulticlassHead("a", num_classes=2, class_weights={1: 3.0}), 1.0, 0.5),
+        *(pk.MulticlassHead("a", num_classes=2, class_weight={1: 3.0}), 1.0, 0.5),
     ),
     "standardized": (pk.RegressionHead("a", standardize=True, mean=0.5, deviation=0.3), 0.5, 0.5),
     "by_root": (pk.RegressionHead("a", reduction="label_root"), 0.5, 0.5),

@@ -133,7 +133,7 @@ def ple_with_all_parts():
 
 
 def many_heads():
-    kind = pk.MulticlassHead("kind", num_classes=3, class_weights=[1.0, 2.0, 3.0])
+    kind = pk.MulticlassHead("kind", num_classes=3, class_weight=[1.0, 2.0, 3.0])
     click, buy = pk.BinaryHead("click", missing_label=-1.0), pk.BinaryHead("buy")
     both = pk.ProductHead("both", of=["click", "buy"])
     stars = pk.RegressionHead("stars", standardize=True, mean=1.0, deviation=2.0)
