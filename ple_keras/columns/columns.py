@@ -462,15 +462,16 @@ class Columns:
         self,
         width: int | Mapping[str, int] = 16,
         dropout: float = 0.0,
-        number_units: int | None = None,
+        number_units: int | Mapping[str, int | None] | None = None,
         packed: bool = False,
     ) -> Value:
         """Return a functional model that maps the inputs to a vector of features.
 
         An id becomes a row of a table, and a list or a text the mean of rows. A number becomes two
         features: the number, or 0 if it is missing, and 1 if it is missing. With `number_units`, a
-        NumberEmbedding with boundaries at the quantiles replaces the first one. `network.input` has
-        the inputs, keyed by column. `HedgedBlock` and `StreamFeatures` copy the network.
+        number that has more than two values in training is also read by a NumberEmbedding, whose
+        boundaries are its quantiles. `network.input` has the inputs, keyed by column. `HedgedBlock` and
+        `StreamFeatures` copy the network.
 
         A number outside of the range in training is read as the smallest or largest one, and a
         number more than 5 deviations from the mean as one at 5 deviations. Networks would continue
@@ -480,7 +481,8 @@ class Columns:
             width: The width of the tables. Or a dict of widths keyed by stream, such as
                 `{"shared": 16, "like": 4}`.
             dropout: The dropout rate of the rows of tables.
-            number_units: The width of the embedding of each number; None for the number itself.
+            number_units: The width of the embedding next to each number; None for the number
+                alone. Or a dict keyed by stream, such as `{"shared": None, "like": 8}`.
             packed: Whether the inputs are as of `transform(rows, packed=True)`, which is faster
                 with many columns.
 
@@ -490,7 +492,8 @@ class Columns:
 
         Raises:
             TypeError: If a width is not an integer.
-            ValueError: If the columns are not fitted, or a width is below 1.
+            ValueError: If the columns are not fitted, a width is below 1, or `width` and
+                `number_units` are dicts with different streams.
         """
         from ple_keras.columns.network import build_network  # imports Keras
 

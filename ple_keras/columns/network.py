@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import check_int
+from ple_keras._checks import check_int, check_keys
 from ple_keras._typing import Tensor
 from ple_keras.columns.columns import free_name
 from ple_keras.layers.column_layers import ColumnFeatures, ColumnTable
@@ -18,7 +18,7 @@ def build_network(
     columns: Any,
     width: int | Mapping[str, int],
     dropout: float,
-    number_units: int | None,
+    number_units: int | Mapping[str, int | None] | None,
     packed: bool,
 ) -> keras.Model | dict[str, keras.Model]:
     """Return a network, or a dict of networks keyed by stream (see `Columns.network`).
@@ -49,10 +49,14 @@ def build_network(
         codes.append(keras.Input((length,), dtype="int32", name=input_names[name]))
         inputs[input_names[name]] = codes[-1]
     values = scalars(numbers, "numbers", "float32") if numbers else None
+    # A number with two values gains nothing by an embedding.
+    distinct = [len({*columns._scaled_quantiles(name)}) for name in numbers]
+    embedded = [i for i, count in enumerate(distinct) if count > 2]
     lengths = [*([len(ids)] if ids else []), *(length for _, length in sequences.values())]
     tables = [*ids, *(table for table, length in sequences.values() for _ in range(length))]
 
-    def network(width: int, suffix: str = "") -> keras.Model:
+    def network(width: Any, units: Any, suffix: str = "") -> keras.Model:
+        width = check_int(width, "width", minimum=1)
         features = []
         if codes:
             each = ops.concatenate(codes, axis=-1)
@@ -65,21 +69,27 @@ def build_network(
             vectors += [_mean_row(*part) for part in parts]
             features.append(keras.layers.Dropout(dropout)(ops.concatenate(vectors, axis=-1)))
         if values is not None:
-            if number_units is None:  # a file can't contain the arrays of `clip`
-                low, high = columns._limits()
-                read = ops.minimum(ops.maximum(ops.nan_to_num(values), low), high)
-            else:
-                bins = [columns._scaled_quantiles(name).tolist() for name in numbers]
-                read = NumberEmbedding(number_units, len(bins[0]) - 1, bin_boundaries=bins)(values)
-            features += [read, ops.cast(ops.isnan(values), "float32")]
+            low, high = columns._limits()  # a file can't contain the arrays of `clip`
+            features.append(ops.minimum(ops.maximum(ops.nan_to_num(values), low), high))
+            if units is not None and embedded:
+                read = values if len(embedded) == len(numbers) else ops.take(values, embedded, -1)
+                bins = [columns._scaled_quantiles(numbers[i]).tolist() for i in embedded]
+                options = {"num_bins": len(bins[0]) - 1, "bin_boundaries": bins}
+                features.append(NumberEmbedding(units, **options)(read))
+            features.append(ops.cast(ops.isnan(values), "float32"))
         blocks = {"ids": ids, "numbers": numbers} if packed else {}
         features = ColumnFeatures(columns.digest, blocks)(features)
         return keras.Model(inputs, features, name=f"features{suffix}")
 
-    if not isinstance(width, Mapping):
-        return network(check_int(width, "width", minimum=1))
-    widths = {stream: check_int(each, "width", minimum=1) for stream, each in width.items()}
-    return {stream: network(each, f"-{stream}") for stream, each in widths.items()}
+    streams = next(([*each] for each in (width, number_units) if isinstance(each, Mapping)), None)
+    if streams is None:
+        return network(width, number_units)
+    widths, units = (
+        dict(each) if isinstance(each, Mapping) else dict.fromkeys(streams, each)
+        for each in (width, number_units)
+    )
+    check_keys(units, [*widths], "number_units")
+    return {stream: network(widths[stream], units[stream], f"-{stream}") for stream in streams}
 
 
 def _mean_row(codes: Tensor, rows: Tensor) -> Tensor:

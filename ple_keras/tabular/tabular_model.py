@@ -30,6 +30,7 @@ from ple_keras.inspection.task_report import TaskReport, task_report
 from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.models.multi_task_model import MultiTaskModel
+from ple_keras.optimizers.sparse_adagrad import SparseAdagrad
 from ple_keras.optimizers.table_optimizer import table_optimizer
 from ple_keras.tabular.row_split import split_rows, value_ranks
 from ple_keras.tabular.task_columns import TaskColumns
@@ -65,13 +66,17 @@ class TabularModel:
         width: The width of tables.
         units: The units of the experts of branches.
         tower: The units of the tower of each task, or None.
+        activation: The activation of the experts.
         dropout: The dropout rate of the experts.
-        learning_rate: The learning rate of Adam. Tables have the default of `SparseAdagrad`.
-        number_units: As for `Columns.network`.
-        seed: The seed of the split, the initial weights and the order of rows, in `fit` and
-            `continue_fit`; None for other ones each time.
+        learning_rate: The learning rate of Adam, which trains all weights except tables.
+        number_units: The width of the embedding next to each number; None for the number alone
+            (see `Columns.network`).
+        table_rate: The learning rate of tables; None for the default of `SparseAdagrad`.
+        table_dropout: The dropout rate of the rows of tables.
         spare: The free rows of tables for the new values of `continue_fit`, relative to the known
             ones.
+        seed: The seed of the split, the initial weights and the order of rows, in `fit` and
+            `continue_fit`; None for other ones each time.
 
     Attributes:
         keras_model: The MultiTaskModel, after `fit`.
@@ -103,11 +108,14 @@ class TabularModel:
         width: int = 8,
         units: Sequence[int] = (64, 32),
         tower: LayerLike | None = (16,),
+        activation: str = "silu",
         dropout: float = 0.02,
         learning_rate: float = 2e-3,
-        number_units: int | None = None,
-        seed: int | None = None,
+        number_units: int | None = 8,
+        table_rate: float | None = None,
+        table_dropout: float = 0.0,
         spare: float = 0.5,
+        seed: int | None = None,
     ) -> None:
         arguments = locals().copy()
         del arguments["self"]
@@ -364,13 +372,16 @@ class TabularModel:
     def _new_model(self, columns: Columns, tasks: TaskColumns) -> MultiTaskModel:
         """Return a compiled model."""
         arguments = self._arguments
-        options = {"number_units": arguments["number_units"], "packed": True}
-        network = columns.network(arguments["width"], **options)
+        rates = arguments["table_dropout"], arguments["number_units"]
+        network = columns.network(arguments["width"], *rates, packed=True)
         heads = TaskHeads(tasks.heads(arguments["tower"]))
-        expert = ExpertBlock(arguments["units"], dropout=arguments["dropout"])
+        expert = ExpertBlock(arguments["units"], arguments["activation"], arguments["dropout"])
         features = HedgedBlock(heads, expert, features=network)(network.input)
         model = MultiTaskModel(network.input, heads(features))
-        model.compile(table_optimizer(keras.optimizers.Adam(arguments["learning_rate"])))
+        rate = arguments["table_rate"]
+        tables = None if rate is None else SparseAdagrad(rate)
+        adam = keras.optimizers.Adam(arguments["learning_rate"])
+        model.compile(table_optimizer(adam, tables))
         return model
 
     def predict(self, rows: Rows) -> Any:
@@ -544,6 +555,7 @@ class TabularModel:
                 f"Received: other contents of {wrong}"
             )
         arguments = keras.saving.deserialize_keras_object(text["arguments"])
+        arguments.setdefault("activation", "relu")  # as in 0.7.0
         for name, instead in REMOVED.items():
             removed = arguments.pop(name, None)
             if text.get(name, removed):

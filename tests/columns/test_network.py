@@ -165,10 +165,22 @@ def test_numbers_are_limited_or_embedded(frame, tmp_path):
     expected = [[2, 0], [0, 1], [4, 2], [0, 3], [1.5, 4], [4, 5]]  # of 10 to 50, and of seconds
     np.testing.assert_allclose(shares[:, :2], expected, atol=1e-5)
     embedded = network.predict_on_batch(x)
-    assert embedded.shape == (6, 3 * 3 + 3)
+    assert embedded.shape == (6, 3 + 3 * 3 + 3)
+    np.testing.assert_array_equal(embedded[:, [0, 1, 2, 12, 13, 14]], plain.predict_on_batch(x))
     np.testing.assert_array_equal(loaded(network, tmp_path).predict_on_batch(x), embedded)
     own = columns.network({"shared": 4, "like": 2}, number_units=2)
-    assert own["like"].output_shape == (None, 3 * 2 + 3)
+    assert own["like"].output_shape == (None, 3 + 3 * 2 + 3)
+    own = columns.network(number_units={"shared": None, "like": 2})
+    assert [own[stream].output_shape[1] for stream in ("shared", "like")] == [6, 12]
+    with pytest.raises(ValueError, match=r"number_units must have exactly the keys \['like'\]"):
+        columns.network({"like": 4}, number_units={"shared": 4})
+    numbers = numbers.assign(age=[1.0, 2.0, 1.0, 2.0, np.nan, 1.0])
+    columns = pk.Columns(numbers=["age", "time"]).fit(numbers)
+    network = columns.network(number_units=2)
+    assert network.output_shape == (None, 2 + 2 + 2)  # "age" has two values
+    x = columns.transform(numbers)
+    expected = network.predict_on_batch(x)
+    np.testing.assert_array_equal(loaded(network, tmp_path).predict_on_batch(x), expected)
 
 
 def test_the_codes_of_other_columns_are_refused_by_the_name_of_their_column(columns, frame):
