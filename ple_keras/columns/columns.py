@@ -36,7 +36,7 @@ BINS, MAX_ROWS = 16, 100_000  # of the quantiles of numbers, and of the sample t
 MAX_RARE = 100_000  # values of a table that are counted for `update`
 MAX_OUTSIDE = 0.01  # of the rows of a frame, without a warning
 BLOCKS = "ids", "numbers"  # the names of packed inputs
-MAX_LENGTH = 10  # of inferred lists and texts
+LENGTHS = {"list": 10, "text": 32}  # of inferred lists and texts
 SELDOM = 5  # occurrences, below which a string looks like a text
 VALID_NAME = re.compile(r"(?!\d+$)\w[\w-]*", re.ASCII)  # of an input, also in ONNX files
 WORD = re.compile(r"[^\W_]+")
@@ -152,7 +152,7 @@ class Columns:
 
         Booleans, categories and strings are ids, but strings are texts if most occur fewer than
         five times. Lists are lists with a table of their own, and other columns are numbers. The
-        last 10 entries of a list and the first 10 words of a text are used.
+        last 10 entries of a list and the first 32 words of a text are used.
 
         Args:
             frame: A frame with all columns that the model reads.
@@ -184,7 +184,7 @@ class Columns:
                 f"of values: {like_ids}. Name those that are ids in `ids`",
                 stacklevel=2,
             )
-        lists, texts = ({name: (name, MAX_LENGTH) for name in kinds[k]} for k in ("list", "text"))
+        lists, texts = ({name: (name, size) for name in kinds[k]} for k, size in LENGTHS.items())
         return cls(kinds["id"], kinds["number"], lists, texts)
 
     def fit(self, frames: Rows, min_rows: int = 5, spare: float = 0.0) -> Self:
@@ -470,8 +470,8 @@ class Columns:
         An id becomes a row of a table, and a list or a text the mean of rows. A number becomes two
         features: the number, or 0 if it is missing, and 1 if it is missing. With `number_units`, a
         number that has more than two values in training is also read by a NumberEmbedding, whose
-        boundaries are its quantiles. `network.input` has the inputs, keyed by column. `HedgedBlock` and
-        `StreamFeatures` copy the network.
+        boundaries are its quantiles. `network.input` has the inputs, keyed by column. `HedgedBlock`
+        and `StreamFeatures` copy the network.
 
         A number outside of the range in training is read as the smallest or largest one, and a
         number more than 5 deviations from the mean as one at 5 deviations. Networks would continue

@@ -74,8 +74,8 @@ def build_network(
             if units is not None and embedded:
                 read = values if len(embedded) == len(numbers) else ops.take(values, embedded, -1)
                 bins = [columns._scaled_quantiles(numbers[i]).tolist() for i in embedded]
-                options = {"num_bins": len(bins[0]) - 1, "bin_boundaries": bins}
-                features.append(NumberEmbedding(units, **options)(read))
+                embedding = NumberEmbedding(units, len(bins[0]) - 1, bin_boundaries=bins)
+                features.append(embedding(read))
             features.append(ops.cast(ops.isnan(values), "float32"))
         blocks = {"ids": ids, "numbers": numbers} if packed else {}
         features = ColumnFeatures(columns.digest, blocks)(features)
