@@ -151,7 +151,7 @@ NETWORK = {part: values[0] for part, values in compare.CHOICES.items()}  # a set
 def fit(table: str, seed: int, model: str, searches: dict[str, Any]) -> pd.DataFrame:
     """Return the predictions of a model for the validation rows and the test rows, by task."""
     keras.utils.set_random_seed(seed)
-    found, data, labels = load(table, seed)
+    _, data, labels = load(table, seed)
     kinds, settings = kinds_of(labels), searches.get(model, {}).get("settings", {})
     is_alone, p = model in {*SEARCHES, *compare.ALONE}, {}
     for group in [{task: kind} for task, kind in kinds.items()] if is_alone else [kinds]:
