@@ -203,7 +203,8 @@ def train(
         "val_mtl_score", mode="max", patience=recipe.epochs, restore_best_weights=True
     )
     is_fitted = network.block == "hedged" and not network.mixture
-    hedge = [pk.FitHedge(validation, EVALUATION_BATCH, keep_best=False)] if is_fitted else []
+    last_epoch = pk.FitHedge(validation, EVALUATION_BATCH, restore_best_weights=False)
+    hedge = [last_epoch] if is_fitted else []
     history = model.fit(
         dataset.train.inputs,
         dataset.train.labels,

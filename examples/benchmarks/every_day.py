@@ -135,7 +135,7 @@ def next_day(way: str, state: State, log: Log, start: int, end: int) -> State:
     elif way != "same":
         columns = columns.update(day)
         pk.fill_new_rows(model, state[1], columns)
-    rules: Any = {"patient": {"patience": 3}, "once": {"keep_best": False}}
+    rules: Any = {"patient": {"patience": 3}, "once": {"restore_best_weights": False}}
     log.fit(model, columns, day, 1 if way == "once" else 20, **rules.get(way, {"patience": 1}))
     return model, columns
 

@@ -83,7 +83,7 @@ def find_weights(model: keras.Layer) -> dict[Unit, list[WeightSlice]]:
         warn_user(
             f"No branch alone has the weights {[*dict.fromkeys(common)]}, so they stay as in the "
             "last epoch. Pass the layers before the HedgedBlock as its features, of which each "
-            "branch has a copy, or set keep_best=False of FitHedge"
+            "branch has a copy, or set restore_best_weights=False of FitHedge"
         )
     return dict(weights)
 

@@ -60,7 +60,8 @@ class FitHedge(keras.callbacks.Callback):
         batch_size: The number of rows per batch, only for arrays; by default
             `validation_batch_size` of `fit` without `validation_data`, else 1024.
         prior: The weight of the prior, at least 0.
-        keep_best: Whether each branch ends with the weights of its best epoch, instead of the last.
+        restore_best_weights: Whether each branch ends with the weights of its best epoch, instead
+            of the last.
         patience: The number of epochs in which no branch improves, after which `fit` ends; None
             for all epochs.
 
@@ -73,13 +74,13 @@ class FitHedge(keras.callbacks.Callback):
         TypeError: If an argument has a type that is not listed above.
         ValueError: If `validation_data` is empty, an iterator, or a `tf.data.Dataset` or PyDataset
             without an end, or its numbers of rows differ, `batch_size` or `patience` is below 1,
-            `prior` is negative or not finite, or `patience` is given with `keep_best=False`. In
-            `fit`, if the model has no HedgedBlock, `y` lacks a task, or there are no rows. With
-            `keep_best`, if the optimizer averages weights (`use_ema`).
+            `prior` is negative or not finite, or `restore_best_weights` is False with `patience`.
+            In `fit`, if the model has no HedgedBlock, `y` lacks a task, or there are no rows. With
+            `restore_best_weights`, if the optimizer averages weights (`use_ema`).
 
     Warns:
-        UserWarning: With `keep_best`, if a trainable weight before the heads, such as a common
-            table, belongs to no branch, before the first step.
+        UserWarning: Before the first step, if a trainable weight before the heads, such as a common
+            table, belongs to no branch, with `restore_best_weights`.
 
     Example:
 
@@ -101,7 +102,7 @@ class FitHedge(keras.callbacks.Callback):
         validation_data: Nested = None,
         batch_size: int | None = None,
         prior: float = 1.0,
-        keep_best: bool = True,
+        restore_best_weights: bool = True,
         patience: int | None = None,
     ) -> None:
         super().__init__()
@@ -116,11 +117,12 @@ class FitHedge(keras.callbacks.Callback):
         self._weights: dict[Unit, list[WeightSlice]] = {}
         # A TabularModel that continues sets weights keyed by task (see `best_mixture`).
         self.prior: Any = check_number(prior, "prior", minimum=0)
-        self.keep_best = check_bool(keep_best, "keep_best")
+        self.restore_best_weights = check_bool(restore_best_weights, "restore_best_weights")
         self.patience = None if patience is None else check_int(patience, "patience", minimum=1)
-        if patience is not None and not keep_best:
+        if patience is not None and not restore_best_weights:
             raise ValueError(
-                f"patience must be None with keep_best=False. Received: {patience=}, {keep_best=}"
+                "patience must be None with restore_best_weights=False. "
+                f"Received: {patience=}, {restore_best_weights=}"
             )
         self.kept: dict[Unit, KeptWeights] = {}
         self._logged: dict[str, float] = {}
@@ -175,10 +177,11 @@ class FitHedge(keras.callbacks.Callback):
             )
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         parts = getattr(optimizer, "optimizers", [optimizer])
-        if self.keep_best and any(each.use_ema for each in parts):
+        if self.restore_best_weights and any(each.use_ema for each in parts):
             raise ValueError(
-                "keep_best must be False with use_ema=True of the optimizer, since Keras replaces "
-                "the weights by their averages. Received: keep_best=True, use_ema=True"
+                "restore_best_weights must be False if the optimizer has use_ema=True, since Keras "
+                "replaces the weights by their averages. "
+                "Received: restore_best_weights=True, use_ema=True"
             )
 
     def on_train_begin(self, logs: Logs = None) -> None:
@@ -189,7 +192,7 @@ class FitHedge(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self.kept = {unit: k for unit, k in self.kept.items() if epoch and k.epoch < epoch}
-        if self.keep_best and not self.kept and self.model.built:
+        if self.restore_best_weights and not self.kept and self.model.built:
             self._due = epoch - 1  # before the first epoch
             self._validate()
         self._due = epoch
@@ -257,7 +260,7 @@ class FitHedge(keras.callbacks.Callback):
         if self._branched is None or compiled != self._compiled:
             self._compiled = compiled
             self._branched = BranchedModel(self.model)
-            self._weights = find_weights(self.model) if self.keep_best else {}
+            self._weights = find_weights(self.model) if self.restore_best_weights else {}
         return self._branched
 
 

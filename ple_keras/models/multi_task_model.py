@@ -198,7 +198,8 @@ class MultiTaskTraining(Mixin):
         for each in hedges:
             each.read_from_fit(validation, given)
         for first, later in combinations(callbacks, 2):
-            if getattr(first, "keep_best", False) and getattr(later, "restore_best_weights", False):
+            restored = [getattr(each, "restore_best_weights", False) for each in (first, later)]
+            if all(restored) and first in hedges and later not in hedges:
                 raise ValueError(
                     "EarlyStopping with restore_best_weights=True must come before FitHedge, which "
                     "restores each branch to its own best epoch. "

@@ -257,7 +257,7 @@ def test_with_averaged_weights_fit_warns_and_fits_no_mixtures():
     compiled(model, keras.optimizers.Adam(0.1, use_ema=True), **QUICK)
     fit = {"validation_data": data, "epochs": 2, **OPTIONS}
     (text,), later = caught(lambda begin: model.fit(*data, callbacks=[begin], **fit))
-    assert "keep_best must be False with use_ema=True" in text
+    assert "restore_best_weights must be False if the optimizer has use_ema=True" in text
     assert not later
     assert heads_of(model).branch_weights()["click"]["own"] == 0.5
 

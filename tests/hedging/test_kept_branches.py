@@ -307,14 +307,17 @@ def test_nan_is_never_the_best_and_a_task_without_labels_keeps_the_last_epoch():
 def test_refusals():
     data = rows()
     check_refused(
-        lambda: pk.FitHedge(data, keep_best=False, patience=2), ValueError, "patience must be None"
+        *(lambda: pk.FitHedge(data, restore_best_weights=False, patience=2), ValueError),
+        "patience must be None",
     )
     check_refused(lambda: pk.FitHedge(data, patience=0), ValueError, "patience must be at least 1")
     check_refused(lambda: pk.FitHedge(iter([data])), ValueError, "data must be no iterator")
     model = compiled(stacked(), keras.optimizers.Adam(use_ema=True))
     for optimizer in (model.optimizer, pk.table_optimizer(model.optimizer)):
         compiled(model, optimizer)
-        with pytest.raises(ValueError, match=r"keep_best must be False with use_ema.*Received"):
+        with pytest.raises(
+            ValueError, match=r"must be False if the optimizer has use_ema.*Received"
+        ):
             model.fit(*data, callbacks=[pk.FitHedge(data)], verbose=0)
 
 
@@ -322,7 +325,7 @@ def test_refusals():
 def test_the_mixture_is_fitted_to_averaged_weights():
     model, data = stacked(), rows()
     compiled(model, keras.optimizers.Adam(0.1, use_ema=True, ema_momentum=0.5), **QUICK)
-    model.fit(*data, epochs=2, callbacks=[pk.FitHedge(data, keep_best=False)], verbose=0)
+    model.fit(*data, epochs=2, callbacks=[pk.FitHedge(data, restore_best_weights=False)], verbose=0)
     mixture = heads_of(model).branch_weights()["time"]
     assert_same(pk.fit_hedge(model, *data)["time"], mixture)
 
