@@ -21,11 +21,11 @@ Branch: TypeAlias = tuple[TaskName, str]
 PartKey: TypeAlias = tuple[int, tuple[int | slice, ...]]  # the `id` of a variable, and an index
 
 
-class Unit(NamedTuple):
-    """Branches that losses train together, and that stop together.
+class StoppingGroup(NamedTuple):
+    """Branches that stop together, since losses train them together.
 
-    The own branch of a task is a unit, and so are the own branches of all factors of a product. Any
-    other branch is one unit over all tasks.
+    The own branch of a task is a group. The own branches of all factors of a product are one group.
+    Any other branch is one group over all tasks.
 
     Attributes:
         branch: The name of the branch.
@@ -36,23 +36,27 @@ class Unit(NamedTuple):
     tasks: tuple[TaskName, ...]
 
 
-def find_units(model: keras.Layer) -> dict[Branch, Unit]:
-    """Return the unit of each branch of each task."""
+Unit = StoppingGroup  # the name in `FitHedge.kept` that was pickled with 0.7.0
+
+
+def find_groups(model: keras.Layer) -> dict[Branch, StoppingGroup]:
+    """Return the group of each branch of each task."""
     heads = find_heads(model)
     joined = {task: {task} for task in heads}  # products and their factors
     for task, head in heads.items():
         tasks = set().union(*(joined[each] for each in (task, *getattr(head, "of", ()))))
         joined.update(dict.fromkeys(tasks, tasks))
-    units = {}
+    groups = {}
     names = branch_names(model)
     for task, branch in [(t, branch) for t, of_task in names.items() for branch in of_task]:
         alike = {each for each in heads if branch in names[each]}
-        units[task, branch] = Unit(branch, tuple(sorted(joined[task] if branch == OWN else alike)))
-    return units
+        tasks = joined[task] if branch == OWN else alike
+        groups[task, branch] = StoppingGroup(branch, tuple(sorted(tasks)))
+    return groups
 
 
-def find_weights(model: keras.Layer) -> dict[Unit, list[WeightSlice]]:
-    """Return the variables, and the slices of stacked experts, of each unit of branches.
+def find_weights(model: keras.Layer) -> dict[StoppingGroup, list[WeightSlice]]:
+    """Return the variables, and the slices of stacked experts, of each group.
 
     A branch owns its heads, its experts, and its copy of the features, in the block or in a
     StreamFeatures before it. All other layers before the heads belong to no branch.
@@ -69,16 +73,16 @@ def find_weights(model: keras.Layer) -> dict[Unit, list[WeightSlice]]:
         known |= {*map(id, head._scale_weights())}
     parts += whole_slices(x for x in model.weights if id(x) not in known)
     of_heads = {id(x) for heads in find_layers(model, TaskHeads) for x in heads.weights}
-    weights: dict[Unit, list[WeightSlice]] = defaultdict(list)
+    weights: dict[StoppingGroup, list[WeightSlice]] = defaultdict(list)
     common = []
     for part in parts:  # in the order of the arrays of pickled `kept`
         variable, index = part
-        units = readers[id(variable), index] | readers[id(variable), ()]
-        if len(units) != 1 and variable.trainable and id(variable) not in of_heads:
+        groups = readers[id(variable), index] | readers[id(variable), ()]
+        if len(groups) != 1 and variable.trainable and id(variable) not in of_heads:
             common.append(variable.path)
-        elif len(units) == 1 and keras.backend.is_float_dtype(variable.dtype):
-            weights[units.pop()].append(part)
-    weights.pop(NO_UNIT, None)
+        elif len(groups) == 1 and keras.backend.is_float_dtype(variable.dtype):
+            weights[groups.pop()].append(part)
+    weights.pop(NO_GROUP, None)
     if common:
         warn_user(
             f"No branch alone has the weights {[*dict.fromkeys(common)]}, so they stay as in the "
@@ -88,27 +92,27 @@ def find_weights(model: keras.Layer) -> dict[Unit, list[WeightSlice]]:
     return dict(weights)
 
 
-NO_UNIT = Unit("", ())  # of tasks without branches
+NO_GROUP = StoppingGroup("", ())  # of tasks without branches
 
 
-def _find_readers(model: keras.Layer) -> dict[PartKey, set[Unit]]:
-    """Return the units that read each variable, or each slice of stacked experts."""
-    hedged, units = hedged_heads(model), find_units(model)
-    readers: dict[PartKey, set[Unit]] = defaultdict(set)
-    by_stream: dict[str, set[Unit]] = defaultdict(set)  # of the inputs of blocks
+def _find_readers(model: keras.Layer) -> dict[PartKey, set[StoppingGroup]]:
+    """Return the groups that read each variable, or each slice of stacked experts."""
+    hedged, groups = hedged_heads(model), find_groups(model)
+    readers: dict[PartKey, set[StoppingGroup]] = defaultdict(set)
+    by_stream: dict[str, set[StoppingGroup]] = defaultdict(set)  # of the inputs of blocks
 
-    def add(parts: Iterable[WeightSlice], found: Iterable[Unit]) -> None:
+    def add(parts: Iterable[WeightSlice], found: Iterable[StoppingGroup]) -> None:
         for variable, index in parts:
             readers[id(variable), index].update(found)
 
     blocks = [block for block in find_layers(model, HedgedBlock) if block.built]
-    for (task, branch), unit in units.items():
-        add(whole_slices(hedged[task][branch].weights if task in hedged else ()), [unit])
+    for (task, branch), group in groups.items():
+        add(whole_slices(hedged[task][branch].weights if task in hedged else ()), [group])
         for block in blocks:
             if task in block.task_names and branch in block.branch_names:
-                add(block._slices(task, branch), [unit])
+                add(block._slices(task, branch), [group])
                 for stream in block._input_streams(task, branch):
-                    by_stream[stream].add(unit)
+                    by_stream[stream].add(group)
     tasks = {task for layer in find_layers(model, TaskHeads) for task in layer.task_names}
     others = tasks - {*hedged}
     inside = [each for block in blocks for each in find_layers(block, StreamFeatures)]
@@ -116,5 +120,5 @@ def _find_readers(model: keras.Layer) -> dict[PartKey, set[Unit]]:
         for stream in features._streams() if features not in inside else ():
             add(features._slices(stream), by_stream[stream])
             if stream in others or not others <= {*features.task_names}:  # can read any stream
-                add(features._slices(stream), [NO_UNIT])
+                add(features._slices(stream), [NO_GROUP])
     return readers

@@ -14,7 +14,7 @@ from ple_keras._keras.processes import replica_count
 from ple_keras._keras.slices import assign_slices, read_slice
 from ple_keras._typing import Logs, Nested, TaskName, WeightSlice
 from ple_keras.heads.task_heads import hedged_heads
-from ple_keras.hedging.branch_weights import Unit, find_weights
+from ple_keras.hedging.branch_weights import StoppingGroup, find_weights
 from ple_keras.hedging.branched_model import BranchedModel, ValuesByTask
 
 FitArguments: TypeAlias = Mapping[str, Any]
@@ -114,7 +114,7 @@ class FitHedge(keras.callbacks.Callback):
             self._set_rows(validation_data if is_arrays else (validation_data,), batch_size)
         self._branched: BranchedModel | None = None
         self._compiled: tuple[object, ...] = ()  # the model, and what `compile` gave it
-        self._weights: dict[Unit, list[WeightSlice]] = {}
+        self._weights: dict[StoppingGroup, list[WeightSlice]] = {}
         # A TabularModel that continues sets weights keyed by task (see `best_mixture`).
         self.prior: Any = check_number(prior, "prior", minimum=0)
         self.restore_best_weights = check_bool(restore_best_weights, "restore_best_weights")
@@ -124,7 +124,7 @@ class FitHedge(keras.callbacks.Callback):
                 "patience must be None with restore_best_weights=False. "
                 f"Received: {patience=}, {restore_best_weights=}"
             )
-        self.kept: dict[Unit, KeptWeights] = {}
+        self.kept: dict[StoppingGroup, KeptWeights] = {}
         self._logged: dict[str, float] = {}
         self._due: int | None = None  # the epoch, until the mixtures are fitted
 
@@ -191,7 +191,7 @@ class FitHedge(keras.callbacks.Callback):
             self._find_branches()
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        self.kept = {unit: k for unit, k in self.kept.items() if epoch and k.epoch < epoch}
+        self.kept = {group: k for group, k in self.kept.items() if epoch and k.epoch < epoch}
         if self.restore_best_weights and not self.kept and self.model.built:
             self._due = epoch - 1  # before the first epoch
             self._validate()
@@ -206,9 +206,9 @@ class FitHedge(keras.callbacks.Callback):
         for task, hedged in hedged_heads(self.model).items():
             logs |= {f"hedge/{task}/{b}": weight for b, weight in hedged.branch_weights().items()}
         logs |= self._logged
-        for unit in self._weights:
-            kept = self.kept[unit].epoch if unit in self.kept else epoch
-            logs |= {f"hedge/{task}/{unit.branch}_epoch": kept for task in unit.tasks}
+        for group in self._weights:
+            kept = self.kept[group].epoch if group in self.kept else epoch
+            logs |= {f"hedge/{task}/{group.branch}_epoch": kept for task in group.tasks}
         best = max((kept.epoch for kept in self.kept.values()), default=-1)
         if self.patience is not None and epoch - best >= self.patience:
             self.model.stop_training = True
@@ -220,7 +220,7 @@ class FitHedge(keras.callbacks.Callback):
 
     def _restore(self) -> None:
         """Assign the weights of the best epochs."""
-        pairs = [(self._weights[unit], kept.weights) for unit, kept in self.kept.items()]
+        pairs = [(self._weights[group], kept.weights) for group, kept in self.kept.items()]
         assign_slices(pair for parts, weights in pairs for pair in zip(parts, weights, strict=True))
 
     def _validate(self) -> None:
@@ -232,12 +232,12 @@ class FitHedge(keras.callbacks.Callback):
         found = branched.read(self._batches)
         losses, relative, _ = branched.losses(found)
         self._logged |= {f"hedge/{t}/{b}_loss": loss for (t, b), loss in losses.items()}
-        for unit, parts in self._weights.items():
-            branches = [(task, unit.branch) for task in unit.tasks]
+        for group, parts in self._weights.items():
+            branches = [(task, group.branch) for task in group.tasks]
             terms = [relative[branch] for branch in branches if branch in relative]
-            least = self.kept[unit].loss if unit in self.kept else math.inf
+            least = self.kept[group].loss if group in self.kept else math.inf
             if terms and sum(terms) < least:  # not NaN
-                self.kept[unit] = KeptWeights(epoch, sum(terms), [*map(read_slice, parts)])
+                self.kept[group] = KeptWeights(epoch, sum(terms), [*map(read_slice, parts)])
         epochs = {kept.epoch for kept in self.kept.values()} or {epoch}
         if epoch in epochs or "hedge/loss" not in self._logged:
             best = found if epochs == {epoch} else self._best_values()
@@ -248,7 +248,7 @@ class FitHedge(keras.callbacks.Callback):
 
     def _best_values(self) -> ValuesByTask:
         """Return the values of the branches in their best epochs."""
-        current = [(part, read_slice(part)) for unit in self.kept for part in self._weights[unit]]
+        current = [(part, read_slice(part)) for group in self.kept for part in self._weights[group]]
         self._restore()
         best = self._find_branches().read(self._batches)
         assign_slices(current)

@@ -74,7 +74,7 @@ def test_fit_restores_the_best_epochs_of_the_last_release(file):
     model.fit(*data, initial_epoch=2, epochs=3, callbacks=[hedge], verbose=0)
     branched = BranchedModel(model)
     losses = branched.losses(branched.read(Batches(*data))).relative
-    for unit, kept in hedge.kept.items():
+    for group, kept in hedge.kept.items():
         assert kept.epoch == 1
-        of_unit = [losses[task, unit.branch] for task in unit.tasks]
-        assert sum(of_unit) == pytest.approx(kept.loss, rel=1e-5)
+        of_group = [losses[task, group.branch] for task in group.tasks]
+        assert sum(of_group) == pytest.approx(kept.loss, rel=1e-5)

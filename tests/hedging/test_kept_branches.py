@@ -103,7 +103,7 @@ def subclassed():
 SHARED = ("shared", ("click", "time"))
 OWNS = {("own", ("click",)), ("own", ("time",))}
 JOINED = ("own", ("both", "click", "cvr"))
-# A model, its units, and parts of the paths of variables that belong to no unit.
+# A model, its groups, and parts of the paths of variables that belong to no group.
 MODELS = {
     "stacked": (stacked, {SHARED, *OWNS}, []),
     "streams": (lambda: by_stream(None), {SHARED, *OWNS}, []),
@@ -129,8 +129,8 @@ MODELS = {
         for name in MODELS
     ],
 )
-def test_no_other_branch_reads_the_weights_of_a_unit(name):
-    make, expected_units, common = MODELS[name]
+def test_no_other_branch_reads_the_weights_of_a_group(name):
+    make, expected_groups, common = MODELS[name]
     model = make()
     randomize(model)
     model.compile("sgd", **QUICK)
@@ -145,9 +145,9 @@ def test_no_other_branch_reads_the_weights_of_a_unit(name):
     assert all(any(part in path for path in named) for part in common)
     assert all(any(part in path for part in common) for path in named)
     np.testing.assert_equal(model.get_weights(), before)
-    assert set(weights) == expected_units
+    assert set(weights) == expected_groups
     expected = branched.observed.run_batch(x)
-    for unit, parts in weights.items():
+    for group, parts in weights.items():
         assert parts
         before = [*map(read_slice, parts)]
         assign_slices((part, array + 0.3) for part, array in zip(parts, before))
@@ -156,7 +156,7 @@ def test_no_other_branch_reads_the_weights_of_a_unit(name):
             for task in other.tasks:
                 i = branched.branch_names[task].index(other.branch)
                 arrays = [each[task][i] for each in (actual, expected)]
-                assert np.array_equal(*arrays) == (other != unit), (unit, other, task)
+                assert np.array_equal(*arrays) == (other != group), (group, other, task)
         assign_slices(zip(parts, before))
     assign_slices((part, 7.0) for parts in weights.values() for part in parts)
     of_none = [w for w in model.weights if not (numpy_of(w) == 7).all()]
@@ -208,15 +208,15 @@ def test_each_branch_ends_with_the_weights_of_its_best_epoch(make):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "hedge/loss")
         logs, hedge = fit(model, (features(ROWS, 3, seed=1), noisy), (x, y))
-    for unit, kept in hedge.kept.items():
-        losses = [branch_loss(model, (x, y), task, unit.branch) for task in unit.tasks]
+    for group, kept in hedge.kept.items():
+        losses = [branch_loss(model, (x, y), task, group.branch) for task in group.tasks]
         relative = sum(relative for _, relative in losses if relative is not None)
         assert relative == pytest.approx(kept.loss, rel=1e-6)
-        for task, (loss, _) in zip(unit.tasks, losses):
-            key = f"hedge/{task}/{unit.branch}"
+        for task, (loss, _) in zip(group.tasks, losses):
+            key = f"hedge/{task}/{group.branch}"
             assert logs[f"{key}_epoch"][-1] == kept.epoch
             assert logs[f"{key}_loss"][kept.epoch] == pytest.approx(loss, rel=1e-6)
-            assert len(unit.tasks) > 1 or kept.epoch == np.argmin(logs[f"{key}_loss"])
+            assert len(group.tasks) > 1 or kept.epoch == np.argmin(logs[f"{key}_loss"])
     assert len({kept.epoch for kept in hedge.kept.values()}) > 1
     assert logs["hedge/loss"][-1] == pytest.approx(relative_loss(model, x, y), rel=1e-5)
     mixtures = heads_of(model).branch_weights()
@@ -274,7 +274,7 @@ def test_a_fit_that_continues_keeps_the_branches_of_earlier_epochs():
                 np.testing.assert_array_equal(numpy_of(w), value)
     logs = model.fit(*data, callbacks=[hedge], **options).history  # which begins anew
     assert logs["hedge/time/own_epoch"] == 4 * [-1]
-    assert all(hedge.kept[unit].loss == pytest.approx(kept[unit].loss) for unit in kept)
+    assert all(hedge.kept[group].loss == pytest.approx(kept[group].loss) for group in kept)
     assert pk.task_report(model, *data).branches["time"]["own"].epoch == 0
 
 
