@@ -33,8 +33,8 @@ def first_labels(x: Nested, y: Nested) -> tuple[Nested, Nested]:
     return x, map_arrays(to_numpy, labels) if has_arrays else None
 
 
-def split_rows(given: FitArguments) -> tuple[tuple[Nested, Nested], Nested]:
-    """Return the rows of `fit`.
+def fit_data(given: FitArguments) -> tuple[tuple[Nested, Nested], Nested]:
+    """Return the data that `fit` trains on and validates with.
 
     Returns:
         The training labels, or a dataset with them, and their weights; and the validation data,

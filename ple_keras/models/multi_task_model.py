@@ -22,7 +22,7 @@ from ple_keras.labels.sample_space import check_dtype, is_nullable_number
 from ple_keras.layers.experts import StackedExperts
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.losses.example_losses import BatchLoss
-from ple_keras.models.fit_rows import adapt_heads, first_labels, split_rows
+from ple_keras.models.fit_rows import adapt_heads, first_labels, fit_data
 from ple_keras.models.graph_checks import check_graph, only_task_heads, outputs_error
 from ple_keras.models.task_metrics import TaskMetrics
 from ple_keras.steps.trace_function import trace_function
@@ -190,7 +190,7 @@ class MultiTaskTraining(Mixin):
         self._check_labels(labels)
         given = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs).arguments
         del given["self"]
-        trained, validation = split_rows(given)
+        trained, validation = fit_data(given)
         adapt_heads(self._task_heads(), *trained, given.get("steps_per_epoch"))
         callbacks = given.get("callbacks") or []
         callbacks = [*getattr(callbacks, "callbacks", keras.tree.flatten(callbacks))]
