@@ -53,8 +53,8 @@ class Batches:
         self._argument = argument
         self._is_dataset = is_dataset(x)
         if self._is_dataset:
-            given = {"y": y, "batch_size": batch_size, "sample_weight": sample_weight}
-            for name, value in given.items():
+            of_arrays = {"y": y, "batch_size": batch_size, "sample_weight": sample_weight}
+            for name, value in of_arrays.items():
                 if value is not None:
                     raise ValueError(
                         f"{name} must be None if {argument} has batches. "

@@ -152,9 +152,9 @@ def _clone_model(model: keras.Layer, name: str, path: tuple[object, ...]) -> ker
     if type(model) is keras.Sequential:  # unbuilt, so that paths are as in other layers
         # Without its input, a copy would cast integers to its compute dtype.
         inputs = [
-            keras.Input(batch_shape=given.shape, dtype=given.dtype)
-            for given in getattr(model, "inputs", [])  # missing in an unbuilt model
-            if not keras.backend.is_float_dtype(given.dtype)
+            keras.Input(batch_shape=column.shape, dtype=column.dtype)
+            for column in getattr(model, "inputs", [])  # missing in an unbuilt model
+            if not keras.backend.is_float_dtype(column.dtype)
         ]
         return keras.Sequential([*inputs, *map(clone, model.layers)], name=name)
     model = keras.models.clone_model(model, clone_function=clone)

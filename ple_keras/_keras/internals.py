@@ -185,8 +185,8 @@ def serialize_loss(loss: LossLike | None) -> Config:
     serialized: Config = keras.saving.serialize_keras_object(loss)
     if isinstance(loss, keras.Loss) and is_from_keras(type(loss)):
         parameters = inspect.signature(type(loss)).parameters
-        given = {k: v for k, v in getattr(loss, "_fn_kwargs", {}).items() if k in parameters}
-        serialized["config"] = {**serialized["config"], **given}
+        options = {k: v for k, v in getattr(loss, "_fn_kwargs", {}).items() if k in parameters}
+        serialized["config"] = {**serialized["config"], **options}
     return serialized
 
 

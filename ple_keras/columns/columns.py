@@ -427,8 +427,8 @@ class Columns:
         self._check_fitted()
         reasons, rows = [], to_rows(rows)
         for row, values in enumerate(rows):
-            given = values.keys() if isinstance(values, Mapping) else ()
-            missing = [f"rows[{row}].{name}" for name in self.names if name not in given]
+            present = values.keys() if isinstance(values, Mapping) else ()
+            missing = [f"rows[{row}].{name}" for name in self.names if name not in present]
             reasons += [f"{place}: a value, or null, is required" for place in missing]
         return reasons or [
             f"rows[{row}].{name}: {self._requirement(name, value)}. Received: {short_repr(value)}"

@@ -147,8 +147,8 @@ class RegressionHead(StandardizedHead):
                 "activation must be None, and loss a squared or absolute error, Huber, LogCosh or "
                 f"custom, if standardize=True. Received: {activation=}, {loss=}"
             )
-        self._given = _check_scale(mean, deviation, units, standardize)
-        scale = self._given or ((math.nan,) * units, (math.nan,) * units)
+        self._fixed_scale = _check_scale(mean, deviation, units, standardize)
+        scale = self._fixed_scale or ((math.nan,) * units, (math.nan,) * units)
         self._scale = dict(zip(("mean", "deviation"), scale))
 
     @property
@@ -185,7 +185,7 @@ class RegressionHead(StandardizedHead):
 
     def _adapt(self, statistics: LabelStatistics) -> None:
         super()._adapt(statistics)
-        if not self.standardize or self._given:
+        if not self.standardize or self._fixed_scale:
             return
         mean, deviation = statistics.mean, statistics.deviation
         smallest = np.maximum(np.finfo("float32").eps * np.abs(mean), MIN_DEVIATION)
@@ -197,17 +197,17 @@ class RegressionHead(StandardizedHead):
         self._set_scale(mean, deviation)
 
     def get_config(self) -> Config:
-        given = zip(("mean", "deviation"), self._given or (None, None))
-        scale = {argument: numbers and list(numbers) for argument, numbers in given}
+        pairs = zip(("mean", "deviation"), self._fixed_scale or (None, None))
+        scale = {argument: numbers and list(numbers) for argument, numbers in pairs}
         return {**super().get_config(), **scale}
 
 
 def _check_scale(mean: Any, deviation: Any, units: int, standardize: bool) -> Any:
-    """Return the given mean and deviation, a float for each unit; None if neither is given."""
+    """Return a fixed mean and deviation, with a float for each unit; None without them."""
     if mean is None and deviation is None:
         return None
-    is_given = standardize and mean is not None and deviation is not None
-    if not is_given or not np.size(mean) == np.size(deviation) == units:
+    is_fixed = standardize and mean is not None and deviation is not None
+    if not is_fixed or not np.size(mean) == np.size(deviation) == units:
         raise ValueError(
             "mean and deviation must be given together, each with a number for each unit, with "
             f"standardize=True. Received: {standardize=}, {units=}, {mean=}, {deviation=}"

@@ -133,34 +133,35 @@ class FitHedge(keras.callbacks.Callback):
         refuse_batches(x, "validation_data", endless=steps is None)
         self._batches = Batches(x, y, size, steps=steps, sample_weight=sample_weight)
 
-    def read_from_fit(self, validation: Nested, given: FitArguments) -> None:
+    def read_from_fit(self, validation: Nested, fit_arguments: FitArguments) -> None:
         """Read the validation data of `fit`, unless the callback has rows of its own.
 
         Args:
             validation: `(x, y, sample_weight)`, or None.
-            given: The arguments of `fit`.
+            fit_arguments: The arguments of `fit`.
         """
         if not self._reads_fit:
             return
         self._batches = None
         if validation is not None:
-            steps, size = given.get("validation_steps"), given.get("validation_batch_size")
+            names = "validation_steps", "validation_batch_size"
+            steps, size = map(fit_arguments.get, names)
             if steps and not size:  # whose rows depend on the size of a batch, by default Keras's
-                size = given.get("batch_size") or 32
+                size = fit_arguments.get("batch_size") or 32
             x, *_ = validation
             size = self._batch_size or (None if is_dataset(x) else size)
             self._set_rows(validation, size, steps)
 
-    def prepare(self, model: keras.Model, validation: Nested, given: FitArguments) -> None:
+    def prepare(self, model: keras.Model, validation: Nested, fit_arguments: FitArguments) -> None:
         """Prepare for `fit` of a model before it begins, to find out whether the rows can be read.
 
         Args:
             model: The model.
             validation: As for `read_from_fit`.
-            given: As for `read_from_fit`.
+            fit_arguments: As for `read_from_fit`.
         """
         self.set_model(model)
-        self.read_from_fit(validation, given)
+        self.read_from_fit(validation, fit_arguments)
         self._check()
         if model.built or replica_count() > 1:  # an error
             self._find_branches().read(islice(self._batches, 1))

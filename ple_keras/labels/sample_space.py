@@ -125,7 +125,8 @@ def align_weights(sample_weight: Tensor, shape: Shape, where: str = "") -> Tenso
         TypeError: If the weights are not numbers.
         ValueError: If their shape does not match.
     """
-    given = weights = to_number_tensor(sample_weight, "sample_weight", where)
+    weights = to_number_tensor(sample_weight, "sample_weight", where)
+    received = tuple(weights.shape)
     if len(weights.shape) == len(shape) + 1 and weights.shape[-1] == 1:
         weights = ops.squeeze(weights, -1)
     while len(weights.shape) < len(shape):
@@ -134,7 +135,7 @@ def align_weights(sample_weight: Tensor, shape: Shape, where: str = "") -> Tenso
     if len(weights.shape) > len(shape) or not shapes_match(tuple(weights.shape), allowed):
         shapes = " or ".join(map(format_shape, dict.fromkeys([shape[:1], shape, (*shape, 1)])))
         raise ValueError(
-            f"sample_weight{where} must have a shape {shapes}. Received: shape={tuple(given.shape)}"
+            f"sample_weight{where} must have a shape {shapes}. Received: shape={received}"
         )
     return weights
 

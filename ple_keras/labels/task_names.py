@@ -40,7 +40,7 @@ def task_names(outputs: Outputs, argument: str = "outputs") -> list[str]:
     """
     if isinstance(outputs, HasTaskNames):
         return list(outputs.task_names)
-    given = outputs
+    items = outputs
     if isinstance(outputs, Mapping):
         for name, head in outputs.items():
             if not isinstance(head, HasTask) or head.task != name:
@@ -48,13 +48,13 @@ def task_names(outputs: Outputs, argument: str = "outputs") -> list[str]:
                     f"{argument} must map each task to its own head, if it is a dict, but "
                     f"{name!r} has {head!r}. Received: {argument}={outputs!r}"
                 )
-        given = list(outputs.values())
-    if isinstance(given, str | bytes) or not isinstance(given, Sequence):
+        items = list(outputs.values())
+    if isinstance(items, str | bytes) or not isinstance(items, Sequence):
         raise TypeError(
             f"{argument} must be a sequence of task names, a sequence of heads, a TaskHeads "
             f"or a dict of heads keyed by task. Received: {argument}={outputs!r}"
         )
-    own = [item for item in given if not isinstance(item, HasFactors)]
+    own = [item for item in items if not isinstance(item, HasFactors)]
     own = [item.task if isinstance(item, HasTask) else item for item in own]
     names = [check_task_name(name, argument, outputs) for name in own]
     if not names or len(set(names)) < len(names):

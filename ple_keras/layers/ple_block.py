@@ -142,9 +142,9 @@ def _experts_by_level(
 ) -> list[StreamLayers]:
     """Return the expert template, or dict of templates by stream, of each level, with new seeds."""
     blocks: list[StreamLayers] = [expert_block] * len(shared_experts)
-    given = expert_block if isinstance(expert_block, Sequence) else ()
-    if any(isinstance(x, keras.Layer | Mapping | list | tuple) for x in given):
-        blocks = _by_level(list(given), len(shared_experts), "expert_block")
+    entries = expert_block if isinstance(expert_block, Sequence) else ()
+    if any(isinstance(x, keras.Layer | Mapping | list | tuple) for x in entries):
+        blocks = _by_level(list(entries), len(shared_experts), "expert_block")
     elif is_by_stream(expert_block) and any(shared_experts):
         without_shared = {k: x for k, x in expert_block.items() if k != SHARED}
         blocks = [expert_block if count else without_shared for count in shared_experts]

@@ -132,18 +132,18 @@ class SequentialBlock(GatedBlock):
         return_gate_weights: bool = False,
     ) -> Nested:
         """Call a method of each layer in order, with the gate arguments that the layer takes."""
-        given: dict[str, object] = {} if gate_context is None else {"gate_context": gate_context}
+        of_gates: dict[str, object] = {} if gate_context is None else {"gate_context": gate_context}
         if check_bool(return_gate_weights, "return_gate_weights"):
-            given["return_gate_weights"] = True
-        unused = [argument for argument in given if argument not in _gate_arguments(self)]
+            of_gates["return_gate_weights"] = True
+        unused = [argument for argument in of_gates if argument not in _gate_arguments(self)]
         if unused:
             raise ValueError(
                 f"{unused[0]} must not be given, since no layer uses it, such as a CGCBlock with "
-                f"gate_reads='context'. Received: {unused[0]}={short_repr(given[unused[0]])}"
+                f"gate_reads='context'. Received: {unused[0]}={short_repr(of_gates[unused[0]])}"
             )
         weights: dict[str, ByName] = {}
         for index, layer in enumerate(self._chain):
-            arguments = {key: x for key, x in given.items() if key in _gate_arguments(layer)}
+            arguments = {key: x for key, x in of_gates.items() if key in _gate_arguments(layer)}
             inputs = getattr(layer, method)(inputs, **arguments)
             if "return_gate_weights" in arguments:
                 inputs, added = inputs

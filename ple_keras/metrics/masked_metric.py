@@ -148,9 +148,10 @@ def check_metrics(
     """
     if isinstance(metrics, str) or not isinstance(metrics, Sequence | None):
         raise TypeError(f"{argument} must be a list of metrics. Received: {argument}={metrics!r}")
-    given = metrics or ()
-    known = [check_known(keras.metrics.get, metric, argument) for metric in given]
-    return [x if isinstance(metric, Mapping | type) else metric for x, metric in zip(known, given)]
+    metrics = metrics or ()
+    known = [check_known(keras.metrics.get, metric, argument) for metric in metrics]
+    pairs = zip(known, metrics)
+    return [x if isinstance(metric, Mapping | type) else metric for x, metric in pairs]
 
 
 def new_metric(template: MetricLike, name: str) -> keras.Metric:

@@ -65,8 +65,8 @@ class MetricOfSums(keras.Metric):
         y_true, y_pred = (ops.cast(y, self.dtype) for y in align(y_true, y_pred))
         weights = ops.ones_like(y_pred)
         if sample_weight is not None:
-            given = align_weights(ops.cast(sample_weight, self.dtype), y_pred.shape[:-1])
-            weights = weights * ops.expand_dims(given, -1)
+            aligned = align_weights(ops.cast(sample_weight, self.dtype), y_pred.shape[:-1])
+            weights = weights * ops.expand_dims(aligned, -1)
         values = self._batch_sums(y_true, y_pred, weights)
         sums = ops.convert_to_tensor(self._sums)
         total = sums + values

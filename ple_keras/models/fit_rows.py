@@ -33,16 +33,16 @@ def first_labels(x: Nested, y: Nested) -> tuple[Nested, Nested]:
     return x, map_arrays(to_numpy, labels) if has_arrays else None
 
 
-def fit_data(given: FitArguments) -> tuple[tuple[Nested, Nested], Nested]:
+def fit_data(fit_arguments: FitArguments) -> tuple[tuple[Nested, Nested], Nested]:
     """Return the data that `fit` trains on and validates with.
 
     Returns:
         The training labels, or a dataset with them, and their weights; and the validation data,
         `(x, y, sample_weight)`.
     """
-    x, share = given["x"], given.get("validation_split")
-    trained = x if is_dataset(x) else given["y"], given.get("sample_weight")
-    if (data := given.get("validation_data")) is not None:
+    x, share = fit_arguments["x"], fit_arguments.get("validation_split")
+    trained = x if is_dataset(x) else fit_arguments["y"], fit_arguments.get("sample_weight")
+    if (data := fit_arguments.get("validation_data")) is not None:
         return trained, keras.utils.unpack_x_y_sample_weight(data)
     arrays = [each for each in keras.tree.flatten((x, *trained)) if each is not None]
     if not share or is_dataset(x) or not all(hasattr(array, "shape") for array in arrays):

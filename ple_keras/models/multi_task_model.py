@@ -123,7 +123,7 @@ class MultiTaskTraining(Mixin):
         super().compile(optimizer, **kwargs)
         # In attributes of layers, Keras would find metrics once per enclosing layer.
         self._task_metrics = TaskMetrics(heads)
-        self._given_warnings: Untracked[set[str]] = Untracked(set())
+        self._shown_warnings: Untracked[set[str]] = Untracked(set())
         set_compiled_metrics(self, self._task_metrics)
         scaled = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         each = getattr(scaled, "optimizers", [scaled])
@@ -188,15 +188,16 @@ class MultiTaskTraining(Mixin):
                     check_dtype(array, f"{name}[{key!r}]")
         x, labels = first_labels(x, y)
         self._check_labels(labels)
-        given = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs).arguments
-        del given["self"]
-        trained, validation = fit_data(given)
-        adapt_heads(self._task_heads(), *trained, given.get("steps_per_epoch"))
-        callbacks = given.get("callbacks") or []
+        bound = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs)
+        fit_arguments = bound.arguments
+        del fit_arguments["self"]
+        trained, validation = fit_data(fit_arguments)
+        adapt_heads(self._task_heads(), *trained, fit_arguments.get("steps_per_epoch"))
+        callbacks = fit_arguments.get("callbacks") or []
         callbacks = [*getattr(callbacks, "callbacks", keras.tree.flatten(callbacks))]
         hedges = [each for each in callbacks if isinstance(each, FitHedge)]
         for each in hedges:
-            each.read_from_fit(validation, given)
+            each.read_from_fit(validation, fit_arguments)
         for first, later in combinations(callbacks, 2):
             restored = [getattr(each, "restore_best_weights", False) for each in (first, later)]
             if all(restored) and first in hedges and later not in hedges:
@@ -205,23 +206,23 @@ class MultiTaskTraining(Mixin):
                     "restores each branch to its own best epoch. "
                     f"Received: callbacks=[{type(first).__name__}, {type(later).__name__}]"
                 )
-        hedge = None if hedges else self._prepared_hedge(validation, given)
+        hedge = None if hedges else self._prepared_hedge(validation, fit_arguments)
         if hedge is not None:
-            given["callbacks"] = [*callbacks, hedge]
+            fit_arguments["callbacks"] = [*callbacks, hedge]
         self._runs += 1  # a subclass can override `reset_metrics`
         has_readers = any(type(each) is not FitHedge for each in callbacks)
         for name in ("compute_metrics", "get_metrics_result"):  # a subclass can change the logs
             has_readers |= getattr(type(self), name) is not getattr(MultiTaskTraining, name)
-        self._reads_logs = has_readers or given.get("verbose", "auto") in ("auto", 1)
+        self._reads_logs = has_readers or fit_arguments.get("verbose", "auto") in ("auto", 1)
         try:
-            return super().fit(**given)
+            return super().fit(**fit_arguments)
         finally:
             self._reads_logs = True
             if hedge is not None:
                 hedge.release()
                 self._fit_hedge = hedge
 
-    def _prepared_hedge(self, validation: Nested, given: FitArguments) -> FitHedge | None:
+    def _prepared_hedge(self, validation: Nested, fit_arguments: FitArguments) -> FitHedge | None:
         """Return a FitHedge for `fit` without one; None if there is nothing to fit, or it can't."""
         heads, blocks = self._task_heads(), find_layers(self, HedgedBlock)
         tasks = [*hedged_heads(self)] if self.built else heads.task_names if blocks else []
@@ -231,7 +232,7 @@ class MultiTaskTraining(Mixin):
         # A callback can call `fit`, which then has another one.
         hedge, self._fit_hedge = self._fit_hedge or FitHedge(), None
         try:
-            hedge.prepare(self, validation, given)
+            hedge.prepare(self, validation, fit_arguments)
         except (TypeError, ValueError) as error:
             self._warn_once(
                 "fit leaves the mixtures of the HedgedBlock as they are, and keeps the last epoch, "
@@ -243,8 +244,8 @@ class MultiTaskTraining(Mixin):
 
     def _warn_once(self, message: str) -> None:
         cause, *_ = message.partition("Received:")  # objects have other addresses in a later call
-        if cause not in self._given_warnings.value:
-            self._given_warnings.value.add(cause)
+        if cause not in self._shown_warnings.value:
+            self._shown_warnings.value.add(cause)
             warn_user(message)
 
     def evaluate(self, x: Nested = None, y: Nested = None, *args: Any, **kwargs: Any) -> Any:
