@@ -373,7 +373,7 @@ def test_normalization_uses_the_copied_statistics():
 
 @pytest.mark.parametrize("block", [pk.HedgedBlock, pk.SharedBottomBlock])
 def test_tables_and_embeddings_of_numbers_of_other_columns_are_left_out(block):
-    frames = [pd.DataFrame({"user": [n, n + 1], "age": [1.0, n]}) for n in (3, 4)]
+    frames = [pd.DataFrame({"user": [n, n + 1, n], "age": [1.0, n, 9]}) for n in (3, 4)]
     models = []
     for frame in (frames[0], *frames):
         network = pk.Columns(["user"], ["age"]).fit(frame, 1).network(2, number_units=2)
