@@ -126,15 +126,16 @@ def _check_same_functions(original: object, copy: object, argument: str) -> None
     The functions are the objects themselves or their attributes. A constructor can create a
     function again, from the same code.
     """
-    parts, copied = (
+    originals, copied = (
         dict(keras.tree.flatten_with_path(vars(x) if hasattr(x, "get_config") else x))
         for x in (original, copy)
     )
-    for place, part in parts.items():
-        other = copied.get(place, part)
-        is_function = callable(part) and hasattr(part, "__name__")
-        if is_function and getattr(part, "__code__", part) is not getattr(other, "__code__", other):
-            name = part.__name__
+    for place, found in originals.items():
+        other = copied.get(place, found)
+        is_function = callable(found) and hasattr(found, "__name__")
+        code = getattr(found, "__code__", found)
+        if is_function and code is not getattr(other, "__code__", other):
+            name = found.__name__
             raise ValueError(
                 f"{argument} must not have an unregistered function with the name of Keras's "
                 f"{name!r}, which copies and files would contain. Write {REGISTER} above it, or "

@@ -14,15 +14,15 @@ def whole_slices(variables: Iterable[keras.Variable]) -> list[WeightSlice]:
     return [(variable, ()) for variable in variables]
 
 
-def read_slice(part: WeightSlice) -> np.ndarray:
+def read_slice(weight_slice: WeightSlice) -> np.ndarray:
     """Return a copy of a variable, or of a slice of it."""
-    variable, index = part
+    variable, index = weight_slice
     return np.array(to_numpy(variable.value)[index])
 
 
-def assign_slices(parts: Iterable[tuple[WeightSlice, np.ndarray]]) -> None:
+def assign_slices(pairs: Iterable[tuple[WeightSlice, np.ndarray]]) -> None:
     """Assign variables and slices of variables."""
-    for (variable, index), value in parts:
+    for (variable, index), value in pairs:
         whole = read_slice((variable, ()))
         whole[index] = value
         variable.assign(whole)

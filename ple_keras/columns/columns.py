@@ -522,8 +522,8 @@ class Columns:
     @property
     def digest(self) -> str:
         scales = {name: (name in self.logs, *each[:2]) for name, each in self.scales.items()}
-        parts = json.dumps([self.known, scales, self.sequences], sort_keys=True)
-        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+        text = json.dumps([self.known, scales, self.sequences], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def save(self, file: str | Path) -> None:
         """Write the columns to a JSON file.
@@ -532,8 +532,8 @@ class Columns:
             file: The file, such as "columns.json".
         """
         self._check_fitted()
-        parts = {name: getattr(self, name) for name in (*ARGUMENTS, *FITTED, *KEPT)}
-        Path(file).write_text(json.dumps(parts))
+        state = {name: getattr(self, name) for name in (*ARGUMENTS, *FITTED, *KEPT)}
+        Path(file).write_text(json.dumps(state))
 
     @classmethod
     def load(cls, file: str | Path) -> Self:
@@ -545,15 +545,15 @@ class Columns:
         Raises:
             ValueError: If it is another file, or one of version 0.6.0 or earlier.
         """
-        parts = json.loads(Path(file).read_text())
-        if lacking := {*ARGUMENTS, *FITTED, *KEPT} - {*parts}:
+        state = json.loads(Path(file).read_text())
+        if lacking := {*ARGUMENTS, *FITTED, *KEPT} - {*state}:
             raise ValueError(
                 f"file must be of Columns of ple_keras 0.7.0 or later. Received: {file} without "
                 f"{sorted(lacking)}"
             )
-        columns = cls(**{name: parts[name] for name in ARGUMENTS})
-        vars(columns).update({name: parts[name] for name in KEPT})
-        return columns._set(*(parts[name] for name in FITTED))
+        columns = cls(**{name: state[name] for name in ARGUMENTS})
+        vars(columns).update({name: state[name] for name in KEPT})
+        return columns._set(*(state[name] for name in FITTED))
 
     def _unfitted(self) -> Self:
         """Return columns with the same arguments."""

@@ -62,11 +62,11 @@ def build_network(
             each = ops.concatenate(codes, axis=-1)
             name = free_name(f"table{suffix}", {*inputs})  # of another column
             rows = ColumnTable(columns.rows, tables, width, name=name)(each)
-            parts = [(each, rows)]
+            pairs = [(each, rows)]  # of all ids, then of each sequence
             if ends := np.cumsum(lengths)[:-1].tolist():
-                parts = [*zip(ops.split(each, ends, axis=1), ops.split(rows, ends, axis=1))]
-            vectors = [ops.reshape(parts.pop(0)[1], (-1, len(ids) * width))] if ids else []
-            vectors += [_mean_row(*part) for part in parts]
+                pairs = [*zip(ops.split(each, ends, axis=1), ops.split(rows, ends, axis=1))]
+            vectors = [ops.reshape(pairs.pop(0)[1], (-1, len(ids) * width))] if ids else []
+            vectors += [_mean_row(*pair) for pair in pairs]
             features.append(keras.layers.Dropout(dropout)(ops.concatenate(vectors, axis=-1)))
         if values is not None:
             low, high = columns._limits()  # a file can't contain the arrays of `clip`

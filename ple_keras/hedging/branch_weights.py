@@ -18,7 +18,7 @@ from ple_keras.layers.hedged_block import OWN, HedgedBlock
 from ple_keras.layers.stream_features import StreamFeatures
 
 Branch: TypeAlias = tuple[TaskName, str]
-PartKey: TypeAlias = tuple[int, tuple[int | slice, ...]]  # the `id` of a variable, and an index
+SliceKey: TypeAlias = tuple[int, tuple[int | slice, ...]]  # the `id` of a variable, and an index
 
 
 class StoppingGroup(NamedTuple):
@@ -65,23 +65,23 @@ def find_weights(model: keras.Layer) -> dict[StoppingGroup, list[WeightSlice]]:
         UserWarning: If a trainable variable before the heads belongs to no branch.
     """
     readers = _find_readers(model)
-    parts = [part for stack in find_layers(model, StackedExperts) for part in stack.all_slices()]
-    known = {id(variable) for variable, _ in parts}
+    slices = [each for stack in find_layers(model, StackedExperts) for each in stack.all_slices()]
+    known = {id(variable) for variable, _ in slices}
     # Statistics of gates and of labels, which training does not change.
     known |= {id(getattr(gate, "_sums", None)) for gate in find_layers(model, Gate)}
     for head in find_layers(model, StandardizedHead):
         known |= {*map(id, head._scale_weights())}
-    parts += whole_slices(x for x in model.weights if id(x) not in known)
+    slices += whole_slices(x for x in model.weights if id(x) not in known)
     of_heads = {id(x) for heads in find_layers(model, TaskHeads) for x in heads.weights}
     weights: dict[StoppingGroup, list[WeightSlice]] = defaultdict(list)
     common = []
-    for part in parts:  # in the order of the arrays of pickled `kept`
-        variable, index = part
+    for each in slices:  # in the order of the arrays of pickled `kept`
+        variable, index = each
         groups = readers[id(variable), index] | readers[id(variable), ()]
         if len(groups) != 1 and variable.trainable and id(variable) not in of_heads:
             common.append(variable.path)
         elif len(groups) == 1 and keras.backend.is_float_dtype(variable.dtype):
-            weights[groups.pop()].append(part)
+            weights[groups.pop()].append(each)
     weights.pop(NO_GROUP, None)
     if common:
         warn_user(
@@ -95,14 +95,14 @@ def find_weights(model: keras.Layer) -> dict[StoppingGroup, list[WeightSlice]]:
 NO_GROUP = StoppingGroup("", ())  # of tasks without branches
 
 
-def _find_readers(model: keras.Layer) -> dict[PartKey, set[StoppingGroup]]:
+def _find_readers(model: keras.Layer) -> dict[SliceKey, set[StoppingGroup]]:
     """Return the groups that read each variable, or each slice of stacked experts."""
     hedged, groups = hedged_heads(model), find_groups(model)
-    readers: dict[PartKey, set[StoppingGroup]] = defaultdict(set)
+    readers: dict[SliceKey, set[StoppingGroup]] = defaultdict(set)
     by_stream: dict[str, set[StoppingGroup]] = defaultdict(set)  # of the inputs of blocks
 
-    def add(parts: Iterable[WeightSlice], found: Iterable[StoppingGroup]) -> None:
-        for variable, index in parts:
+    def add(slices: Iterable[WeightSlice], found: Iterable[StoppingGroup]) -> None:
+        for variable, index in slices:
             readers[id(variable), index].update(found)
 
     blocks = [block for block in find_layers(model, HedgedBlock) if block.built]

@@ -80,7 +80,7 @@ class BranchedModel:
 
     def read(self, batches: Iterable[Batch]) -> ValuesByTask:
         """Return the labels and values of hedged tasks with a loss. Products can lack labels."""
-        parts: dict[TaskName, list[tuple[np.ndarray, ...]]] = defaultdict(list)
+        arrays_by_task: dict[TaskName, list[tuple[np.ndarray, ...]]] = defaultdict(list)
         trained = [task for task, head in self.heads.items() if head.has_loss]
         for x, y, sample_weight in batches:
             outputs, of_batch = self.observed.run_batch(x), task_labels(y, self.mixed_heads)
@@ -90,9 +90,9 @@ class BranchedModel:
                     head._check_values(present)
                     weights = labeled_weights(sample_weight, trained, task, is_labeled)
                     factors = [outputs[factor][:, is_labeled] for factor in self._factors(task)]
-                    parts[task].append((present, weights, np.concatenate(factors, -1)))
+                    arrays_by_task[task].append((present, weights, np.concatenate(factors, -1)))
         found = {}
-        for task, of_batches in parts.items():
+        for task, of_batches in arrays_by_task.items():
             pairs = zip(zip(*of_batches), (0, 0, 1))  # arrays, and the axis of examples
             labels, weights, values = (np.concatenate(arrays, axis) for arrays, axis in pairs)
             check_total_weight(len(weights), weights.sum(), task)

@@ -177,8 +177,8 @@ class FitHedge(keras.callbacks.Callback):
                 "Received: validation_data=None"
             )
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        parts = getattr(optimizer, "optimizers", [optimizer])
-        if self.restore_best_weights and any(each.use_ema for each in parts):
+        optimizers = getattr(optimizer, "optimizers", [optimizer])
+        if self.restore_best_weights and any(each.use_ema for each in optimizers):
             raise ValueError(
                 "restore_best_weights must be False if the optimizer has use_ema=True, since Keras "
                 "replaces the weights by their averages. "
@@ -221,8 +221,8 @@ class FitHedge(keras.callbacks.Callback):
 
     def _restore(self) -> None:
         """Assign the weights of the best epochs."""
-        pairs = [(self._weights[group], kept.weights) for group, kept in self.kept.items()]
-        assign_slices(pair for parts, weights in pairs for pair in zip(parts, weights, strict=True))
+        for group, kept in self.kept.items():
+            assign_slices(zip(self._weights[group], kept.weights, strict=True))
 
     def _validate(self) -> None:
         """Keep the weights of branches that have improved, and fit the mixtures."""
@@ -233,12 +233,12 @@ class FitHedge(keras.callbacks.Callback):
         found = branched.read(self._batches)
         losses, relative, _ = branched.losses(found)
         self._logged |= {f"hedge/{t}/{b}_loss": loss for (t, b), loss in losses.items()}
-        for group, parts in self._weights.items():
+        for group, slices in self._weights.items():
             branches = [(task, group.branch) for task in group.tasks]
             terms = [relative[branch] for branch in branches if branch in relative]
             least = self.kept[group].loss if group in self.kept else math.inf
             if terms and sum(terms) < least:  # not NaN
-                self.kept[group] = KeptWeights(epoch, sum(terms), [*map(read_slice, parts)])
+                self.kept[group] = KeptWeights(epoch, sum(terms), [*map(read_slice, slices)])
         epochs = {kept.epoch for kept in self.kept.values()} or {epoch}
         if epoch in epochs or "hedge/loss" not in self._logged:
             best = found if epochs == {epoch} else self._best_values()
@@ -249,7 +249,7 @@ class FitHedge(keras.callbacks.Callback):
 
     def _best_values(self) -> ValuesByTask:
         """Return the values of the branches in their best epochs."""
-        current = [(part, read_slice(part)) for group in self.kept for part in self._weights[group]]
+        current = [(each, read_slice(each)) for group in self.kept for each in self._weights[group]]
         self._restore()
         best = self._find_branches().read(self._batches)
         assign_slices(current)

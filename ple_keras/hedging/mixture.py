@@ -150,8 +150,8 @@ def minimize_on_simplex(
 
     def share(start: np.ndarray, pair: list[int], logits: np.ndarray) -> np.ndarray:
         candidates = np.tile(start, (POINTS, 1))
-        parts = 1 / (1 + np.exp(np.stack([-logits, logits], axis=1)))
-        candidates[:, pair] = parts * start[pair].sum()
+        shares = 1 / (1 + np.exp(np.stack([-logits, logits], axis=1)))
+        candidates[:, pair] = shares * start[pair].sum()
         return candidates
 
     def extend(start: np.ndarray, direction: np.ndarray, steps: np.ndarray) -> np.ndarray:

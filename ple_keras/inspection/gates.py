@@ -128,13 +128,13 @@ class GateReport(Report):
     levels: dict[str, LevelUse]
 
     def __str__(self) -> str:
-        parts = [f"Gates and experts over {self.examples:,} examples"]
+        paragraphs = [f"Gates and experts over {self.examples:,} examples"]
         for name, level in self.levels.items():
-            part = f"{name}\n{table(_rows(level.gates))}"
+            paragraph = f"{name}\n{table(_rows(level.gates))}"
             if level.unread:
-                part += "\n" + table([("read by no gate:", join_items(level.unread))])
-            parts.append(part)
-        return "\n\n".join(parts)
+                paragraph += "\n" + table([("read by no gate:", join_items(level.unread))])
+            paragraphs.append(paragraph)
+        return "\n\n".join(paragraphs)
 
 
 def gate_report(model: keras.Layer, x: Nested, batch_size: int | None = None) -> GateReport:

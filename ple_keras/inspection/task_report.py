@@ -88,12 +88,12 @@ class TaskReport(Report):
             numbers = cells(each, loss=".4g", relative_error=".3f", calibration=".2f")
             weight = f"{self.loss_weights[task]:.3g}"
             errors.append([task, weight, *numbers, metric_text(each)])
-        parts = [f"Tasks over {self.examples:,} examples", table(labels), table(errors)]
-        parts += [table(_branch_rows(self))] if self.branches else []
+        paragraphs = [f"Tasks over {self.examples:,} examples", table(labels), table(errors)]
+        paragraphs += [table(_branch_rows(self))] if self.branches else []
         if self.warnings:
             wrap = textwrap.TextWrapper(WIDTH, initial_indent="  ", subsequent_indent="    ")
-            parts.append("\n".join(["Warnings", *map(wrap.fill, self.warnings)]))
-        return "\n\n".join(parts)
+            paragraphs.append("\n".join(["Warnings", *map(wrap.fill, self.warnings)]))
+        return "\n\n".join(paragraphs)
 
 
 def task_report(
@@ -164,7 +164,7 @@ def task_report(
     report = TaskReport(examples, {}, {}, {}, {}, [])
     for task, batches in found.items():
         head = heads[task]
-        labels, *arrays = (join_rows([*parts]) for parts in zip(*batches))
+        labels, *arrays = (join_rows([*rows]) for rows in zip(*batches))
         whole, *by_branch = (task_figures(head, each, labels) for each in arrays)
         report.tasks[task], report.loss_weights[task] = whole, weights.get(task, 0.0)
         report.warnings.extend(figure_warnings(task, whole, head))

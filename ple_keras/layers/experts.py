@@ -49,7 +49,7 @@ class Experts(keras.Layer):
         }
 
     def slices(self, expert: str) -> list[WeightSlice]:
-        """Return the parts of variables that belong to an expert of the built layer.
+        """Return the slices of variables that belong to an expert of the built layer.
 
         Returns:
             Pairs of a variable and the expert's index along its first axis, in the order of the
@@ -59,7 +59,7 @@ class Experts(keras.Layer):
 
     def all_slices(self) -> list[WeightSlice]:
         """Return the slices of all experts, in order."""
-        return [part for expert in self._streams.value for part in self.slices(expert)]
+        return [each for expert in self._streams.value for each in self.slices(expert)]
 
     def expert_layers(self) -> dict[str, keras.Layer]:
         """Return the layer of each expert, unless the experts are stacked."""

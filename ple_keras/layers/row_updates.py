@@ -38,7 +38,7 @@ class RowUpdates:
     Args:
         rows: The number of rows of the table.
         may_be_sparse: Whether the layer can compute a gradient of only the rows of a batch.
-        ends: The end of the rows of each part of the table, such as a column; None for one part.
+        ends: The end of the rows of each column of a ColumnTable; None for other tables.
     """
 
     def __init__(self, rows: int, may_be_sparse: bool, ends: Sequence[int] | None = None) -> None:

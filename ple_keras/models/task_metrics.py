@@ -32,10 +32,10 @@ class TaskMeans(keras.Metric):
 
     def update_state(self, losses: Sequence[BatchLoss]) -> None:
         """Add the losses of a batch, one for each task."""
-        parts = [getattr(x, name) for name in ("value", "total", "count") for x in losses]
+        numbers = [getattr(x, name) for name in ("value", "total", "count") for x in losses]
         rows = ops.shape(losses[0].labeled.predictions)[0]
         rows = ops.cast(rows, "float32") if ops.is_tensor(rows) else rows
-        sums = ops.stack([ops.cast(part, "float32") for part in parts])
+        sums = ops.stack([ops.cast(number, "float32") for number in numbers])
         sums = ops.reshape(ops.stop_gradient(sums), (3, -1))
         self._sums.assign_add(ops.concatenate([sums[:1] * rows, sums[1:]]))
         self._rows.assign(ops.convert_to_tensor(self._rows) + rows)

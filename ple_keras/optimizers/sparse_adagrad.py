@@ -179,7 +179,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
             UPDATE[keras.backend.backend()](variable, sums, rows, gradient, rate, start)
 
     def _start(self, index: int, rows: Tensor | None, gradient: Tensor) -> Tensor:
-        """Return the start of a table's sums, or of each row's part, with a batch's gradient.
+        """Return the start of a table's sums, or of each row's column, with a batch's gradient.
 
         The sum and the number of squared gradients have the same decay, so a batch without a
         gradient does not change their ratio. Rows without a gradient do not count.
@@ -190,13 +190,14 @@ class SparseAdagrad(keras.optimizers.Adagrad):
             squares = ops.stack([*map(ops.sum, pair)])
         else:
             rows = ops.arange(ends[-1]) if rows is None else rows
-            part = ops.searchsorted(np.array(ends[:-1], "int32"), ops.cast(rows, "int32"), "right")
+            lasts = np.array(ends[:-1], "int32")
+            column = ops.searchsorted(lasts, ops.cast(rows, "int32"), "right")
             by_row = ops.stack([ops.sum(x, axis=-1) for x in pair], axis=-1)
-            squares = segment_sum(by_row, part, len(ends))
+            squares = segment_sum(by_row, column, len(ends))
         value = MEMORY * recent.value + squares
         self.assign(recent, value)
         start = START_READS * value[..., 0] / (value[..., 1] + TINY) + TINY
-        return start if ends is None else ops.take(start, part)[:, None]
+        return start if ends is None else ops.take(start, column)[:, None]
 
     def get_config(self) -> Config:
         config: Config = super().get_config()
@@ -243,8 +244,8 @@ def _split_jax(gradient: Tensor, variable: keras.Variable) -> tuple[Tensor | Non
     depend on the ids.
     """
     updates = row_updates(variable)
-    parts = None if updates is None else updates.rows_of(gradient)
-    if updates is None or parts is None:
+    pairs = None if updates is None else updates.rows_of(gradient)
+    if updates is None or pairs is None:
         if updates is not None and updates.rows >= LARGE_TABLE and not updates.has_warned:
             updates.has_warned = True
             warn_user(
@@ -258,7 +259,7 @@ def _split_jax(gradient: Tensor, variable: keras.Variable) -> tuple[Tensor | Non
     jax = import_module("jax")
     numpy = import_module("jax.numpy")
 
-    ids, values = map(numpy.concatenate, zip(*parts))
+    ids, values = map(numpy.concatenate, zip(*pairs))
     if updates.rows < ROWS_PER_ID * len(ids):
         return None, gradient
     ids = numpy.where(ids < 0, ids + updates.rows, ids)  # as in a lookup

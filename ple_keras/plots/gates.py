@@ -134,12 +134,12 @@ def _lines_by_level(logs: Any) -> dict[str, dict[str, Lines]]:
     """Return `{level: {gate: {(expert or "max", line style): values}}}` from the logs."""
     levels: dict[str, Any] = defaultdict(lambda: defaultdict(dict))
     for key in logs.keys():  # noqa: SIM118, not every table iterates over its keys
-        prefix, *parts = str(key).split("/")
-        size = 1 if parts[-1:] == ["max"] else 2
-        if prefix in STYLES and len(parts) > size + 1 and parts[-1] != "entropy":
-            *level, gate = parts[:-size]
+        prefix, *names = str(key).split("/")
+        size = 1 if names[-1:] == ["max"] else 2
+        if prefix in STYLES and len(names) > size + 1 and names[-1] != "entropy":
+            *level, gate = names[:-size]
             values = np.atleast_1d(np.asarray(logs[key], "float64"))
-            levels["/".join(level)][gate]["/".join(parts[-size:]), STYLES[prefix]] = values
+            levels["/".join(level)][gate]["/".join(names[-size:]), STYLES[prefix]] = values
     return levels
 
 

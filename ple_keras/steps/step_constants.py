@@ -48,8 +48,8 @@ class StepConstants:
         self._items = [*chain.from_iterable(self._lists)]
         # Keras's trainer changes attributes of the models that it trains in each run.
         self._models = [x for x in self._inner if x is model or hasattr(x, "_runs")]
-        parts = [x for x in self._inner if x is not model and not hasattr(x, "_runs")]
-        objects = [*parts, *others, *self.variables]
+        layers = [x for x in self._inner if x is not model and not hasattr(x, "_runs")]
+        objects = [*layers, *others, *self.variables]
         held = [x for each in objects for x in getattr(each, "__dict__", {}).values()]
         held = [x for x in held if hasattr(x, "get_config") and not isinstance(x, NEVER_CHANGED)]
         self._objects = _distinct([*objects, *held])

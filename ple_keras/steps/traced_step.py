@@ -339,8 +339,8 @@ def gradient_of(found: Tensor, variable: keras.Variable) -> Tensor | None:
     if not isinstance(found, list):
         return found
     shape = tuple(variable.shape)
-    parts = [torch.sparse_coo_tensor(*part, shape, check_invariants=False) for part in found]
-    return sum(parts[1:], parts[0]) if parts else None
+    terms = [torch.sparse_coo_tensor(*pair, shape, check_invariants=False) for pair in found]
+    return sum(terms[1:], terms[0]) if terms else None
 
 
 def record(

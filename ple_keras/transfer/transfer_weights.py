@@ -27,11 +27,11 @@ from ple_keras.layers.stream_features import StreamFeatures
 
 
 @dataclass(frozen=True)
-class _Part:
+class _WeightGroup:
     """Weights that are copied together.
 
     Attributes:
-        name: The name of the part.
+        name: The name of the group.
         slices: The weights.
         meaning: An option that changes the meaning of the weights.
     """
@@ -135,22 +135,22 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     """
     _check_built(source, "source")
     _check_built(target, "target")
-    source_parts, target_parts = _parts(source), _parts(target)
+    source_groups, target_groups = _weight_groups(source), _weight_groups(target)
     copied, left_out = [], {}
-    for name, parts in source_parts.items():
-        part, *others = [*parts, *target_parts.get(name, [])]
-        if name not in target_parts:
+    for name, groups in source_groups.items():
+        group, *others = [*groups, *target_groups.get(name, [])]
+        if name not in target_groups:
             left_out[name] = "not in the target"
         elif len(others) > 1:
             left_out[name] = "ambiguous: several in the source or the target have this name"
-        elif part.meaning != others[0].meaning or part.shapes() != others[0].shapes():
-            left_out[name] = f"{part} in the source, {others[0]} in the target"
+        elif group.meaning != others[0].meaning or group.shapes() != others[0].shapes():
+            left_out[name] = f"{group} in the source, {others[0]} in the target"
         else:
             copied.append(name)
-            assign_slices(zip(others[0].slices, map(read_slice, part.slices)))
+            assign_slices(zip(others[0].slices, map(read_slice, group.slices)))
     for layer in find_layers(target, keras.layers.Normalization):
         layer.finalize_state()  # updates the copies that the layer keeps of its weights
-    new = [name for name in target_parts if name not in source_parts]
+    new = [name for name in target_groups if name not in source_groups]
     return Transfer(tuple(copied), tuple(new), left_out)
 
 
@@ -179,26 +179,26 @@ def _check_built(model: keras.Layer, argument: str) -> None:
         )
 
 
-def _parts(model: keras.Layer) -> dict[str, list[_Part]]:
-    """Return the parts of a built model by name. Several parts can have the same name.
+def _weight_groups(model: keras.Layer) -> dict[str, list[_WeightGroup]]:
+    """Return the groups of weights of a built model by name. Several groups can have the same name.
 
     Keras's own paths omit the enclosing models, and change when a file is loaded.
     """
-    parts: dict[str, list[_Part]] = defaultdict(list)
+    groups: dict[str, list[_WeightGroup]] = defaultdict(list)
     known: set[int] = set()
     columns = _columns_meaning(model)
     for path in walk(model):
         prefix, layer = "".join(f"{_short_name(*pair)}/" for pair in pairwise(path)), path[-1]
-        own = [] if known.intersection(map(id, layer.weights)) else list(_layer_parts(layer))
-        known |= {id(weight) for part in own for weight, _ in part.slices}
+        own = [] if known.intersection(map(id, layer.weights)) else list(_layer_groups(layer))
+        known |= {id(weight) for group in own for weight, _ in group.slices}
         inner = {id(weight) for child in children(layer) for weight in child.weights}
         meaning = columns if isinstance(layer, keras.layers.Embedding | NumberEmbedding) else ""
         for weight in [] if isinstance(layer, Gate) else layer.weights:  # not statistics of gates
             if id(weight) not in known | inner:
-                own.append(_Part(weight.name, [(weight, ())], meaning))
-        for part in own:
-            parts[prefix + part.name].append(part)
-    return parts
+                own.append(_WeightGroup(weight.name, [(weight, ())], meaning))
+        for group in own:
+            groups[prefix + group.name].append(group)
+    return groups
 
 
 def _columns_meaning(layer: keras.Layer) -> str:
@@ -206,30 +206,30 @@ def _columns_meaning(layer: keras.Layer) -> str:
     return f"columns.digest={digest}" if (digest := columns_digest(layer)) else ""
 
 
-def _layer_parts(layer: keras.Layer) -> Iterator[_Part]:
-    """Yield the parts of a layer that are not single weights, such as a level's experts."""
+def _layer_groups(layer: keras.Layer) -> Iterator[_WeightGroup]:
+    """Yield the groups of several weights of a layer, such as those of an expert."""
     if isinstance(layer, CGCBlock) and layer.built:
-        yield from _level_parts(layer)
+        yield from _level_groups(layer)
     elif isinstance(layer, StreamFeatures):
         for copy in layer.layers:
-            yield _Part(copy.name, whole_slices(copy.weights), _columns_meaning(copy))
+            yield _WeightGroup(copy.name, whole_slices(copy.weights), _columns_meaning(copy))
     elif isinstance(layer, TaskHeads):
         states = layer._own_variables().values()
         for index, task in enumerate(layer.trained_tasks):
-            yield _Part(f"{task}/loss_weight", [(state, (index,)) for state in states])
+            yield _WeightGroup(f"{task}/loss_weight", [(state, (index,)) for state in states])
     elif isinstance(layer, Head):
         tower = layer._tower.weights if hasattr(layer, "_tower") else []
         standardize = getattr(layer, "standardize", None)
         meaning = "" if standardize is None else f"{standardize=}"
         rest = [weight for weight in layer.weights if not any(weight is x for x in tower)]
-        yield from [_Part("tower", whole_slices(tower))] if tower else []
-        yield from [_Part("head", whole_slices(rest), meaning)] if rest else []
+        yield from [_WeightGroup("tower", whole_slices(tower))] if tower else []
+        yield from [_WeightGroup("head", whole_slices(rest), meaning)] if rest else []
 
 
-def _level_parts(block: CGCBlock) -> Iterator[_Part]:
-    """Yield the parts of a built level: experts, and each gate's columns of W and gate block."""
+def _level_groups(block: CGCBlock) -> Iterator[_WeightGroup]:
+    """Yield the groups of a built level: experts, and each gate's columns of W and gate block."""
     for expert in block.expert_names:
-        yield _Part(expert, block._level.experts.slices(expert))
+        yield _WeightGroup(expert, block._level.experts.slices(expert))
     reads = f"gate_reads={block.gate_reads!r}"
     for name, gate in block._level.gates.items():
         if gate.num_experts == 1:
@@ -237,6 +237,6 @@ def _level_parts(block: CGCBlock) -> Iterator[_Part]:
         # With LoRA, the attribute `kernel` is a tensor, W plus the update.
         kernel = next(w for w in gate._projection.weights if w.name == "kernel")
         for index, expert in enumerate(block.gate_experts[name]):
-            yield _Part(f"gate/{name}/{expert}", [(kernel, (slice(None), index))], reads)
+            yield _WeightGroup(f"gate/{name}/{expert}", [(kernel, (slice(None), index))], reads)
         if hasattr(gate, "_block"):
-            yield _Part(f"gate/{name}/gate_block", whole_slices(gate._block.weights), reads)
+            yield _WeightGroup(f"gate/{name}/gate_block", whole_slices(gate._block.weights), reads)
