@@ -20,7 +20,7 @@ import numpy as np
 from ple_keras._checks import check_keys, check_number, short_repr, warn_user
 from ple_keras._keras.removed import removed_error
 from ple_keras._keras.slices import read_slice
-from ple_keras._typing import LayerLike
+from ple_keras._typing import LayerLike, Tensor
 from ple_keras.columns.columns import BLOCKS, Columns, Rows, check_frame, column_values, to_rows
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads, hedged_heads
@@ -33,11 +33,12 @@ from ple_keras.models.multi_task_model import MultiTaskModel
 from ple_keras.optimizers.sparse_adagrad import SparseAdagrad
 from ple_keras.optimizers.table_optimizer import table_optimizer
 from ple_keras.tabular.row_split import split_rows, value_ranks
-from ple_keras.tabular.task_columns import TaskColumns
+from ple_keras.tabular.task_columns import TaskColumns, join_columns
 from ple_keras.transfer.fill_new_rows import fill_new_rows, set_digest
 
 BATCH_SIZE = 4096  # of predictions
 MODEL, COLUMNS, TASKS = "model.keras", "columns.json", "tasks.json"
+WEIGHTS = "sample_weight"  # the column of an array of weights
 PRIOR_LABELS = 50  # labels that a mixture counts for in `continue_fit`
 REMOVED = {  # arguments of 0.7.0, and what to use instead
     "given": "mix_predictions",
@@ -84,6 +85,8 @@ class TabularModel:
         heads: The TaskHeads, after `fit`.
         task_names: The task of each column with labels in `keras_model`, after `fit`: the name of
             the column if a task can have it.
+        feature_names_in_: The names of the columns that `predict` reads, after `fit`.
+        n_features_in_: Their number.
 
     Raises:
         TypeError: If `tasks` is not a dict.
@@ -142,6 +145,11 @@ class TabularModel:
             raise ValueError(f"ids must be empty if columns are given. Received: {ids=}")
         self._arguments = arguments
 
+    def _set_fitted(self, columns: Columns, tasks: TaskColumns, model: keras.Model) -> None:
+        self._columns, self._tasks, self.keras_model = columns, tasks, model
+        self.feature_names_in_ = np.array(columns.names, object)
+        self.n_features_in_ = len(columns.names)
+
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the arguments of the constructor, as scikit-learn needs them.
 
@@ -186,12 +194,12 @@ class TabularModel:
     def fit(
         self,
         frame: Rows,
-        y: None = None,
+        y: Any = None,
         *,
-        validation: float | Rows = 0.15,
+        validation: float | Rows | tuple[Rows, Any] = 0.15,
         time: str | None = None,
         group: str | None = None,
-        sample_weight: str | Mapping[str, str] | None = None,
+        sample_weight: str | Mapping[str, str] | Tensor = None,
         epochs: int = 100,
         batch_size: int = 500,
         patience: int = 5,
@@ -209,15 +217,18 @@ class TabularModel:
         Args:
             frame: A frame of pandas or polars with all columns. Columns that are neither tasks nor
                 named below are inputs. It is not changed.
-            y: Must be None, since labels are columns of the frame. scikit-learn passes it.
-            validation: The share of the validation rows, or a frame.
+            y: The labels, if they are not columns of the frame: a frame or a dict of arrays with a
+                column for each task, an array with columns in the order of `tasks`, or for one task
+                a series. Row i belongs to row i of the frame.
+            validation: The share of the validation rows, a frame, or a tuple `(frame, y)`.
             time: A column such as a day: the validation rows have its last values. It has numbers,
                 dates, texts with ISO dates, or ordered categories. By default, they are random
                 rows.
             group: A column, such as a user, whose rows with one value are all in one part. With
                 `time`, the groups with the last times are the validation rows. A value with most
                 rows is a part of training. Neither of them is an input, even if it is in `ids`.
-            sample_weight: The column with the weights of rows, or `{task: column}`.
+            sample_weight: The column with the weights of rows, or `{task: column}`; or an array, if
+                `validation` is a share.
             epochs: The largest number of epochs.
             batch_size: The number of rows of a batch.
             patience: The number of epochs without an improvement after which the training ends.
@@ -228,20 +239,20 @@ class TabularModel:
             The model itself.
 
         Raises:
-            TypeError: If `y` is not None, `frame` is not a frame, or a column has values of a wrong
-                type.
-            ValueError: If a column is missing or doubled, a task is an input, a task has fewer than
-                two labels that differ in the training or validation rows, `time` or `group` lacks a
-                value, `time` has texts that are not ISO dates, a weight is negative or missing, or
-                there are too few rows.
+            TypeError: If `frame` is not a frame, or a column has values of a wrong type.
+            ValueError: If a column is missing or doubled, a task is an input, or is a column of the
+                frame and of `y`, a task has fewer than two labels that differ in the training or
+                validation rows, `time` or `group` lacks a value, `time` has texts that are not ISO
+                dates, a weight is negative or missing, `y` has a different number of rows, or there
+                are too few rows.
 
         Warns:
-            UserWarning: If a value of `group` has most rows.
+            UserWarning: If a value of `group` has most rows, or the index of `y` differs from the
+                index of the frame.
         """
-        if y is not None:
-            raise TypeError(f"y must be None: labels are columns. Received: y={short_repr(y)}")
+        frame, weights = self._join(frame, y, sample_weight)
         parts = self._split(frame, validation, time, group)
-        tasks, weights = TaskColumns(self._arguments["tasks"]), self._weight_columns(sample_weight)
+        tasks = TaskColumns(self._arguments["tasks"])
         columns = self._fit_columns(parts[0], [*tasks.tasks, time, group, *weights.values()])
         tasks.fit(frame, {*columns.names, *columns._input_names(packed=True).values(), *BLOCKS})
         names = "training", "validation"
@@ -251,17 +262,18 @@ class TabularModel:
             model = self._new_model(columns, tasks)
             callbacks = [*(callbacks or ()), FitHedge(valid, BATCH_SIZE, patience=patience)]
             model.fit(*train[:2], sample_weight=train[2], callbacks=callbacks, **options)
-            self._columns, self._tasks, self.keras_model = columns, tasks, model
+            self._set_fitted(columns, tasks, model)
         return self
 
     def continue_fit(
         self,
         frame: Rows,
+        y: Any = None,
         *,
-        validation: float | Rows = 0.15,
+        validation: float | Rows | tuple[Rows, Any] = 0.15,
         time: str | None = None,
         group: str | None = None,
-        sample_weight: str | Mapping[str, str] | None = None,
+        sample_weight: str | Mapping[str, str] | Tensor = None,
         epochs: int = 100,
         batch_size: int = 500,
         patience: int = 5,
@@ -277,6 +289,7 @@ class TabularModel:
 
         Args:
             frame: A frame with the columns of `fit`.
+            y: As for `fit`.
             validation: As for `fit`, of the new rows.
             time: As for `fit`.
             group: As for `fit`.
@@ -299,9 +312,9 @@ class TabularModel:
             UserWarning: If no epoch improved a branch, so that nothing was learned.
         """
         options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
-        weights = self._weight_columns(sample_weight)
         with self._busy, ExitStack() as undo:
             tasks, model, before = self._fitted(), self.keras_model, self._columns
+            frame, weights = self._join(frame, y, sample_weight)
             parts = self._split(frame, validation, time, group)
             columns = before.update(parts[0])
             train, valid = (tasks.read(each, None, columns, weights) for each in parts)
@@ -325,24 +338,32 @@ class TabularModel:
             warn_user("No epoch improved a branch on the validation rows: nothing was learned")
         return self
 
+    def _join(self, frame: Rows, y: Any, sample_weight: Any) -> tuple[Rows, dict[str, str]]:
+        """Return the frame with labels and weights, and the column of weights of each task."""
+        check_frame(frame, "frame")
+        tasks = [*self._arguments["tasks"]]
+        frame = join_columns(frame, y, tasks)
+        if not isinstance(sample_weight, str | Mapping | None):
+            frame = join_columns(frame, sample_weight, [WEIGHTS], "sample_weight")
+            sample_weight = WEIGHTS
+        is_dict = isinstance(sample_weight, Mapping)
+        columns = sample_weight if is_dict else dict.fromkeys(tasks, sample_weight)
+        check_keys(columns, tasks, "sample_weight", has_all=False)
+        return frame, {task: name for task, name in columns.items() if name}
+
     def _split(
         self, frame: Rows, validation: Any, time: str | None, group: str | None
     ) -> tuple[Rows, Rows]:
         """Return the training rows and the validation rows."""
-        check_frame(frame, "frame")
+        if isinstance(validation, tuple):
+            valid, y = validation
+            return frame, join_columns(valid, y, [*self._arguments["tasks"]])
         if hasattr(validation, "columns"):
             return frame, validation
         share = check_number(validation, "validation", above=0, below=1)
         train, valid = split_rows(frame, share, time, group, self._arguments["seed"])
         taken: Any = getattr(frame, "iloc", frame)
         return taken[train], taken[valid]
-
-    def _weight_columns(self, names: str | Mapping[str, str] | None) -> dict[str, str]:
-        """Return the column with the weights of each task that has some."""
-        tasks = [*self._arguments["tasks"]]
-        columns = names if isinstance(names, Mapping) else dict.fromkeys(tasks, names)
-        check_keys(columns, tasks, "sample_weight", has_all=False)
-        return {task: name for task, name in columns.items() if name}
 
     def _fit_columns(self, frame: Rows, others: Sequence[str | None]) -> Columns:
         """Return the columns of the inputs, fitted to a frame."""
@@ -385,10 +406,10 @@ class TabularModel:
         return model
 
     def predict(self, rows: Rows) -> Any:
-        """Return predictions as a frame of the same kind, with its index, or as a list of dicts.
+        """Return predictions, of binary tasks probabilities, as a frame or as a list of dicts.
 
-        Several threads can call it. It waits while another thread trains or uses the model, which
-        is not true for `keras_model.predict`.
+        A frame has the kind and the index of `rows`. Several threads can call it. It waits while
+        another thread trains or uses the model, which is not true for `keras_model.predict`.
 
         Args:
             rows: A frame, or a list of dicts with a value or None for each column.
@@ -417,20 +438,25 @@ class TabularModel:
         x = self._columns.transform(rows, packed=True)
         return dict(self.keras_model.predict(x, batch_size=BATCH_SIZE, verbose=0))
 
+    def _labeled(self, rows: Rows, y: Any) -> Rows:
+        """Return a frame with labels."""
+        check_frame(rows, "rows")
+        return join_columns(rows, y, [*self._arguments["tasks"]])
+
     def _fitted(self) -> TaskColumns:
         if self.keras_model is None:
             raise ValueError("Call fit first, or load a model. Received: a model without fit")
         tasks: TaskColumns = self._tasks
         return tasks
 
-    def score(self, rows: Rows, y: None = None) -> float:
+    def score(self, rows: Rows, y: Any = None) -> float:
         """Return minus the mean relative loss of the tasks, for scikit-learn: more is better.
 
         A relative loss is 1 for the best constant prediction, and 0 at best (see `task_report`).
 
         Args:
-            rows: A frame with labels.
-            y: Must be None, as in `fit`.
+            rows: A frame.
+            y: As for `fit`.
 
         Raises:
             TypeError, ValueError: As for `predict`, and if no task has a label.
@@ -438,9 +464,7 @@ class TabularModel:
         Warns:
             UserWarning: If the score leaves out a task, since it has no labels that differ.
         """
-        if y is not None:
-            raise TypeError(f"y must be None: labels are columns. Received: y={short_repr(y)}")
-        check_frame(rows, "rows")
+        rows = self._labeled(rows, y)
         errors = {}
         with self._busy:
             tasks, heads = self._fitted(), self.heads
@@ -456,14 +480,15 @@ class TabularModel:
             warn_user(f"The score leaves out {left_out}, without labels that differ in these rows")
         return -float(np.nanmean([*errors.values()]))
 
-    def report(self, rows: Rows, group: str | None = None) -> TaskReport:
+    def report(self, rows: Rows, y: Any = None, *, group: str | None = None) -> TaskReport:
         """Report the tasks, with the gains of the mixture over each branch (see `task_report`).
 
         The rows must be new to the model, neither trained nor validated, and like the rows that it
         will predict.
 
         Args:
-            rows: A frame with labels.
+            rows: A frame.
+            y: As for `fit`.
             group: The name of a column, such as a user, if rows with the same value are not
                 independent.
 
@@ -475,7 +500,7 @@ class TabularModel:
             TypeError, ValueError: As for `predict`, and if `rows` is not a frame, or has no row, or
                 `group` lacks a value.
         """
-        check_frame(rows, "rows")
+        rows = self._labeled(rows, y)
         groups = None if group is None else value_ranks(rows, group)
         with self._busy:
             tasks = self._fitted()
@@ -563,9 +588,9 @@ class TabularModel:
         columns = Columns.load(folder / COLUMNS)
         arguments["columns"] = columns._unfitted() if arguments["columns"] else None
         model = cls(**arguments)
-        model._columns, model._tasks = columns, TaskColumns(arguments["tasks"])
-        model._tasks.names, model._tasks.classes = text["names"], text["classes"]
-        model.keras_model = keras.models.load_model(folder / MODEL)
+        tasks = TaskColumns(arguments["tasks"])
+        tasks.names, tasks.classes = text["names"], text["classes"]
+        model._set_fitted(columns, tasks, keras.models.load_model(folder / MODEL))
         return model
 
     def __sklearn_tags__(self) -> Any:

@@ -1,12 +1,12 @@
 """The columns of a frame with the labels of tasks."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ple_keras._checks import short_repr, warn_user
+from ple_keras._checks import check_keys, short_repr, warn_user
 from ple_keras._typing import LayerLike
 from ple_keras.columns.columns import Rows, Value, column_values, free_name, read_numbers, safe_name
 from ple_keras.heads.binary_heads import BinaryHead, ProductHead
@@ -173,3 +173,41 @@ class TaskColumns:
         for column, name in self.names.items():
             found |= dict(zip(self._prediction_names(column), outputs[name].T))
         return found
+
+
+def join_columns(frame: Rows, values: Any, names: Sequence[str], argument: str = "y") -> Rows:
+    """Return a frame with more columns, whose rows are aligned by position.
+
+    Args:
+        frame: A frame without these columns.
+        values: A frame, a dict of arrays, an array, or None for no column.
+        names: The names of the columns, in the order of those of an array.
+        argument: The name of `values` in errors.
+    """
+    if values is None:
+        return frame
+    if isinstance(values, Mapping) or hasattr(values, "columns"):
+        check_keys(dict.fromkeys(getattr(values, "columns", values)), names, argument)
+        columns = [values[name] for name in names]
+    else:
+        array = values if hasattr(values, "dtype") else np.array(values, object)
+        columns = [array] if len(array.shape) < 2 else [*np.asarray(array).T]
+    columns = [each if hasattr(each, "dtype") else np.array(each, object) for each in columns]
+    shapes = [tuple(each.shape) for each in columns]
+    if shapes != [(len(frame),)] * len(names):
+        raise ValueError(
+            f"{argument} must have the columns {[*names]}, with the {len(frame)} rows of a frame. "
+            f"Received: {argument} with columns of the shapes {shapes}"
+        )
+    if both := [name for name in names if name in frame.columns]:
+        raise ValueError(
+            f"The frame must not have columns of {argument}, since the model would read them. "
+            f"Received: a frame with {both}"
+        )
+    index: Any = getattr(frame, "index", None)
+    if index is None:  # of polars
+        return frame.with_columns(*type(frame)(dict(zip(names, columns))))
+    if not all(index.equals(getattr(each, "index", index)) for each in columns):
+        warn_user(f"{argument} and the frame have different indices: rows are aligned by position")
+    arrays = [getattr(each, "array", each) for each in columns]
+    return frame.assign(**dict(zip(names, arrays)))

@@ -87,6 +87,8 @@ def test_from_a_frame_to_a_saved_model(tmp_path):
     same = pk.TabularModel.load(tmp_path / "model")
     np.testing.assert_allclose(same.predict(FRAME), found, rtol=1e-5, atol=1e-6)
     assert same.columns.digest == model.columns.digest
+    assert same.feature_names_in_.tolist() == ["user id", "city", "age"]
+    assert same.n_features_in_ == 3
     assert same.keras_model.optimizer.iterations > 0
 
 
@@ -114,8 +116,12 @@ def test_weights_of_rows_are_those_of_their_columns(monkeypatch):
         left = frame if weights else frame.drop(columns="w")
         model = new_model().fit(left, sample_weight=weights, validation=left[:20])
         assert "w" not in model.columns.names
-    (whole, of_stars, none) = (options["sample_weight"] for options in calls)
+    array = frame["w"].to_numpy()
+    model.fit(frame.drop(columns="w"), sample_weight=array)
+    (whole, of_stars, none, of_array) = (options["sample_weight"] for options in calls)
     np.testing.assert_array_equal(whole["liked_it"], frame["w"])
+    train, _ = split_rows(frame, 0.15, None, None, 0)
+    np.testing.assert_array_equal(of_array["stars"], array[train])
     np.testing.assert_array_equal(of_stars["stars"], frame["w"])
     assert (of_stars["liked_it"] == 1).all()
     assert none is None
@@ -206,7 +212,22 @@ ARGUMENTS = {
 }
 SMALL = without(FRAME, "kind", "visits", "spent", "stars")
 FITS = {
-    "y": ({}, {"y": [1]}, TypeError, "y must be None: labels are columns"),
+    **{
+        name: ({"frame": SMALL.drop(columns="liked it")}, {"y": y}, ValueError, rule)
+        for name, y, rule in (
+            ("y of other rows", SCORE[1:], r"columns \['liked it'\], with the 120 rows .*\(119,\)"),
+            ("y of two columns", np.ones((ROWS, 2)), r"y must have the columns \['liked it'\]"),
+            ("text as y", "liked it", r"y must have the columns .*the shapes \[\(\)\]"),
+            ("y of other tasks", {"like": SCORE}, r"missing: \['liked it'\], unknown: \['like'\]"),
+        )
+    },
+    "labels twice": (
+        {}, {"y": SCORE}, ValueError, r"frame must not have columns of y, .*with \['liked it'\]"
+    ),
+    "weights twice": (
+        {"frame": SMALL.assign(sample_weight=1)}, {"sample_weight": SCORE},
+        *(ValueError, "frame must not have columns of sample_weight"),
+    ),
     "list": ({"frame": [{"a": 1}]}, {}, TypeError, "frame must be a frame of pandas or polars"),
     "no task": ({"frame": SMALL.drop(columns="liked it")}, {}, ValueError, "'liked it' once"),
     "time": ({}, {"time": "hour"}, ValueError, "the column 'hour' once"),
@@ -314,9 +335,6 @@ def test_a_model_without_fit_and_folders_that_are_not_whole_are_refused(tmp_path
         with pytest.raises(ValueError, match="Call fit first"):
             use(FRAME)
     model.fit(SMALL, **QUICK)
-    for y in (model.fit, model.score):
-        with pytest.raises(TypeError, match="y must be None"):
-            y(SMALL, SMALL["age"])
     with pytest.raises(ValueError, match="folder must be new, or of a model"):
         model.save(tmp_path)
     model.save(tmp_path / "model")
@@ -385,22 +403,57 @@ def test_a_save_that_ends_at_any_point_loses_no_model(action, tmp_path, monkeypa
 
 
 @once
-def test_scikit_learn_clones_scores_and_searches(tmp_path):
-    model_selection = pytest.importorskip("sklearn.model_selection")
-    clone = pytest.importorskip("sklearn.base").clone
+def test_labels_in_y_are_those_of_columns(monkeypatch):
+    """They have all forms, are split with the rows, and are aligned by position."""
+    calls = []
+    monkeypatch.setattr(pk.MultiTaskModel, "fit", lambda *args, **_: calls.append(args[2]))
+    frame = without(FRAME, "visits", "spent")
+    tasks = ["liked it", "stars", "kind"]
+    x, y = frame.drop(columns=tasks), frame[tasks]
+    forms = [None, y[tasks[::-1]], dict(y), {task: y[task].tolist() for task in y}, y.to_numpy()]
+    for each in forms:
+        model = new_model(tasks).fit(frame if each is None else x, each)
+        assert model.columns.names == ["user id", "city", "age", "day"]
+        assert str(model.report(x, y, group="day")) == str(model.report(frame, group="day"))
+    for labels in calls[1:]:
+        for name, expected in calls[0].items():
+            np.testing.assert_array_equal(labels[name], expected)
+    model = new_model(CLICK).fit(x, y["liked it"].tolist(), validation=(x, y["liked it"]))
+    assert model.score(x, y["liked it"]) == model.score(frame)
+    with pytest.warns(UserWarning, match="y and the frame have different indices: rows are alig"):
+        assert model.score(x, y["liked it"].reset_index(drop=True)) == model.score(frame)
+    assert model._tasks.classes == {"liked it": ["no", "yes"]}
+
+
+@once
+def test_scikit_learn_clones_scores_searches_and_permutes():
+    selection = pytest.importorskip("sklearn.model_selection")
+    from sklearn.base import clone
+    from sklearn.inspection import permutation_importance
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
     head = pk.RegressionHead("stars", tower=[2])
     model = new_model({"liked it": "binary", "stars": head})
     copied = clone(model)
     assert copied is not model
     assert copied.get_params()["width"] == 2
     frame, model = without(FRAME, *LABELS), new_model()
-    scores = model_selection.cross_val_score(model, frame, cv=2, params=QUICK)
-    assert (scores < 0).all()
-    search = model_selection.GridSearchCV(model, {"width": [2, 3]}, cv=2).fit(frame, **QUICK)
+    x, y = frame.drop(columns=["liked it", "stars"]), frame[["liked it", "stars"]]
+    for each in ((frame, None), (x, y.to_numpy())):
+        assert (selection.cross_val_score(model, *each, cv=2, params=QUICK) < 0).all()
+    search = selection.GridSearchCV(model, {"width": [2, 3]}, cv=2).fit(x, y, **QUICK)
     assert search.best_params_["width"] in (2, 3)
     found = search.best_estimator_.predict(frame)
     loaded = pickle.loads(pickle.dumps(search.best_estimator_))
     np.testing.assert_allclose(loaded.predict(frame), found, rtol=1e-5)
+    pipeline = make_pipeline(FunctionTransformer(), new_model(CLICK))
+    pipeline.fit(x, y["liked it"], **{f"tabularmodel__{key}": each for key, each in QUICK.items()})
+    assert pipeline.score(x, y["liked it"]) < 0
+    assert pipeline.predict(x).columns.tolist() == ["liked it"]
+    permuted = permutation_importance(pipeline, x, y["liked it"], n_repeats=2)
+    assert permuted.importances_mean.shape == (4,)
+    assert pipeline[-1].n_features_in_ == 4
     with pytest.raises(ValueError, match=r"params must be among .* Received: \['widths'\]"):
         model.set_params(widths=3)
 
