@@ -21,7 +21,7 @@ PAGES = {
         "Blocks": "blocks.md",
         "Columns": "columns.md",
         "Hedged branches": "hedged_branches.md",
-        "Custom experts and heads": "custom_experts_and_heads.md",
+        "In your own Keras model": "in_your_own_model.md",
     },
     "Training": {
         "Heads and training": "heads_and_training.md",
