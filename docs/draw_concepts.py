@@ -1,8 +1,11 @@
 """Draw the pictures of the README, and of concepts.md: expert, gate, mixtures of a level, loss.
 
-python docs/draw_concepts.py
+KERAS_BACKEND=torch python docs/draw_concepts.py
 """
 
+import contextlib
+import re
+import tempfile
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -316,6 +319,17 @@ def draw_loss(canvas: Canvas) -> None:
     )
 
 
+def draw_gates() -> Figure:
+    """Run the first code of the README, which trains a model, and return its figure."""
+    readme = Path(__file__).parents[1] / "README.md"
+    code = re.findall(
+        r"^```python\n(.*?)^```$", readme.read_text(), re.DOTALL | re.M
+    )
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        exec(code[0], {})
+    return pyplot.gcf()
+
+
 PICTURES: dict[
     str, tuple[Callable[[Canvas], None], float]
 ] = {  # with their heights
@@ -333,3 +347,4 @@ if __name__ == "__main__":
         canvas = Canvas(WIDTH, height)
         draw(canvas)
         save(canvas.figure, Path(__file__).with_name("concepts") / f"{name}.png")
+    save(draw_gates(), Path(__file__).with_name("gates.png"))

@@ -1,7 +1,7 @@
 """Run examples, and write their outputs and pictures to docs/examples/, for the site.
 
     python docs/run_examples.py                     # all, in half an hour
-    python docs/run_examples.py quickstart compare  # some
+    python docs/run_examples.py recommender compare  # some
 
 Each script runs in an empty folder, with the first command of its docstring.
 """

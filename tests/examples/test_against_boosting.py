@@ -99,16 +99,6 @@ def test_the_pages_have_the_kept_tables():
     assert all(tables[name] == table for name, table in shown)
 
 
-def test_the_readme_has_the_scores_of_films():
-    kept = json.loads(against_boosting.KEPT.read_text())["MovieLens"]["fits"]
-    readme = (ROOT / "README.md").read_text()
-    titles = {"like": "like, AUC", "rating": "rating, RMSE", "hate": "hate, AUC"}
-    for task, title in (titles | {"hate by rating": "hate, ranked by the rating, AUC"}).items():
-        fits = [kept[model].values() for model in ("hedged", "bottom", "single", "rival")]
-        means = [np.mean([fit["scores"][task] for fit in of_model]) for of_model in fits]
-        assert f"| {title} | {' | '.join(f'{mean:.4f}' for mean in means)} |" in readme
-
-
 def test_choosing_has_the_numbers_of_verdicts():
     table = against_boosting.tables_of(json.loads(against_boosting.KEPT.read_text()))["verdicts"]
     counts = [[int(cell) for cell in row.split()[3:7]] for row in table.splitlines()[1:3]]

@@ -97,6 +97,13 @@ def test_the_recommender_is_compared_saved_and_answers(folder, tmp_path):
 def test_the_pages_have_the_kept_figures():
     kept = json.loads(recommender_seeds.KEPT.read_text())
     assert recommender_seeds.format_table(kept) in (ROOT / "docs" / "results.md").read_text()
+    for task, metric in recommender_seeds.METRICS.items():
+        means = (
+            f"{np.mean([scores[name][task] for scores in kept.values()]):.4f}"
+            for name in recommender_seeds.NETWORKS
+        )
+        row = f"| {task}, {metric.upper()} | {' | '.join(means)} |"
+        assert row in (ROOT / "README.md").read_text()
     kept_days, page = json.loads(every_day.KEPT.read_text()), "recipes/training_every_day.md"
     for log, seeds in kept_days.items():
         assert every_day.format_table(log, seeds) in (ROOT / "docs" / page).read_text()
