@@ -1,4 +1,4 @@
-"""Checks of arguments. Errors state the argument, the allowed values and the given value."""
+"""Checks of arguments. Errors state the argument, the allowed values and the received value."""
 
 import math
 import operator
@@ -43,7 +43,7 @@ def warn_user(message: str) -> None:
 
 
 def first_error(error: BaseException) -> BaseException:
-    """Return the error that led to an error. Keras quotes whole configs in the errors after it."""
+    """Return the first cause of an error. Keras quotes whole configs in later errors."""
     while error.__context__ is not None:
         error = error.__context__
     return error
@@ -59,7 +59,7 @@ def check_int(value: SupportsIndex, argument: str, minimum: int) -> int:
 
 
 def check_bool(value: object, argument: str) -> bool:
-    """Return `value`, if it is True or False."""
+    """Return `value` if it is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{argument} must be True or False. Received: {argument}={value!r}")
     return value
@@ -97,7 +97,7 @@ def check_counts(
 
 
 def check_by_task(value: Any, tasks: Sequence[str], argument: str) -> Mapping[str, Any]:
-    """Return a value, if it is a dict keyed by task.
+    """Return a value if it is a dict keyed by task.
 
     A data frame is refused, as in `fit`, and so is a list, since Keras would sort the tasks first.
     """
@@ -113,7 +113,7 @@ def check_by_task(value: Any, tasks: Sequence[str], argument: str) -> Mapping[st
 def check_keys(
     value: Mapping[str, object], known: Sequence[str], argument: str, has_all: bool = True
 ) -> None:
-    """Check that the keys of a dict are among `known`, or are all of them."""
+    """Check that the keys of a dict are among `known`, or exactly these."""
     missing = [key for key in known if has_all and key not in value]
     extra = [key for key in value if key not in known]
     if missing or extra:
@@ -135,7 +135,7 @@ def check_known(get: Callable[[Any], Any], value: object, argument: str) -> Any:
 
 
 def check_known_value(value: object, known: Sequence[object], argument: str) -> Any:
-    """Return `value`, if it is one of `known`."""
+    """Return `value` if it is one of `known`."""
     if getattr(value, "shape", ()) or value not in known:  # arrays have no truth value
         raise ValueError(
             f"{argument} must be one of {known}. Received: {argument}={short_repr(value)}"
@@ -149,8 +149,8 @@ def check_activation(activation: Activation) -> Any:
     is_layer = isinstance(activation, keras.Layer)
     if is_layer or known is keras.activations.glu:
         raise (TypeError if is_layer else ValueError)(
-            "activation must be a name or a function that keeps the width, unlike 'glu', and not a "
-            f"layer: put it in a keras.Sequential. Received: activation={activation!r}"
+            "activation must be a name, or a function that keeps the width, unlike 'glu'. Put a "
+            f"layer into a keras.Sequential instead. Received: activation={activation!r}"
         )
     return known
 

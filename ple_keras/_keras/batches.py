@@ -17,7 +17,7 @@ DEFAULT_STEPS = 100
 
 
 class Batches:
-    """Iterable of batches `(x, y, sample_weight)` of NumPy arrays, nested like the given data.
+    """Iterable of batches `(x, y, sample_weight)` of NumPy arrays, nested like the data.
 
     Args:
         x: Arrays, or dicts or lists of arrays; or batches of `x` or `(x, y, ...)`: a
@@ -57,21 +57,22 @@ class Batches:
             for name, value in of_arrays.items():
                 if value is not None:
                     raise ValueError(
-                        f"{name} must be None if {argument} has batches. "
+                        f"{name} must be None if {argument} contains batches. "
                         f"Received: {name}={short_repr(value)}"
                     )
             return
         if not all(hasattr(leaf, "shape") for leaf in keras.tree.flatten(x) or [x]):
             raise TypeError(
-                f"x must be arrays, dicts or lists of them, or batches. Received: x={short_repr(x)}"
+                "x must be arrays, a dict or list of arrays, or batches. "
+                f"Received: x={short_repr(x)}"
             )
         self._data = map_arrays(to_numpy, (x, y, sample_weight))
         arrays = [array for array in keras.tree.flatten(self._data) if array is not None]
         rows = {len(array) if array.ndim else 0 for array in arrays}  # 0: of a list of numbers
         if len(rows) > 1 or 0 in rows:
             raise ValueError(
-                "x, y and weights must be arrays, not lists, with the same number of rows, and not "
-                f"empty. Received: rows={sorted(rows)}"
+                "x, y and weights must be arrays, not lists, with the same number of rows, and at "
+                f"least one row. Received: rows={sorted(rows)}"
             )
         self.rows = rows.pop()
         size = default or self.rows
@@ -89,7 +90,9 @@ class Batches:
         for batch in self._data:
             yield map_arrays(to_numpy, keras.utils.unpack_x_y_sample_weight(batch))
         if batch is None:
-            raise ValueError(f"{self._argument} must contain a batch. Received: batch=None")
+            raise ValueError(
+                f"{self._argument} must contain at least one batch. Received: batches=0"
+            )
 
 
 def first_batches(
@@ -116,7 +119,7 @@ def first_batches(
 def refuse_batches(
     data: Nested, argument: str, endless: bool = True, iterators: bool = True
 ) -> None:
-    """Raise an error for batches that have no end, or can be read only once.
+    """Raise an error for batches that have no end, or that can be read only once.
 
     Args:
         data: The batches, or arrays.
@@ -129,8 +132,8 @@ def refuse_batches(
         is_endless = int(data.cardinality()) == -1  # of a tf.data.Dataset
     if (endless and is_endless) or (iterators and isinstance(data, Iterator)):
         raise ValueError(
-            f"{argument} must be no iterator, and have an end if it is read in full, such as "
-            f"`take(100)` of an endless tf.data.Dataset. Received: {argument}={short_repr(data)}"
+            f"{argument} must be finite and iterable more than once, such as `take(100)` of an "
+            f"endless tf.data.Dataset. Received: {argument}={short_repr(data)}"
         )
 
 

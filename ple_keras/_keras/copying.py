@@ -88,7 +88,7 @@ def copy_metric(metric: keras.Metric, name: str, argument: str) -> keras.Metric:
 
 
 def checked_copy(layer: keras.Layer, argument: str, name: str, *path: object) -> keras.Layer:
-    """Return `copy_layer(layer, name, *path)`, if the copy is equivalent to the layer.
+    """Return `copy_layer(layer, name, *path)` if the copy is equivalent to the layer.
 
     Raises:
         ValueError: If the copy would not have the functions and the adapted state of the layer.
@@ -97,9 +97,9 @@ def checked_copy(layer: keras.Layer, argument: str, name: str, *path: object) ->
         copy = copy_layer(layer, name, *path)
     except Exception as error:
         raise ValueError(
-            f"{argument} must be copied through its config: define get_config and an __init__ that "
-            f"passes **kwargs on, and write {REGISTER} above classes and functions, not lambdas. "
-            f"The copy failed: {first_error(error)}. Received: {argument}={layer!r}"
+            f"{argument} must be copied through its config. Define get_config and an __init__ that "
+            f"passes **kwargs on, write {REGISTER} above classes and functions, and use no "
+            f"lambdas. The copy failed: {first_error(error)}. Received: {argument}={layer!r}"
         ) from error
     copies = {"": copy, **dict(layers_inside(copy))}
     for place, inside in {"": layer, **dict(layers_inside(layer))}.items():
@@ -109,13 +109,13 @@ def checked_copy(layer: keras.Layer, argument: str, name: str, *path: object) ->
 
 
 def check_adapted_layers(layer: keras.Layer, argument: str) -> None:
-    """Check that layers with `adapt` in the copy of a template have state, if a config shows it."""
+    """Check that the layers with `adapt` in a copied template are adapted, if a config shows it."""
     for *_, inside in walk(layer):
         config = inside.get_config() if hasattr(inside, "adapt") else {}
         keys = {"mean", "bin_boundaries", "vocabulary"} & {*config}
         if keys and all(config[key] is None for key in keys):
             raise ValueError(
-                f"{argument} must have adapted layers: call `adapt` of {inside.name!r}, and put it "
+                f"{argument} must have adapted layers. Call `adapt` of {inside.name!r}, and put it "
                 f"directly into a Functional or Sequential model. Received: {argument}={layer!r}"
             )
 
@@ -138,8 +138,8 @@ def _check_same_functions(original: object, copy: object, argument: str) -> None
             name = found.__name__
             raise ValueError(
                 f"{argument} must not have an unregistered function with the name of Keras's "
-                f"{name!r}, which copies and files would contain. Write {REGISTER} above it, or "
-                f"rename it, or pass the name {name!r}. Received: {argument}={original!r}"
+                f"{name!r}, since copies and files would contain Keras's. Write {REGISTER} above "
+                f"it, rename it, or pass the name {name!r}. Received: {argument}={original!r}"
             )
 
 
@@ -192,8 +192,8 @@ def _check_complete_config(copied: keras.Layer | keras.Metric) -> None:
     missing = [name for name in _init_parameters(cls) if name not in arguments]
     if missing:
         raise TypeError(
-            f"{cls.__name__}.__init__ takes {missing}, which its config lacks; "
-            f"define a get_config of {cls.__name__} that also returns them."
+            f"{cls.__name__}.__init__ takes {missing}, which its config lacks. "
+            f"Define a get_config of {cls.__name__} that also returns them."
         )
 
 

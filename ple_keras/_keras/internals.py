@@ -204,7 +204,7 @@ def set_compiled_metrics(model: keras.Model, metrics: object) -> None:
 def load_error(layer: keras.Layer, store: Store, reason: str) -> ValueError:
     """Return the error to raise if a layer does not match a file.
 
-    After an error, Keras tries to load the layer again, also from an empty store, and shows the
+    After an error, Keras tries to load the layer again, even from an empty store, and shows the
     last error. All attempts therefore raise the first error. Keras 3.15.
     """
     if list(store.keys()):

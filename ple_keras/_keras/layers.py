@@ -79,14 +79,15 @@ def freeze_if_frozen(layer: keras.Layer) -> None:
 
 
 class BaseLayer(keras.Layer):
-    """A layer whose config describes it, also after it was built.
+    """A layer whose config describes it, even after it was built.
 
     Arguments in `_fixed` are read only in `__init__` or `build`. If they were assigned later, the
     config would change, but not the layer. The constructor of a subclass can assign them.
 
-    The config of a layer does not contain the layers that it creates in `build`. Without the list,
-    frozen ones would train after loading or cloning. The list, "frozen_layers", contains names from
-    `layers_inside`. It is omitted if all inner layers have the `trainable` of the layer itself.
+    The config of a layer does not contain the layers that it creates in `build`. The list
+    "frozen_layers" in the config contains the frozen ones, by their names from `layers_inside`.
+    Without it, they would train after loading or cloning. The list is omitted if all inner layers
+    have the `trainable` of the layer itself.
     """
 
     _fixed: tuple[str, ...] = ()
@@ -115,7 +116,7 @@ class BaseLayer(keras.Layer):
                 inside.trainable = name not in frozen
 
     def _kept_frozen(self) -> tuple[str, ...] | None:
-        """Return the list of the config, unless the layer's `trainable` was assigned since then."""
+        """Return the frozen layers of the config, unless `trainable` was assigned since then."""
         return self._frozen_layers if self.trainable == self._was_trainable else None
 
     def get_config(self) -> Config:
@@ -127,7 +128,8 @@ class BaseLayer(keras.Layer):
         for name, layer in inside:
             if layer.quantization_mode:
                 raise ValueError(
-                    "A quantized model can't be saved or cloned. Quantize the file of export_onnx. "
+                    "A quantized model can't be saved or cloned. Quantize the file "
+                    "that export_onnx writes. "
                     f"Received: {self.name}/{name}.quantization_mode={layer.quantization_mode!r}"
                 )
         frozen = None if self.built else self._kept_frozen()
@@ -137,7 +139,7 @@ class BaseLayer(keras.Layer):
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
-        """Create a layer, and set the list after `__init__`, which can lack `**kwargs`."""
+        """Create a layer, then set its frozen layers, since its `__init__` can lack `**kwargs`."""
         frozen = config.get("frozen_layers")
         names = dict(cls._renamed)
         arguments = {names.get(key, key): value for key, value in config.items()}

@@ -59,7 +59,7 @@ def built_names(layers: Iterable[keras.Layer]) -> frozenset[str]:
 
 
 def serialize_layers(layers: Iterable[keras.Layer], came_built: Iterable[str]) -> list[Config]:
-    """Serialize a container's children, and mark the ones that were passed to it built.
+    """Serialize a container's children, and mark those that were built before it.
 
     Args:
         layers: The children, in order.

@@ -35,7 +35,7 @@ def to_config(missing_label: float) -> float | None:
 
 
 def all_missing_labels(missing_label: float, loss: object) -> list[float]:
-    """Return the values of a missing label: the given one, and the `ignore_class` of a loss."""
+    """Return the values of a missing label: `missing_label`, and the `ignore_class` of a loss."""
     ignored = getattr(loss, "ignore_class", None)
     return [missing_label] if ignored is None else [missing_label, ignored]
 
@@ -166,7 +166,7 @@ def align(
 def _to_numbers(
     convert: Callable[[Tensor], Tensor], value: Tensor, argument: str, where: str = ""
 ) -> Tensor:
-    """Return a tensor or an array; check that it contains real numbers or bools."""
+    """Return a tensor or an array, which must contain real numbers or bools."""
     try:
         converted = convert(value)
     except (TypeError, ValueError) as error:  # such as lists of different lengths
@@ -182,7 +182,7 @@ to_number_array = partial(_to_numbers, to_numpy)
 
 
 def is_nullable_number(values: object) -> bool:
-    """Return whether values are numbers of pandas that can be missing, which Keras can't read."""
+    """Return whether values have a nullable dtype of pandas, which Keras can't read."""
     dtype: Any = getattr(values, "dtype", None)
     return hasattr(dtype, "na_value") and getattr(dtype, "kind", "") in "biuf"
 

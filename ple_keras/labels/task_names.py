@@ -19,7 +19,7 @@ def is_valid_name(name: object) -> bool:
 
 
 def check_task_name(name: object, argument: str, names: object = None) -> str:
-    """Return a task's name, if it is valid.
+    """Return a task's name if it is valid.
 
     Args:
         name: The name.
@@ -45,7 +45,7 @@ def task_names(outputs: Outputs, argument: str = "outputs") -> list[str]:
         for name, head in outputs.items():
             if not isinstance(head, HasTask) or head.task != name:
                 raise ValueError(
-                    f"{argument} must map each task to its own head, if it is a dict, but "
+                    f"{argument} must map each task to the head of the task if it is a dict, but "
                     f"{name!r} has {head!r}. Received: {argument}={outputs!r}"
                 )
         items = list(outputs.values())
@@ -58,5 +58,8 @@ def task_names(outputs: Outputs, argument: str = "outputs") -> list[str]:
     own = [item.task if isinstance(item, HasTask) else item for item in own]
     names = [check_task_name(name, argument, outputs) for name in own]
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"{argument} must name tasks, each once. Received: {argument}={outputs!r}")
+        raise ValueError(
+            f"{argument} must have at least one task, and each task once. "
+            f"Received: {argument}={outputs!r}"
+        )
     return names

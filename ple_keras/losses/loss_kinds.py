@@ -39,7 +39,7 @@ def is_elementwise(loss: LossLike) -> bool:
 
 
 def check_for_loss(labels: np.ndarray, task: str, loss: LossLike, units: int) -> None:
-    """Check that labels have values that a Keras loss accepts, and warn if it suits them poorly.
+    """Check that labels have values that a Keras loss accepts, and warn if it is a poor choice.
 
     Args:
         labels: The labels that are not missing, `(labels, width)`.

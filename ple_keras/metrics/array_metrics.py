@@ -55,7 +55,7 @@ def grouped_auc(
     y, p = to_number_array(labels, "labels"), to_number_array(predictions, "predictions")
     if y.shape[:1] != p.shape[:1] or y.size != p.size:
         raise ValueError(
-            f"labels must fit predictions, of the shape {p.shape}. Received: labels.shape={y.shape}"
+            f"labels must have the shape {p.shape} of predictions. Received: labels.shape={y.shape}"
         )
     y, p = y.ravel().astype("float64"), p.ravel().astype("float64")  # float64 keeps all ties
     if len(wrong := y[(y != 0) & (y != 1) & ~np.isnan(y)]):
@@ -93,7 +93,7 @@ def group_indices(groups: Tensor, rows: int) -> np.ndarray:
     array = to_numpy(groups)
     if array.shape != (rows,):
         raise ValueError(
-            f"groups must have the shape ({rows},), as labels. Received: groups.shape={array.shape}"
+            f"groups must have the shape ({rows},) of labels. Received: groups.shape={array.shape}"
         )
     names = array.tolist()
     wrong = [name for name in names if not isinstance(name, str | bytes | int)]

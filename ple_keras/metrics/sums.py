@@ -168,7 +168,7 @@ class NormalizedEntropy(MetricOfSums):
 
 @register
 class PoissonDeviance(MetricOfSums):
-    """The deviance of expected counts: twice the difference of `poisson` to its least value.
+    """The deviance of expected counts: twice the difference between `poisson` and its minimum.
 
         D = 2 sum_i w_i (y_i log(y_i / p_i) - y_i + p_i) / sum_i w_i
 
@@ -235,8 +235,8 @@ class LogitAUC(MetricOfSums):
     The value is NaN without a positive or a negative label. Predictions in the same interval count
     as equal. If the logits lie between -12 and 6 and have a standard deviation of 0.1 or more, the
     area is exact to 0.001 with 500 positives, and to 0.01 with three. Outside, this holds for a
-    standard deviation of 1 or more. A label between 0 and 1 counts as a positive with
-    the label as its weight, and as a negative with the rest.
+    standard deviation of 1 or more. A label between 0 and 1 counts as a positive with the label as
+    its weight, and as a negative with the rest.
 
     Args:
         name: The metric's name.

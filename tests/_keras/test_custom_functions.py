@@ -81,7 +81,7 @@ LINE = r"`@keras\.saving\.register_keras_serializable\(\)`"
 FUNCTIONS = {
     "unknown": (unregistered, rf"write {LINE} above .*unregistered"),
     "of_keras": (leaky_relu, rf"name of Keras's 'leaky_relu', .*Write {LINE} above"),
-    "lambda": (lambda x: x - 7.0, "not lambdas"),
+    "lambda": (lambda x: x - 7.0, "no lambdas"),
 }
 
 

@@ -347,7 +347,7 @@ REFUSED = {
     ),
     "endless": (
         lambda: pk.fit_hedge(hedged_model(), Dataset([(X, Y)], is_endless=True)),
-        "x must be no iterator, .* have an end",
+        "x must be finite and iterable more than once",
     ),
 }
 

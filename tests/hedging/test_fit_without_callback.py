@@ -205,7 +205,7 @@ WARNED = {
     "none": (lambda x, y: {}, "validation_data must be given to fit"),
     "iterator": (
         lambda x, y: {"validation_data": endless_batches(x, y), "validation_steps": 3},
-        "must be no iterator",
+        "must be finite and iterable more than once",
     ),
     "endless": (
         lambda x, y: {"validation_data": Dataset(batches(x, y), True), "validation_freq": 9},
@@ -321,5 +321,5 @@ def test_a_callback_without_rows_needs_validation_data():
     later = itertools.repeat((x, y))
     check_refused(
         lambda: model.fit(x, y, validation_data=later, callbacks=[hedge], verbose=0),
-        *(ValueError, "validation_data must be no iterator"),
+        *(ValueError, "validation_data must be finite and iterable"),
     )

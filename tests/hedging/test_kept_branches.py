@@ -311,7 +311,7 @@ def test_refusals():
         "patience must be None",
     )
     check_refused(lambda: pk.FitHedge(data, patience=0), ValueError, "patience must be at least 1")
-    check_refused(lambda: pk.FitHedge(iter([data])), ValueError, "data must be no iterator")
+    check_refused(lambda: pk.FitHedge(iter([data])), ValueError, "data must be finite and iter")
     model = compiled(stacked(), keras.optimizers.Adam(use_ema=True))
     for optimizer in (model.optimizer, pk.table_optimizer(model.optimizer)):
         compiled(model, optimizer)

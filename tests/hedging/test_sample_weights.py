@@ -155,7 +155,7 @@ REFUSED = {
     "batches": (
         lambda: adapt_with(np.ones(ROWS), [(X, Y)]),
         ValueError,
-        "sample_weight must be None if y has batches",
+        "sample_weight must be None if y contains batches",
     ),
 }
 test_refusals = all_refused(operator.call, REFUSED)

@@ -158,8 +158,8 @@ REFUSED = {
     ),
     "lists": ({"city": [0, 1]}, TypeError, r"x must be arrays.*Received: x=\{'city': \[0, 1\]\}"),
     "column": ({**X, "age": X["city"]}, r"missing: \[\], unknown: \['age'\]"),
-    "no_row": ({name: of[:0] for name, of in X.items()}, "and not empty"),
-    "iterator": (iter([X]), "x must be no iterator"),
+    "no_row": ({name: of[:0] for name, of in X.items()}, "at least one row"),
+    "iterator": (iter([X]), "x must be finite and iterable more than once"),
 }
 
 

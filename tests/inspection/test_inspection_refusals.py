@@ -41,8 +41,8 @@ def test_a_model_must_be_a_built_layer(function):
 DATA = {
     "width": (features(12, 5), ValueError, r"valid input for the model.*x\.shape=\(12, 5\)"),
     "number": (3, TypeError, r"x must be arrays.*Received: x=3"),
-    "no_row": (X[:0], ValueError, r"not empty.*Received: rows=\[0"),
-    "no_batch": (iter([]), ValueError, "x must contain a batch.*batch=None"),
+    "no_row": (X[:0], ValueError, r"at least one row.*Received: rows=\[0"),
+    "no_batch": (iter([]), ValueError, "x must contain at least one batch.*batches=0"),
 }
 
 

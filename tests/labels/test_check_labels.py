@@ -156,8 +156,11 @@ CHECKS = r"y must be a dict keyed by task"
 REFUSED = {
     "no_dict": ([1, 2], TypeError, rf"{CHECKS}.*Received: y=\[1, 2\]"),
     "frame": (pd.DataFrame({"click": [0, 1]}), TypeError, rf"{CHECKS}.*a data frame with dict\(y"),
-    "iterator": (iter([(1, valid_labels())]), "y must be no iterator.*Received: y=<list_iterator"),
-    "no_batch": (Dataset([]), r"y must contain a batch\. Received: batch="),
+    "iterator": (
+        iter([(1, valid_labels())]),
+        "y must be finite and iterable .*Received: y=<list_iterator",
+    ),
+    "no_batch": (Dataset([]), r"y must contain at least one batch\. Received: batches=0"),
     "keys": (
         {"click": [1], "klick": [1]},
         r"missing: \['place', 'kind'\], unknown: \['klick'\]\. Received: y=\{'click', 'klick'\}",

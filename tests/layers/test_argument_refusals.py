@@ -73,7 +73,7 @@ NO_NAME = (
     r"must be .* an __init__ that passes \*\*kwargs on, .*"
     r"The copy failed: .*WithoutKwargs\.__init__\(\) got an unexpected keyword argument '\w+'\. R"
 )
-NO_CONFIG = r"takes \['scale'\], which its config lacks; define a get_config"
+NO_CONFIG = r"takes \['scale'\], which its config lacks. Define a get_config"
 NO_LAYER = "Keras layer"
 UNITS = [
     ([], ValueError, "must not be empty"),
@@ -87,7 +87,7 @@ TEMPLATES = [
     (keras.layers.Lambda(lambda x: x), ValueError, "must be copied.*Lambda"),
     (IncompleteConfig(3, scale=2.0), ValueError, NO_CONFIG),
     (keras.Sequential([IncompleteConfig(3)]), ValueError, NO_CONFIG),
-    (Opaque(Unlike()), ValueError, "must be .*define get_config"),
+    (Opaque(Unlike()), ValueError, "must be .*Define get_config"),
     (WithoutKwargs(3), ValueError, NO_NAME),
     (keras.Sequential([WithoutKwargs(3)]), ValueError, NO_NAME),
     (keras.layers.TimeDistributed(WithoutKwargs(3)), ValueError, NO_NAME),
@@ -105,14 +105,14 @@ def at_least(minimum):
     ]
 
 
-ONCE = "must name tasks, each once"
+ONCE = "must have at least one task, and each task once"
 NAMES = "sequence of task names"
 HEAD = pk.BinaryHead("a")
 OUTPUTS = [
     *((value, ValueError, ONCE) for value in ([], {}, ["a", "b", "a"], [HEAD, pk.BinaryHead("a")])),
     *((value, TypeError, NAMES) for value in ("ab", b"ab", {"a"}, iter("ab"), 2, None, HEAD)),
-    ({"b": HEAD}, ValueError, "each task to its own head, .*'b' has <BinaryHead"),
-    ({"a": 3}, ValueError, "each task to its own head, .* 'a' has 3"),
+    ({"b": HEAD}, ValueError, "each task to the head of the task .*'b' has <BinaryHead"),
+    ({"a": 3}, ValueError, "each task to the head of the task .* 'a' has 3"),
 ]
 POSITIVE = [
     *((value, ValueError, "must be finite and above 0") for value in (0, -0.5, NAN, INF)),
@@ -185,7 +185,7 @@ NORMALIZATIONS = [
 ]
 ACTIVATIONS = [
     *((value, ValueError, "must be known") for value in ("rellu", 3)),
-    (keras.layers.PReLU(), TypeError, "must be a name or a function"),
+    (keras.layers.PReLU(), TypeError, "must be a name, or a function"),
     ("glu", ValueError, "keeps the width"),
 ]
 REFUSED = [

@@ -134,7 +134,7 @@ def test_layers_without_an_adapted_state_are_refused(name):
     check_refused(
         lambda: make(feature_block=network)(prices()),
         ValueError,
-        r"^feature_block must have adapted layers: call `adapt` of '.*', .*"
+        r"^feature_block must have adapted layers. Call `adapt` of '.*', .*"
         r"Functional or Sequential model.*Received: feature_block=<",
     )
 

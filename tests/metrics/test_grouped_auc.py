@@ -98,7 +98,7 @@ REFUSED = {
     "label": ([0, 0.5], ONE[1], TWO, r"be 0, 1 or missing.*labels=0\.5"),
     "transposed": (
         *(np.zeros((2, 3)), np.zeros((3, 2)), TWO),
-        r"of the shape \(3, 2\)\. Received: labels\.shape=\(2, 3\)",
+        r"the shape \(3, 2\) of predictions\. Received: labels\.shape=\(2, 3\)",
     ),
     "groups": (*ONE, [1], r"must have the shape \(2,\).*Received: groups\.shape=\(1,\)"),
     "floats": (*ONE, [1.0, 2.0], TypeError, r"with astype\('int64'\)\. .*groups=\[\.\.\., 1"),
