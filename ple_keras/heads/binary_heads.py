@@ -129,7 +129,7 @@ class ProductHead(ProbabilityHead):
     Raises:
         TypeError: As for `Head`, and if `of` is not a sequence of names.
         ValueError: As for `Head`, and if `of` has fewer than two names, repeats one, or contains
-            `task`; if it is called. TaskHeads raises it for unknown tasks, tasks without a
+            `task`, or if the head is called. TaskHeads raises it for unknown tasks, tasks without a
             probability, and cycles of products.
 
     Reference:
@@ -172,7 +172,7 @@ class ProductHead(ProbabilityHead):
 
     def __call__(self, inputs: Tensor, *args: object, **kwargs: object) -> Tensor:
         raise ValueError(
-            f"Call TaskHeads, not {self.name!r}. Received: inputs={short_repr(inputs)}"
+            f"Call the TaskHeads, not {self.name!r}. Received: inputs={short_repr(inputs)}"
         )
 
     def build(self, input_shape: Shape) -> None:
@@ -205,8 +205,8 @@ def sort_products(heads: Sequence[Head]) -> list[TaskName]:
             is_known = isinstance(head, ProbabilityHead) and type(head).call is Head.call
             if not is_known or head.activity_regularizer is not None:
                 raise ValueError(
-                    "of must name ProductHeads of the same TaskHeads, or BinaryHeads without an "
-                    "activity_regularizer and an own `call`. Received: "
+                    "of must name BinaryHeads or ProductHeads of the same TaskHeads that have no "
+                    "activity_regularizer and do not override `call`. Received: "
                     f"of={product.of} in {product.name!r}, with {task!r}, {head!r}"
                 )
     factors = {task: product.of for task, product in products.items()}

@@ -163,7 +163,7 @@ class Head(BaseLayer):
         self._restore_frozen()
 
     def _add_copies(self, copies: Sequence["Head"]) -> None:
-        """Adapt copies of the head with it from now on, and freeze them with it."""
+        """From now on, adapt and freeze copies of the head together with it."""
         self._copies.value.extend(copies)
         if (statistics := self._statistics.value) is not None:
             for copy in copies:

@@ -51,8 +51,8 @@ class HedgedHead(BaseLayer):
     def __init__(self, head: Head, names: Iterable[str]) -> None:
         if isinstance(head, RankingHead) or head.built or head.activity_regularizer is not None:
             raise ValueError(
-                "A head for the branches of a HedgedBlock must be unbuilt, without an "
-                "activity_regularizer, and not a RankingHead. Pass its features separately: "
+                "A head for the branches of a HedgedBlock must be unbuilt, have no "
+                "activity_regularizer, and not be a RankingHead. Pass its features separately: "
                 f"heads({{**hedged(x), {head.task!r}: features}}). Received: {head=}"
             )
         super().__init__(name=head.name, dtype=head.dtype_policy)

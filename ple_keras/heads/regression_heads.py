@@ -22,7 +22,7 @@ MIN_DEVIATION = 1e-18  # the square of its inverse is finite in float32
 
 
 class StandardizedHead(Head):
-    """Base of the heads that can be trained on labels without a unit.
+    """Base of the heads that can be trained on standardized labels.
 
     Statistics of the labels are non-trainable weights, which all branches of a HedgedBlock have.
     """
@@ -75,16 +75,16 @@ class RegressionHead(StandardizedHead):
         prediction = mean + deviation * logit
         L = loss((label - mean) / deviation, logit)
 
-    The squared error is divided by the variance, the absolute error by the deviation, and the delta
+    The squared error is divided by the variance, and the absolute error by the deviation. The delta
     of Huber is in deviations. A custom loss gets standardized numbers. Keras's other losses are
     refused. The metrics `rmse` and `mean_squared_error` are in the unit of the labels. The metric
     of any other loss is the mean of the standardized loss, such as `standardized_huber_loss`.
 
     The mean and the deviation are non-trainable weights, as in `keras.layers.Normalization`: files
     and exports contain them, and a clone gets them from `set_weights`. `TaskHeads.adapt` can set
-    them at any time, unless they were given. Without them, predictions are NaN. `fit` of a
-    MultiTaskModel calls `adapt` first, unless its labels are in a generator, for which it raises an
-    error, as `evaluate` does.
+    them at any time, unless they are arguments of the head. Without them, predictions are NaN.
+    `fit` of a MultiTaskModel calls `adapt` first. If the labels are in a generator, it raises an
+    error instead, as `evaluate` does.
 
     Args:
         task: The task's name (see `TaskHeads`).
@@ -144,8 +144,9 @@ class RegressionHead(StandardizedHead):
         is_linear = self.activation is keras.activations.linear
         if self.standardize and not (is_linear and loss_name(self.loss) in ERRORS | {""}):
             raise ValueError(
-                "activation must be None, and loss a squared or absolute error, Huber, LogCosh or "
-                f"custom, if standardize=True. Received: {activation=}, {loss=}"
+                "With standardize=True, activation must be None, and loss must be a squared or "
+                "absolute error, Huber, LogCosh or custom. "
+                f"Received: {activation=}, {loss=}"
             )
         self._fixed_scale = _check_scale(mean, deviation, units, standardize)
         scale = self._fixed_scale or ((math.nan,) * units, (math.nan,) * units)
@@ -191,8 +192,9 @@ class RegressionHead(StandardizedHead):
         smallest = np.maximum(np.finfo("float32").eps * np.abs(mean), MIN_DEVIATION)
         if not (deviation > smallest).all():
             raise ValueError(
-                f"y[{self.task!r}] must have labels that vary by more than float32 rounds them if "
-                f"standardize=True. Received: {deviation=}, labels={statistics.labels.tolist()}"
+                f"y[{self.task!r}] must have labels that differ by more than the precision of "
+                "float32 if standardize=True. "
+                f"Received: {deviation=}, labels={statistics.labels.tolist()}"
             )
         self._set_scale(mean, deviation)
 
@@ -209,7 +211,7 @@ def _check_scale(mean: Any, deviation: Any, units: int, standardize: bool) -> An
     is_fixed = standardize and mean is not None and deviation is not None
     if not is_fixed or not np.size(mean) == np.size(deviation) == units:
         raise ValueError(
-            "mean and deviation must be given together, each with a number for each unit, with "
+            "mean and deviation must be given together, with a number for each unit, and with "
             f"standardize=True. Received: {standardize=}, {units=}, {mean=}, {deviation=}"
         )
     return (
@@ -270,7 +272,7 @@ class CountHead(PositiveHead):
         L = p - y log(p)
 
     With `standardize=True`, the size of the loss does not depend on the size of the counts, which
-    would otherwise dominate the gradients on shared parts. With the mean m of the labels:
+    would otherwise dominate the gradients on shared layers. With the mean m of the labels:
 
         L = p / m - y / m log(p / m)
 
@@ -339,7 +341,7 @@ class TweedieHead(PositiveHead):
         L = y^(2 - p) / ((1 - p) (2 - p)) - y m^(1 - p) / (1 - p) + m^(2 - p) / (2 - p)
         L = y / m - 1 - log(y / m)                                                   for p = 2
 
-    The metric is `deviance`, 2 L, as scikit-learn's `mean_tweedie_deviance`. A `CountHead` has
+    The metric is `deviance`, 2 L, like scikit-learn's `mean_tweedie_deviance`. A `CountHead` has
     p = 1.
 
     With `standardize=True`, the loss is computed from y / mean and m / mean with the mean label, so
@@ -420,7 +422,7 @@ def check_adapted(heads: Mapping[str, Head]) -> None:
     for task in unadapted(heads):
         raise ValueError(
             f"The head of {task!r} has standardize=True and needs the mean of its labels. Call "
-            "adapt(y) of the TaskHeads, or give mean and deviation. Received: mean=None"
+            "adapt(y) of the TaskHeads, or set mean and deviation. Received: mean=None"
         )
 
 

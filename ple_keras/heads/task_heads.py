@@ -154,12 +154,12 @@ class TaskHeads(BaseLayer):
             names = {factor: [*self._branch_names(factor)] for factor in product.of}
             if any(of_factor != names[product.of[0]] for of_factor in names.values()):
                 raise ValueError(
-                    f"Factors of {product.task!r} must have equal branches. Received: {names=}"
+                    f"Factors of {product.task!r} must have the same branches. Received: {names=}"
                 )
         unusable = self.loss_weighting or self.activity_regularizer
         if unusable and self._hedged.value:
             raise ValueError(
-                "loss_weighting and activity_regularizer must be None for a HedgedBlock. "
+                "loss_weighting and activity_regularizer must be None with a HedgedBlock. "
                 f"Received: loss_weighting={self.loss_weighting!r}, {self.activity_regularizer!r}"
             )
         options = {"shape": (len(self.trained_tasks),), "dtype": "float32", "autocast": False}
@@ -277,7 +277,7 @@ class TaskHeads(BaseLayer):
             return
         if getattr(self._multipliers.value, "is_deleted", bool)():  # by a compiled step of JAX
             raise ValueError(
-                "multipliers would be lost: on JAX, read `self.model` of the callback first. "
+                "multipliers would be lost. On JAX, read `self.model` in the callback first. "
                 f"Received: multipliers={multipliers!r}"
             )
         self._multipliers.assign([multipliers.get(task, 1.0) for task in self.trained_tasks])
@@ -311,7 +311,7 @@ class TaskHeads(BaseLayer):
         Raises:
             TypeError: If an argument is not a dict keyed by task, or labels are not numbers.
             ValueError: If the layer is not built, no task has a loss, a task is missing or unknown,
-                a shape does not match, a tensor of `y_pred` of a task with branches is not what the
+                a shape does not match, `y_pred` of a task with branches is not the tensor that the
                 layer returned, or learned weights are constants of a JAX trace.
 
         Example:
@@ -382,8 +382,8 @@ class TaskHeads(BaseLayer):
             needs_values = with_branches and self._branch_names(task) and ops.is_tensor(predicted)
             if needs_values and values is None:
                 raise ValueError(
-                    f"y_pred[{task!r}] must be the tensor that {self.name!r} returned, with the "
-                    "values of its branches, which a copy or a cast does not have. "
+                    f"y_pred[{task!r}] must be the tensor that {self.name!r} returned. A copy or a "
+                    "cast of it lacks the values of the branches. "
                     f"Received: y_pred[{task!r}]={short_repr(predicted)}"
                 )
             losses[task] = batch_loss(self[task], y[task], predicted, weights.get(task), values)
@@ -430,10 +430,10 @@ class TaskHeads(BaseLayer):
         """Compute statistics of the training labels.
 
         With `standardize=True`, a `RegressionHead` stores the mean and the standard deviation of
-        its labels, unless they were given, and a `CountHead` or `TweedieHead` the mean. The latter
-        two set their bias to the logarithm of the mean, if it is not trained yet. Each head stores
-        the share of rows with a label as `label_share`, for reports. `adapt` can be called at any
-        time, repeatedly. With several processes, each must read the same labels.
+        its labels, unless they are its arguments, and a `CountHead` or `TweedieHead` the mean. The
+        latter two set their bias to the logarithm of the mean, if it is not trained yet. Each head
+        stores the share of rows with a label as `label_share`, for reports. `adapt` can be called
+        again at any time. With several processes, each must read the same labels.
 
         Args:
             y: `{task: labels}`, with exactly the tasks that have a loss. Or batches of `(x, y)` or
@@ -445,8 +445,8 @@ class TaskHeads(BaseLayer):
         Raises:
             TypeError: If the labels are not in a dict, or labels or weights are not numbers.
             ValueError: If a task is missing or unknown, labels have a wrong shape or are infinite,
-                counts or amounts are negative, labels are to be standardized but do not vary or
-                have no number above 0, or `y` is an iterator or has no batch. If weights of labeled
+                counts or amounts are negative, labels of a standardized head do not vary or have no
+                number above 0, or `y` is an iterator or has no batch. If weights of labeled
                 examples are negative, not finite or all 0, or are given next to batches.
 
         Example:
@@ -553,8 +553,9 @@ def _check_heads(heads: Sequence[Head] | Mapping[TaskName, Head]) -> list[Head]:
         if len(set(names)) < len(names):
             raise ValueError(f"heads must have unique {kind}s. Received: {kind}s={names}")
     tasks = {head.task for head in heads}
-    if wrong := tasks & {"val", *(f"val_{task}" for task in tasks)}:
+    if tasks & {"val", *(f"val_{task}" for task in tasks)}:
         raise ValueError(
-            f"heads must not have tasks {wrong}, like validation logs. Received: {tasks=}"
+            "task names must not be 'val' or 'val_{task}', since their logs would be ambiguous. "
+            f"Received: {tasks=}"
         )
     return list(heads)

@@ -71,7 +71,8 @@ def total_loss(
     if log_variances is not None and is_constant_in_jax_trace(log_variances, values):
         raise ValueError(
             "Learned loss weights have no gradient as constants of a JAX trace. Compute losses in "
-            "`keras.StatelessScope(pairs)` of all variables and values. Received: no scope"
+            "`keras.StatelessScope(pairs)`, with a pair of each variable and its value. "
+            "Received: no scope"
         )
     dtype = keras.backend.result_type(*(value.dtype for value in values), "float32")
     weights = np.array([head.loss_weight for head in heads])
@@ -97,7 +98,7 @@ def total_loss(
 
 
 def _weighted(losses: Sequence[Tensor], weights: np.ndarray, dtype: str) -> Tensor:
-    """Return losses times their weights, `(losses,)`: 0 for a weight of 0, even if infinite."""
+    """Return weighted losses, `(losses,)`: 0 for a weight of 0, even if the loss is infinite."""
     values = [ops.cast(loss, dtype) for loss in losses]
     for i, weight in enumerate(weights.tolist()):
         if not weight:

@@ -84,9 +84,9 @@ class CGCBlock(GatedBlock):
             heads keyed by task. Only the names are kept.
         expert_block: The template of every expert: an int or a sequence of ints (the units of an
             ExpertBlock), or any layer that maps `(..., D)` to `(..., H)`. A layer is copied for
-            every expert and never used itself. For experts of different sizes, a dict of templates
-            with a key for each task, and "shared" if there are shared experts. All experts must
-            have the same output width H.
+            every expert and never used itself. For experts of different sizes, pass a dict of
+            templates with a key for each task, and "shared" if there are shared experts. All
+            experts must have the same output width H.
         num_task_experts: The number of experts per task: an int, or a dict keyed by task.
         num_shared_experts: The number of shared experts.
         add_shared_gate: Whether to add a shared gate, whose output the next level reads. For a
@@ -205,7 +205,7 @@ class CGCBlock(GatedBlock):
     def _make_connections(self, task_experts: Mapping[str, int]) -> Connections:
         """Return the connections of experts and gates, which subclasses change.
 
-        A task's gate mixes its experts, then the shared ones; the shared gate mixes all experts.
+        The gate of a task mixes its own experts, then the shared ones. The shared gate mixes all.
         """
         experts = {
             stream: [f"{stream}/expert_{i}" for i in range(count)]
@@ -340,7 +340,7 @@ class CGCBlock(GatedBlock):
         if not self.built or isinstance(inputs, list | tuple) or is_symbolic:
             raise ValueError(
                 "inputs must be a tensor or a dict keyed by stream, not symbolic, and the block "
-                f"built. Received: built={self.built}, inputs={short_repr(inputs)}"
+                f"must be built. Received: built={self.built}, inputs={short_repr(inputs)}"
             )
         streams = self._connections.by_stream(inputs)
         self._check_widths(shape_of(streams))
@@ -438,8 +438,9 @@ class CGCBlock(GatedBlock):
 
         The block must have `stack_experts=False`, since stacked experts share one variable and
         can't be frozen separately. `transfer_weights` copies the weights of stacked experts to
-        experts that are layers. Files and clones keep an expert frozen. After loading, set LoRA,
-        which Keras merges into the kernels when it saves, and regularizers of built layers again.
+        experts that are layers. Files and clones keep an expert frozen. After loading, enable LoRA
+        again, which Keras merges into the kernels when it saves, and set the regularizers of built
+        layers again.
 
         Args:
             name: One of `expert_names`.
@@ -456,8 +457,9 @@ class CGCBlock(GatedBlock):
         layers = self._level.experts.expert_layers() if self.built else {}
         if name not in layers:
             raise ValueError(
-                f"name must be one of {self.expert_names}, and the block built with stack_experts="
-                f"False. Received: {name=}, stack_experts={self.stack_experts}, built={self.built}"
+                f"name must be one of {self.expert_names}, and the block must be built with "
+                "stack_experts=False. "
+                f"Received: {name=}, stack_experts={self.stack_experts}, built={self.built}"
             )
         return layers[name]
 
@@ -473,7 +475,8 @@ class CGCBlock(GatedBlock):
         """
         if not (self.built and self.enable_gate_weights_metrics):
             raise ValueError(
-                f"Build it with enable_gate_weights_metrics=True. Received: built={self.built}"
+                "The block must be built, with enable_gate_weights_metrics=True. "
+                f"Received: built={self.built}"
             )
         return {name: gate.statistics() for name, gate in self._level.gates.items()}
 

@@ -18,9 +18,9 @@ UNKNOWN = 1  # the code of unknown values
 class ColumnTable(SparseEmbedding):
     """One table for the codes of several columns, each with an offset, `(B, n) -> (B, n, width)`.
 
-    One lookup and one update take less time than one of each for every column. `SparseAdagrad` has
-    a start for the rows of each column, since words of a text have smaller gradients. A code that
-    is too large for its column is read as unknown, and not as a row of the next column.
+    A single lookup and update is faster than one for every column. `SparseAdagrad` has a start
+    value for the rows of each column, since words of a text have smaller gradients. A code that is
+    too large for its column is read as unknown, and not as a row of the next column.
 
     Args:
         rows: `{table: rows}`: the number of codes of each table of `Columns`, in the order in which

@@ -129,7 +129,7 @@ class GateInputs:
         return {gate: (*shape[:-1], added[gate] + shape[-1]) for gate, shape in shapes.items()}
 
     def check(self, streams: Mapping[str, Shape], context: Nested) -> None:
-        """Check that a context is given exactly if the gates read it, and its shapes.
+        """Check the shapes of a context, which is required if and only if the gates read it.
 
         A context must have the axes of the streams, and the widths for which the gates were built.
         """

@@ -168,7 +168,7 @@ class ExpertBlock(BaseLayer):
     def _apply_after_dense(
         self, step: int, outputs: Tensor, training: bool | None, mask: Tensor | None
     ) -> Tensor:
-        """Apply normalization, activation and dropout of a step, also for stacked experts."""
+        """Apply the normalization, activation and dropout of a step of one or all experts."""
         if self.normalization == "batch":
             outputs = self._normalization[step](outputs, training=training, mask=mask)
         elif self.normalization == "layer":

@@ -84,7 +84,7 @@ class CopiedExperts(Experts):
             widths[expert] = build_on(copy, input_shape[stream], self.compute_dtype, argument)
         self.width, *others = {*widths.values()}
         if others:
-            raise ValueError(f"expert_block must have one output width. Received: {widths=}")
+            raise ValueError(f"All experts must have the same output width. Received: {widths=}")
 
     def expert_layers(self) -> dict[str, keras.Layer]:
         return self._copies.value

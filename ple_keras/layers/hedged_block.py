@@ -54,8 +54,9 @@ class HedgedBlock(BaseLayer):
             the rule for task names, but can be "shared".
         features: The feature network: a layer or model that maps a tensor, or a dict of columns, to
             a tensor. It is copied for each task's own branch and for the shared one, as by
-            StreamFeatures, or for each of `branches`. Or a dict of networks, keyed by task, and
-            "shared", such as smaller tables for own branches, or keyed by branch with `branches`.
+            StreamFeatures, or for each of `branches`. A dict of networks is keyed by task and
+            "shared", for example with smaller tables for own branches, or by branch with
+            `branches`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -72,8 +73,8 @@ class HedgedBlock(BaseLayer):
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If not exactly one of `expert_block` and `branches` is given, there are fewer
-            than two branches, a branch has an invalid name, two blocks have the same name, a block
-            does not return features for every task. See also CGCBlock and StreamFeatures.
+            than two branches, a branch has an invalid name, two blocks have the same name, or a
+            block does not return features for every task. See also CGCBlock and StreamFeatures.
 
     Example:
 

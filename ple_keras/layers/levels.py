@@ -49,7 +49,7 @@ def _path_names(path: Path) -> list[str]:
 
 
 def built_levels(model: keras.Layer) -> dict[str, CGCBlock]:
-    """Return the built levels of a model, which omits levels that it never calls.
+    """Return the built levels of a model, without levels that it never calls.
 
     Raises:
         TypeError, ValueError: As for `check_model`, and if the model has no built level.

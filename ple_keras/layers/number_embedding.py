@@ -56,13 +56,13 @@ class NumberEmbedding(BaseLayer):
         inputs: Numbers, `(..., n)`.
 
     Returns:
-        The embeddings, `(..., n * units)`, side by side for each number.
+        The embeddings of all numbers side by side, `(..., n * units)`.
 
     Raises:
         TypeError: If `units` or `num_bins` is not an integer, or `activation` is a layer.
         ValueError: If `units` or `num_bins` is below 1, `activation` is unknown, or
-            `bin_boundaries` are not finite, not in ascending order or too many. If their number is
-            not n.
+            `bin_boundaries` are not finite, not in ascending order, too many, or not for n
+            numbers.
 
     Reference:
 
@@ -114,7 +114,7 @@ class NumberEmbedding(BaseLayer):
         return [[*map(float, _distinct(row))] for row in boundaries]
 
     def adapt(self, data: Tensor) -> None:
-        """Compute the boundaries from training data, at any time, repeatedly.
+        """Compute the boundaries from training data. It can be called again at any time.
 
         The boundaries are values of the data, at the quantiles 0, 1 / num_bins, ..., 1 of each
         number without NaN. Of more than 100,000 rows, a random 100,000 are read.
@@ -146,12 +146,14 @@ class NumberEmbedding(BaseLayer):
         width = self.input_spec.axes[-1] if self.built else None
         if data.ndim < 2 or not data.size or data.shape[-1] != (width or data.shape[-1]):
             raise ValueError(
-                f"data must be (..., {width or 'n'}), with rows. Received: {data.shape=}"
+                f"data must be (..., {width or 'n'}), with at least one row. "
+                f"Received: {data.shape=}"
             )
         wrong = data[np.abs(data.astype("float64")) > self._limit]
         if wrong.size:
             raise ValueError(
-                f"data must be NaN or at most {self._limit:.2g} in size. Received: data={wrong[0]}"
+                f"data must be NaN or between -{self._limit:.2g} and {self._limit:.2g}. "
+                f"Received: data={wrong[0]}"
             )
         rows: np.ndarray = data.reshape(-1, data.shape[-1])
         return rows

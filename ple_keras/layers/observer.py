@@ -12,9 +12,9 @@ _thread = local()  # torch.compile supports it, unlike a ContextVar
 
 
 class Observer:
-    """What the layers that run, or are traced, in this thread compute inside.
+    """Gate weights and branch values of the layers that run or are traced in this thread.
 
-    Gates do not update their statistics within its `with`.
+    Gates do not update their statistics inside its `with` statement.
 
     Args:
         names: The name of each observed level, by the `id` of its block. A level inside an expert

@@ -50,8 +50,8 @@ def PLEBlock(
         outputs: The tasks: a sequence of names, a sequence of heads, a TaskHeads, or a dict of
             heads keyed by task.
         expert_block: As for CGCBlock, or a sequence with the units, layer or dict keyed by stream
-            of each of the N levels: `[[64], [32]]` is two levels, but `[64, 32]` one expert of two
-            steps. If one dict serves all levels, its "shared" has no effect in levels without
+            of each of the N levels. `[[64], [32]]` means two levels, and `[64, 32]` one expert with
+            two steps. If one dict serves all levels, its "shared" has no effect in levels without
             shared experts.
         num_task_experts: The number of experts per task: an int, a dict keyed by task, or a list
             with one of these per level.
@@ -132,7 +132,8 @@ def _by_level(value: Nested, num_layers: int, argument: str) -> list[Tensor]:
         return [value] * num_layers
     if len(value) != num_layers:
         raise ValueError(
-            f"{argument} must have an entry per level, {num_layers}. Received: {argument}={value!r}"
+            f"{argument} must have {num_layers} entries, one for each level. "
+            f"Received: {argument}={value!r}"
         )
     return list(value)
 

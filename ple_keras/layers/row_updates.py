@@ -1,4 +1,4 @@
-"""What layers and optimizers know of each other to update tables by rows."""
+"""The interface of layers and optimizers that update only some rows of a table."""
 
 import weakref
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ RowSteps = list[tuple[keras.Optimizer, list[Tensor], Any]]
 class RecordedRows(RowGradients):
     """The gradient of a table in a traced step on PyTorch: the ids and gradients of its lookups.
 
-    A graph can't update a number of rows that depends on the ids. So the optimizer adds itself to
-    `updates`, with its gradients and variables, and is called after the graph.
+    A graph can't update a number of rows that depends on the ids. The optimizer therefore adds
+    itself to `updates`, with its gradients and variables, and is called after the graph.
     """
 
     def __init__(self, lookups: RowGradients, updates: RowSteps) -> None:
@@ -30,7 +30,7 @@ class RecordedRows(RowGradients):
 
 
 class RowUpdates:
-    """How a table is updated: by which optimizers, and on JAX by which rows.
+    """The optimizers that update a table, and on JAX the rows of its gradient.
 
     The references are weak: a model that is compiled again has a different optimizer, which might
     not support such gradients.

@@ -45,7 +45,7 @@ class SparseEmbedding(keras.layers.Embedding):
     rows of the batch, and takes as long with a large table as with a small one. `table_optimizer`
     assigns all tables of a model to `SparseAdagrad`.
 
-    A step updates all rows, with the same result:
+    In these cases, a step updates all rows, with the same result:
 
     - with any other optimizer (but see the guide on large tables about TensorFlow), an
       `embeddings_regularizer`, LoRA, or a scaled loss (float16);

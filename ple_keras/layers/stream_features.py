@@ -48,8 +48,8 @@ class StreamFeatures(BaseLayer):
     Args:
         outputs: The tasks, as for CGCBlock.
         feature_block: The feature network: a layer or model that maps a tensor, or a dict of
-            columns, to a tensor. It is copied and never used itself. Or a dict of such networks
-            for all streams, whose output widths can differ.
+            columns, to a tensor. It is copied and never used itself. A dict has such a network for
+            every stream. Their output widths can differ.
         own: The tasks that have their own copy; by default, every task. All other tasks and
             "shared" read one common copy. With `[]`, all streams do. It must be None with a dict.
         shared: Whether the outputs contain the stream "shared". A level with neither shared

@@ -46,15 +46,15 @@ def as_template(value: LayerLike | Mapping[str, object], argument: str, dtype: D
 
 
 def _check_registered(layer: keras.Layer) -> None:
-    """Warn once about a class, here or in a model's layers, that files can't be loaded with."""
+    """Warn once about an unregistered class, with which files can't be loaded."""
     for inside in layer.layers if isinstance(layer, keras.Function | keras.Sequential) else ():
         _check_registered(inside)
     cls = type(layer)
     known = keras.saving.get_registered_object(keras.saving.get_registered_name(cls))
     if known is not cls and not is_from_keras(cls):
         _warn_once(
-            f"A layer in a template must have a registered class, or its files can't be loaded: "
-            f"write {REGISTER} above {cls.__name__}. Received: class={cls!r}"
+            f"A layer in a template must have a registered class, or its files can't be loaded. "
+            f"Write {REGISTER} above {cls.__name__}. Received: class={cls!r}"
         )
 
 

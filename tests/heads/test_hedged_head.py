@@ -249,7 +249,7 @@ REFUSED = {
     ),
     "factors": (
         lambda: product_heads()({**hedged_inputs("a", "b"), **hedged_inputs("c", branches="xy")}),
-        r"Factors of 'abc' must have equal branches.*Received: names={'ab': \['own'",
+        r"Factors of 'abc' must have the same branches.*Received: names={'ab': \['own'",
     ),
     "missing_branch": (
         lambda: [(x := pk.TaskHeads([pk.BinaryHead("a")]))(hedged_inputs("a")), x({"a": {}})],

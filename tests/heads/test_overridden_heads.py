@@ -140,6 +140,6 @@ def test_fit_keeps_the_best_epochs_and_a_file_is_served_without_the_position(tmp
 def test_lists_stay_refused():
     losses = pytest.importorskip("keras_rs").losses
     heads = pk.TaskHeads([pk.RankingHead("a", losses.ListMLELoss())])
-    message = r"not a RankingHead.*Received: head="
+    message = r"not be a RankingHead.*Received: head="
     inputs = {"a": {branch: features(2, 3, 4) for branch in ("own", "shared")}}
     check_refused(lambda: heads(inputs), ValueError, message)

@@ -94,11 +94,11 @@ class Sharpened(pk.BinaryHead):
 
 REGULARIZED = pk.BinaryHead("b", activity_regularizer="l2")
 REFUSED = {
-    "unknown_task": (("ctr", "nope"), r"same TaskHeads, .*: of=\['ctr', 'nope'\].* 'nope', None"),
+    "unknown_task": (("ctr", "nope"), r"same TaskHeads .*: of=\['ctr', 'nope'\].* 'nope', None"),
     "cycle": (("y", "ctr"), r"a cycle of products\. Received: heads with of=\{'x': \['y',"),
-    "regression": (("ctr", pk.RegressionHead("b")), r"or BinaryHeads.*'b', <RegressionHead"),
-    "own_call": (("ctr", Sharpened("b")), r"own `call`.*'b', <Sharpened"),
-    "regularized": (("ctr", REGULARIZED), r"without an activity_regularizer"),
+    "regression": (("ctr", pk.RegressionHead("b")), r"or ProductHeads.*'b', <RegressionHead"),
+    "own_call": (("ctr", Sharpened("b")), r"override `call`.*'b', <Sharpened"),
+    "regularized": (("ctr", REGULARIZED), r"that have no activity_regularizer"),
 }
 
 
@@ -123,7 +123,7 @@ BAD_ARGUMENTS = {
 def test_a_product_is_not_called_by_itself():
     product = pk.ProductHead("x", of=("ctr", "cvr"))
     for inputs in (features(2, 3), keras.Input((3,))):
-        check_refused(lambda x=inputs: product(x), ValueError, "Call TaskHeads, .*: inputs=")
+        check_refused(lambda x=inputs: product(x), ValueError, "Call the TaskHeads, .*: inputs=")
 
 
 test_invalid_arguments_are_refused = all_refused(

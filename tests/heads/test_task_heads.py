@@ -105,9 +105,9 @@ BAD_ARGUMENTS = {
     "none": (None, TypeError, f"{SEQUENCE}None"),
     "tasks": ([A, pk.RegressionHead("a")], r"unique tasks\. Received: tasks=\['a', 'a'\]"),
     "names_of_heads": ([A, B], r"unique names\. Received: names=\['x', 'x'\]"),
-    "val": ([A, pk.BinaryHead("val")], r"heads must not have tasks {'val'}, .*: tasks={"),
-    "val_a": ([A, pk.BinaryHead("val_a")], r"heads must not have tasks {'val_a'}"),
-    "task_of_another_head": ({"b": A}, r"own head, .* 'b' has <BinaryHead"),
+    "val": ([A, pk.BinaryHead("val")], r"must not be 'val' or 'val_{task}', .*: tasks={"),
+    "val_a": ([A, pk.BinaryHead("val_a")], r"must not be 'val' or 'val_{task}'"),
+    "task_of_another_head": ({"b": A}, r"the head of the task .* 'b' has <BinaryHead"),
 }
 
 

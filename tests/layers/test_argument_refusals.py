@@ -137,7 +137,7 @@ COUNTS_BY_TASK = [
     ({"a": 1, "b": 1, "c": 1}, ValueError, r"missing: \[\], unknown: \['c'\]"),
     ({"a": [1, 1], "b": 1}, TypeError, r"Received: num_task_experts\['a'\]=\[1, 1\]$"),
 ]
-A_LEVEL = "an entry per level, 2"
+A_LEVEL = "2 entries, one for each level"
 NO_LIST = [([1], TypeError, r"must be an integer\. .*=\[1\]$")]
 TASK_COUNTS_BY_LEVEL = [
     *(([1] * count, ValueError, A_LEVEL) for count in (0, 1, 3)),
@@ -175,9 +175,9 @@ OWN = [
     for value in (["a", "no"], ["a", "shared"], "a", {"a": 1})
 ]
 LAYERS = [
-    ([], ValueError, "must be given, with"),
+    ([], ValueError, "must not be empty, and"),
     ([keras.layers.Dense(3), len], TypeError, "must be a sequence of Keras layers"),
-    ([bottom(), bottom()], ValueError, r"with different names\. .*=\['x', 'x'\]$"),
+    ([bottom(), bottom()], ValueError, r"names must differ\. .*=\['x', 'x'\]$"),
 ]
 NORMALIZATIONS = [
     (value, ValueError, r"one of \(None, 'batch', 'layer'\)")

@@ -189,7 +189,7 @@ def with_input(x, **kwargs):
 
 
 calling = operator.methodcaller
-NEW = r"the block built.*Received: built=False"
+NEW = r"the block must be built.*Received: built=False"
 WEIGHTS = {"return_gate_weights": True}
 REFUSED = [
     (
@@ -219,7 +219,7 @@ REFUSED = [
     (
         lambda: sequence(keras.layers.Dense(3), bottom()),
         with_input(X, **WEIGHTS),
-        r"must not be given, since no layer uses it.*Received: return_gate_weights=True",
+        r"must not be given, since no layer takes it.*Received: return_gate_weights=True",
     ),
     (
         lambda: of_branches(ple=levels()),
@@ -235,7 +235,7 @@ REFUSED = [
     (
         lambda: pk.CGCBlock(["a"], keras.layers.Activation("relu")),
         with_input(streams(a=5, shared=4)),
-        r"must have one output width.*widths=\{'a/expert_0': 5, 'shared/expert_0': 4\}",
+        r"must have the same output width.*widths=\{'a/expert_0': 5, 'shared/expert_0': 4\}",
     ),
 ]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras.transfer.transfer_weights import _parts
+from ple_keras.transfer.transfer_weights import _weight_groups
 from tests.helpers import numpy_of, once, randomize
 from tests.layers.feature_networks import columns, network, symbols
 
@@ -86,8 +86,8 @@ def gradients_of(losses, variables):
 def gradients_by_owner(model, run):
     """Return the largest gradient of each task's prediction on each owner's weights, by kind."""
     slices = {
-        name: [(v, index) for v, index in part.slices if v.trainable]
-        for name, (part,) in _parts(model).items()
+        name: [(v, index) for v, index in group.slices if v.trainable]
+        for name, (group,) in _weight_groups(model).items()
     }
     model.compile(jit_compile=run == "compiled", run_eagerly=run == "eager")
     call = model
