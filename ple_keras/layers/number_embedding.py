@@ -11,7 +11,7 @@ from keras import ops
 from ple_keras._checks import check_activation, check_features, check_int, short_repr
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import register
-from ple_keras._keras.tensors import HALF_DTYPES, clip, dtype_name, fill, is_number, to_numpy
+from ple_keras._keras.tensors import HALF_DTYPES, clip, dtype_name, is_number, to_numpy
 from ple_keras._typing import Activation, Config, Shape, Tensor
 from ple_keras.layers.experts import matmul
 
@@ -202,21 +202,23 @@ class NumberEmbedding(BaseLayer):
     def call(self, inputs: Tensor) -> Tensor:
         """Return the embeddings."""
         dtype, count = self.compute_dtype, self.input_spec.axes[-1]
-        low, high = self._boundary_weights[:, :-1], self._boundary_weights[:, 1:]
-        widths = high - low
-        # A bin that a number lacks starts at the last boundary, which no clipped number exceeds.
-        scales = 1 / fill(widths, widths == 0, 1)
-        x = ops.reshape(ops.cast(inputs, self._parts_dtype), (-1, count))
-        x = ops.where(ops.isnan(x), low[:, 0], x)
-        x = ops.minimum(ops.maximum(x, low[:, 0]), high[:, -1])
+        boundaries = ops.expand_dims(self._boundary_weights, -1)
+        low = boundaries[:, :-1]
+        # A bin that a number lacks has no width, and its part is 0.
+        scales = ops.reciprocal(boundaries[:, 1:] - low)
+        scales = ops.nan_to_num(scales, nan=math.nan, posinf=0.0)
+        x = ops.cast(inputs, self._parts_dtype)
+        x = x if len(x.shape) == 2 else ops.reshape(x, (-1, count))
+        x = ops.nan_to_num(clip(x, -self._limit, self._limit), nan=-self._limit)
         # With the rows in the last axis, products of small matrices take half the time.
         x = ops.expand_dims(ops.transpose(x), 1)
-        outputs = clip((x - ops.expand_dims(low, -1)) * ops.expand_dims(scales, -1), 0, 1)
+        outputs = ops.cast(clip((x - low) * scales, 0, 1), dtype)
         kernel = ops.transpose(ops.cast(self._kernel, dtype), (0, 2, 1))
-        outputs, width = matmul(kernel, ops.cast(outputs, dtype)), count * self.units
-        outputs = ops.transpose(ops.reshape(outputs, (width, -1)))
-        outputs = self.activation(outputs + ops.reshape(ops.cast(self._bias, dtype), (-1,)))
-        return ops.reshape(outputs, (*ops.shape(inputs)[:-1], width))
+        outputs = matmul(kernel, outputs) + ops.expand_dims(ops.cast(self._bias, dtype), -1)
+        width = count * self.units
+        outputs = self.activation(ops.transpose(ops.reshape(outputs, (width, -1))))
+        shape = ops.shape(inputs)
+        return outputs if len(shape) == 2 else ops.reshape(outputs, (*shape[:-1], width))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         shape = check_features(input_shape)
