@@ -436,6 +436,8 @@ class TabularModel:
         if not len(rows):
             return {task: np.empty((0, head.units)) for task, head in self.heads.items()}
         x = self._columns.transform(rows, packed=True)
+        if len(rows) <= BATCH_SIZE:  # the loop of `predict` takes longer than a row
+            return dict(self.keras_model.predict_on_batch(x))
         return dict(self.keras_model.predict(x, batch_size=BATCH_SIZE, verbose=0))
 
     def _labeled(self, rows: Rows, y: Any) -> Rows:

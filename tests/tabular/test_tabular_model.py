@@ -62,7 +62,7 @@ def without(frame, *names):
 LABELS = [name for name in TASKS if name not in ("liked it", "stars")]
 
 
-def test_from_a_frame_to_a_saved_model(tmp_path):
+def test_from_a_frame_to_a_saved_model(tmp_path, monkeypatch):
     model = new_model(TASKS)
     copy = FRAME.copy()
     with pytest.warns(UserWarning, match=r"without a value are left out: \['empty'\]"):
@@ -85,6 +85,8 @@ def test_from_a_frame_to_a_saved_model(tmp_path):
         model.save(tmp_path / "model")
     assert {path.name for path in tmp_path.iterdir()} == {"model"}
     same = pk.TabularModel.load(tmp_path / "model")
+    np.testing.assert_allclose(same.predict(FRAME), found, rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr("ple_keras.tabular.tabular_model.BATCH_SIZE", 50)
     np.testing.assert_allclose(same.predict(FRAME), found, rtol=1e-5, atol=1e-6)
     assert same.columns.digest == model.columns.digest
     assert same.feature_names_in_.tolist() == ["user id", "city", "age"]
