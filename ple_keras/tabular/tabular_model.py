@@ -27,6 +27,7 @@ from ple_keras.heads.task_heads import TaskHeads, hedged_heads
 from ple_keras.hedging.fit_hedge import FitHedge
 from ple_keras.inspection.task_figures import labels_by_position, task_figures
 from ple_keras.inspection.task_report import TaskReport, task_report
+from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.models.multi_task_model import MultiTaskModel
@@ -70,8 +71,8 @@ class TabularModel:
         activation: The activation of the experts.
         dropout: The dropout rate of the experts.
         learning_rate: The learning rate of Adam, which trains all weights except tables.
-        number_units: The width of the embedding next to each number; None for the number alone
-            (see `Columns.network`).
+        number_units: The width of the embedding next to each number in the own branches of tasks,
+            or None (see `Columns.network`). The shared branch reads numbers alone.
         table_rate: The learning rate of tables; None for the default of `SparseAdagrad`.
         table_dropout: The dropout rate of the rows of tables.
         spare: The free rows of tables for the new values of `continue_fit`, relative to the known
@@ -393,12 +394,14 @@ class TabularModel:
     def _new_model(self, columns: Columns, tasks: TaskColumns) -> MultiTaskModel:
         """Return a compiled model."""
         arguments = self._arguments
-        rates = arguments["table_dropout"], arguments["number_units"]
-        network = columns.network(arguments["width"], *rates, packed=True)
         heads = TaskHeads(tasks.heads(arguments["tower"]))
+        units = {SHARED: None} | dict.fromkeys(heads.task_names, arguments["number_units"])
+        options = {"width": arguments["width"], "dropout": arguments["table_dropout"]}
+        networks = columns.network(**options, number_units=units, packed=True)
         expert = ExpertBlock(arguments["units"], arguments["activation"], arguments["dropout"])
-        features = HedgedBlock(heads, expert, features=network)(network.input)
-        model = MultiTaskModel(network.input, heads(features))
+        inputs = networks[SHARED].input
+        features = HedgedBlock(heads, expert, features=networks)(inputs)
+        model = MultiTaskModel(inputs, heads(features))
         rate = arguments["table_rate"]
         tables = None if rate is None else SparseAdagrad(rate)
         adam = keras.optimizers.Adam(arguments["learning_rate"])
