@@ -39,6 +39,7 @@ from ple_keras.transfer.fill_new_rows import fill_new_rows, set_digest
 
 BATCH_SIZE = 4096  # of predictions
 MODEL, COLUMNS, TASKS = "model.keras", "columns.json", "tasks.json"
+MANY_VALUES = 100  # known values of an id, above which a warning can name it
 WEIGHTS = "sample_weight"  # the column of an array of weights
 PRIOR_LABELS = 50  # labels that a mixture counts for in `continue_fit`
 REMOVED = {  # arguments of 0.7.0, and what to use instead
@@ -248,8 +249,9 @@ class TabularModel:
                 are too few rows.
 
         Warns:
-            UserWarning: If a value of `group` has most rows, or the index of `y` differs from the
-                index of the frame.
+            UserWarning: If a value of `group` has most rows, the index of `y` differs from the
+                index of the frame, or no branch improved after the first epoch and there are ids
+                with many values.
         """
         frame, weights = self._join(frame, y, sample_weight)
         parts = self._split(frame, validation, time, group)
@@ -264,6 +266,12 @@ class TabularModel:
             callbacks = [*(callbacks or ()), FitHedge(valid, BATCH_SIZE, patience=patience)]
             model.fit(*train[:2], sample_weight=train[2], callbacks=callbacks, **options)
             self._set_fitted(columns, tasks, model)
+        many = [name for name in columns.ids if len(columns.known[name]) > MANY_VALUES]
+        if many and len(model.history.epoch) > 1 and _best_epoch(model) <= 0:
+            warn_user(
+                "No branch improved after the first epoch, which ids with many values can cause. "
+                f"Try table_dropout=0.4, or leave some of them out: {many}"
+            )
         return self
 
     def continue_fit(
@@ -333,9 +341,7 @@ class TabularModel:
                 model.fit(*train[:2], sample_weight=train[2], callbacks=callbacks, **options)
             self._columns = columns
             undo.pop_all()
-        logs = model.history.history
-        best = [kept[-1] for key, kept in logs.items() if key.endswith("_epoch")]
-        if best and max(best) < 0:
+        if _best_epoch(model) < 0:
             warn_user("No epoch improved a branch on the validation rows: nothing was learned")
         return self
 
@@ -601,6 +607,12 @@ class TabularModel:
     def __sklearn_tags__(self) -> Any:
         utils: Any = import_module("sklearn.utils")
         return utils.Tags(estimator_type=None, target_tags=utils.TargetTags(required=False))
+
+
+def _best_epoch(model: MultiTaskModel) -> int:
+    """Return the last epoch that a branch keeps, or -1 if each keeps the weights before `fit`."""
+    logs = model.history.history.items()
+    return max((epochs[-1] for key, epochs in logs if key.endswith("_epoch")), default=0)
 
 
 def _seeded(seed: int | None) -> ExitStack:

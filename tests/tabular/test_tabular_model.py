@@ -595,3 +595,15 @@ def test_frames_of_polars_give_frames_of_polars():
     assert isinstance(found, polars.DataFrame)
     expected = new_model().fit(pandas, time="day", **QUICK).predict(pandas)
     np.testing.assert_allclose(found.to_numpy(), expected, rtol=1e-5)
+
+
+@once
+def test_ids_with_many_values_are_named_if_no_branch_improves_after_the_first_epoch():
+    frame = pd.DataFrame(
+        {"user": np.arange(600) % 120, "age": np.random.default_rng(0).normal(size=600)}
+    )
+    frame["like"] = (frame["age"] > 0).astype(float)
+    unlike = frame.assign(like=1 - frame["like"])  # so that each epoch is worse
+    model = new_model({"like": "binary"}, ids=["user"])
+    with pytest.warns(UserWarning, match=r"No branch improved after the first .*: \['user'\]$"):
+        model.fit(frame, validation=unlike, **QUICK)
