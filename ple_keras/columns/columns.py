@@ -77,9 +77,9 @@ class Columns:
     Attributes:
         known: The known values of each table, after `fit`.
         scales: The mean, the standard deviation and the limits of each column of numbers, after
-            `fit`. Mean and deviation are of at most 100,000 random rows, in which numbers are
-            limited to the quantiles 0.001 and 0.999, unless only these vary. The limits are the
-            range in training, widened by its width on both sides.
+            `fit`. The mean and the deviation are computed from at most 100,000 random rows, in
+            which numbers are limited to the quantiles 0.001 and 0.999, unless only these vary. The
+            limits are the range in training, widened by its width on both sides.
         quantiles: The quantiles 0, 1/16, ..., 1 of each column of numbers or their logarithms, of
             at most 100,000 random rows, after `fit`.
         missing: The share of missing values in each column, after `fit`.
@@ -95,7 +95,7 @@ class Columns:
 
     Raises:
         TypeError: If an argument of names is a string.
-        ValueError: If a name is used twice or is not a string, or `required` has other names, or a
+        ValueError: If a name is used twice or is not a string, `required` has other names, or a
             table or length is invalid.
 
     Example:
@@ -135,7 +135,9 @@ class Columns:
         self._table = {name: name for name in self.ids}
         self._table |= {name: table for name, (table, _) in self.sequences.items()}
         if unknown := {*self.required} - {*self.names}:
-            raise ValueError(f"required must name columns. Received: required={sorted(unknown)}")
+            raise ValueError(
+                f"required must be names of columns. Received: required={sorted(unknown)}"
+            )
         self.known: dict[str, list[Value]] = {}
         self.scales: dict[str, list[float]] = {}
         self.quantiles: dict[str, list[float]] = {}
@@ -160,8 +162,8 @@ class Columns:
             ids: Names of other columns that are ids, such as integers.
 
         Raises:
-            TypeError: If `frame` is not a frame, or a column has no value, or values of other or
-                several types.
+            TypeError: If `frame` is not a frame, or a column has no value, values of an unsupported
+                type, or values of several types.
             ValueError: If the frame has no row, or lacks a task or an id.
 
         Warns:
@@ -180,8 +182,8 @@ class Columns:
                 kinds["id" if name in ids else _kind_of(frame, name)].append(name)
         if like_ids := [name for name in kinds["number"] if not ids and _is_like_ids(frame, name)]:
             warnings.warn(
-                f"These integers are read as numbers, but look like ids by their names or numbers "
-                f"of values: {like_ids}. Name those that are ids in `ids`",
+                f"These integers are read as numbers, but look like ids by their names or values: "
+                f"{like_ids}. List those that are ids in `ids`",
                 stacklevel=2,
             )
         lists, texts = ({name: (name, size) for name in kinds[k]} for k, size in LENGTHS.items())
@@ -228,8 +230,9 @@ class Columns:
         known, self.rare = _split_rare(counts, min_rows)
         for name in (name for name, values in known.items() if not values):
             raise ValueError(
-                f"{name} must have a value in {min_rows=} rows. Remove the column, or fit Columns "
-                f"with a smaller min_rows. Received: {self.rare[name][:1]} as the most frequent one"
+                f"{name} must have a value that is in {min_rows=} rows. Remove the column, or fit "
+                "Columns with a smaller min_rows. "
+                f"Received: {self.rare[name][:1]} as the most frequent one"
             )
         self.rows = {name: FIRST + len(v) + ceil(len(v) * spare) for name, v in known.items()}
         self.previous = ""
@@ -237,8 +240,8 @@ class Columns:
         sizes = {n: np.abs(np.subtract(ends[n], mean)).max() for n, (mean, *_) in scales.items()}
         if far := [n for n, size in sizes.items() if size > FAR * scales[n][1]]:
             warnings.warn(
-                f"Columns have numbers more than {FAR} deviations from the mean, such as typing "
-                f"errors: {far}. Correct them, or name columns of amounts in `logs`",
+                f"These columns have numbers more than {FAR} deviations from the mean, such as "
+                f"typing errors: {far}. Correct them, or list columns of amounts in `logs`",
                 stacklevel=2,
             )
         shares = np.linspace(0, 1, BINS + 1)
@@ -250,7 +253,7 @@ class Columns:
         return self._set(known, scales, quantiles, missing_shares)
 
     def update(self, frames: Rows, min_rows: int = 5) -> Self:
-        """Return columns in which new values are known, too, and everything else is equal.
+        """Return columns that also know new values, and are otherwise equal.
 
         Known values keep their codes, and numbers their scales, quantiles and limits. New values
         get the next codes, and with them the free rows of tables, whose number `spare` of `fit`
@@ -284,7 +287,7 @@ class Columns:
             rows += len(frame)
             self._count(frame, counts, Counter())
         if not rows:  # such as of an iterator that was read before
-            raise ValueError("frames must have a row. Received: no row")
+            raise ValueError("frames must have at least one row. Received: no row")
         for name, count in counts.items():  # of equal counts, `rare` has new rows first
             count.update(dict(self.rare.get(name, ())))
             for value in count.keys() & self._codes[name].keys():
@@ -294,8 +297,9 @@ class Columns:
         excess = {name: FIRST + len(v) - self.rows[name] for name, v in known.items()}
         if full := {name: n for name, n in excess.items() if n > 0}:
             raise ValueError(
-                "Tables must have a free row for each new value. Train a new model with `spare` of "
-                f"`fit`, or increase min_rows. Received: {min_rows=}, and too many values: {full}"
+                "Tables must have a free row for each new value. Train a new model with a larger "
+                "`spare` in `fit`, or increase min_rows. "
+                f"Received: {min_rows=}, and too many values: {full}"
             )
         updated = copy(self)
         updated.rare, updated.previous = rare, self.digest
@@ -332,8 +336,8 @@ class Columns:
 
         Args:
             rows: A frame, or an iterable of dicts with a value or None for each column.
-            packed: Whether all ids and all numbers are one array each, as a model needs them whose
-                network has `packed=True`.
+            packed: Whether all ids and all numbers are one array each, which a network with
+                `packed=True` needs.
 
         Returns:
             `int32` codes of ids, `(B,)`, and of lists and texts, `(B, length)`, and `float32`
@@ -397,8 +401,8 @@ class Columns:
             shares += [f"{name} ({is_outside.mean():.0%})"] if is_outside.any() else []
         if shares and outside.mean() > MAX_OUTSIDE:
             warnings.warn(
-                f"Numbers are outside of the limits in scales, which are wider than the range in "
-                f"training, in more than {MAX_OUTSIDE:.0%} of the rows: {', '.join(shares)}",
+                f"More than {MAX_OUTSIDE:.0%} of the rows have numbers outside of the limits in "
+                f"scales, which are wider than the range in training: {', '.join(shares)}",
                 stacklevel=3,
             )
         return scaled
@@ -414,12 +418,14 @@ class Columns:
         return names
 
     def refusals(self, rows: Rows) -> list[str]:
-        """Return the reasons to refuse the rows of a request, which `transform` may not read.
+        """Return the reasons to refuse the rows of a request.
+
+        `transform` can read all rows without a reason.
 
         Args:
-            rows: An iterable of dicts. Each must have a value for each column, which is None if it
-                is missing, and not missing if it is `required`. Values must have the types of
-                training, and numbers must lie within the limits in `scales`.
+            rows: An iterable of dicts. Each must have a value for each column: None if it is
+                missing, unless the column is `required`. Values must have the types of training,
+                and numbers must lie within the limits in `scales`.
 
         Returns:
             A text for each wrong value, which begins with its place, such as "rows[0].age".
@@ -483,7 +489,7 @@ class Columns:
             dropout: The dropout rate of the rows of tables.
             number_units: The width of the embedding next to each number; None for the number
                 alone. Or a dict keyed by stream, such as `{"shared": None, "like": 8}`.
-            packed: Whether the inputs are as of `transform(rows, packed=True)`, which is faster
+            packed: Whether the inputs are those of `transform(rows, packed=True)`, which is faster
                 with many columns.
 
         Returns:
@@ -548,8 +554,8 @@ class Columns:
         state = json.loads(Path(file).read_text())
         if lacking := {*ARGUMENTS, *FITTED, *KEPT} - {*state}:
             raise ValueError(
-                f"file must be of Columns of ple_keras 0.7.0 or later. Received: {file} without "
-                f"{sorted(lacking)}"
+                "file must come from Columns.save of ple_keras 0.7.0 or later. "
+                f"Received: {file} without {sorted(lacking)}"
             )
         columns = cls(**{name: state[name] for name in ARGUMENTS})
         vars(columns).update({name: state[name] for name in KEPT})
@@ -597,7 +603,7 @@ class Columns:
         if name in self.texts:
             _check_types(name, values, {str}, "text")
         elif name in self.lists:
-            _check_types(name, values, LISTS, "lists. Split a text, or name its column in `texts`")
+            _check_types(name, values, LISTS, "lists. Split a text, or list its column in `texts`")
             values = [*chain.from_iterable(filter(None, values))]
         first = next((value for value in values if value is not None), None)
         kind = self._kinds.get(table, _type(first))
@@ -644,7 +650,7 @@ def to_rows(rows: Rows) -> Rows:
     is_frame = hasattr(rows, "columns")
     if not (hasattr(rows, "__len__") if is_frame else isinstance(rows, Iterable)):
         raise TypeError(
-            "rows must be a frame of pandas or polars, which is not lazy, or an iterable of dicts. "
+            "rows must be a frame of pandas or polars, not a lazy one, or an iterable of dicts. "
             f"Received: rows={short_repr(rows)}"
         )
     return rows if isinstance(rows, list) or is_frame else [*rows]
@@ -777,7 +783,7 @@ def _new_names(names: Sequence[str]) -> dict[str, str]:
     if wrong := [name for name in names if not isinstance(name, str)]:
         raise ValueError(f"Names of columns must be strings. Rename them. Received: {wrong}")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"A column must be named once. Received: {twice}")
+        raise ValueError(f"Columns must not be named twice. Received: {twice}")
     new: dict[str, str] = {}
     for name in (name for name in names if not VALID_NAME.fullmatch(name)):
         new[name] = free_name(safe_name(name, "column"), {*names, *new.values()})
@@ -826,8 +832,8 @@ def _add_rows(sample: np.ndarray, x: np.ndarray, random: np.random.Generator) ->
 def _scale(name: str, is_log: bool, sample: np.ndarray, low: float, high: float) -> list[float]:
     """Return the mean, the deviation, which is 1 for constants, and the limits of numbers.
 
-    Wrong numbers hardly change the mean and the deviation: these are of a sample that is limited to
-    its quantiles .001 and .999, and so are at least one number at each end.
+    Outliers hardly change the mean and the deviation, which are computed from a sample that is
+    limited to its quantiles 0.001 and 0.999. This limits at least one number at each end.
     """
     if not np.isfinite([low, high]).all():
         found = f"numbers from {low} to {high}" if len(sample) else "no number"

@@ -49,7 +49,7 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
         TypeError: If `model` is not a Keras model, `path` is not a path, or `opset` is not an
             integer.
         ValueError: If the model is of any other kind, its inputs or outputs are nested or do not
-            have different names, an input is text, an output has the name of an input, no output
+            have different names, an input is text, an output has the name of an input, or no output
             reads an input. If the folder of `path` does not exist, or `opset` is below 1.
         ImportError: If a package of the exporter is not installed.
         RuntimeError: If the exporter fails, or the predictions of the file and the model differ.
@@ -108,7 +108,7 @@ def _to_functional(model: keras.Model) -> keras.Model:
         model = keras.Model(model.inputs[0], model.outputs[0])
     if functional_outputs(model) is None:
         raise ValueError(
-            "model must be a Functional or a built Sequential model. Wrap any other one: "
+            "model must be a Functional or a built Sequential model. Wrap any other model: "
             f"keras.Model(inputs, model(inputs)). Received: model={short_repr(model)}"
         )
     return model
@@ -127,7 +127,7 @@ def _named_tensors(model: keras.Model) -> tuple[Tensors, Tensors]:
 
 
 def _by_name(struct: Nested, names: list[str], argument: str) -> Tensors:
-    """Return tensors by name: the keys of a dict, or the given names."""
+    """Return tensors by name: the keys of a dict, or `names`."""
     tensors = struct if isinstance(struct, (list, tuple)) else [struct]
     if isinstance(struct, Mapping):
         names, tensors = list(struct), list(struct.values())

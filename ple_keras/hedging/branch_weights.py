@@ -85,9 +85,9 @@ def find_weights(model: keras.Layer) -> dict[StoppingGroup, list[WeightSlice]]:
     weights.pop(NO_GROUP, None)
     if common:
         warn_user(
-            f"No branch alone has the weights {[*dict.fromkeys(common)]}, so they stay as in the "
-            "last epoch. Pass the layers before the HedgedBlock as its features, of which each "
-            "branch has a copy, or set restore_best_weights=False of FitHedge"
+            f"The weights {[*dict.fromkeys(common)]} do not belong to a single branch, so they "
+            "stay as in the last epoch. Pass the layers before the HedgedBlock as its features, so "
+            "that each branch has a copy, or use FitHedge(restore_best_weights=False)"
         )
     return dict(weights)
 

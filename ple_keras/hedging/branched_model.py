@@ -31,9 +31,9 @@ class Losses(NamedTuple):
     """Mean losses over the labels of all processes.
 
     A relative loss is divided by the loss of a constant prediction, the mean label or the
-    frequencies of classes, both minus the loss of labels as predictions. If labels are no
-    predictions in any form, it is divided by the loss of logits of 0. Tasks without labels or
-    training have none.
+    frequencies of classes, both minus the loss of labels as predictions. If labels can't be
+    predictions, it is divided by the loss of logits of 0. Tasks without labels or training have
+    none.
 
     Attributes:
         by_branch: The loss of each branch.
@@ -101,7 +101,7 @@ class BranchedModel:
         return found
 
     def _factors(self, task: TaskName) -> list[TaskName]:
-        """Return the factors of a product that are no products, or the task itself."""
+        """Return the factors of a product that are not products, or the task itself."""
         of = getattr(self.heads[task], "of", ())
         return [factor for each in of for factor in self._factors(each)] or [task]
 

@@ -55,7 +55,7 @@ class FitHedge(keras.callbacks.Callback):
             `(x, y, sample_weight)` of arrays, or batches of them, as for `fit`. y is a dict of
             labels keyed by task, or an array in a model with one task. Missing labels do not count,
             and a row with a sample weight of 2 counts as two. Training rows would lead to a worse
-            mixture. Batches are read to their end: of an endless iterable, pass
+            mixture. Batches are read to their end. For an endless iterable, pass
             `list(itertools.islice(batches, steps))`.
         batch_size: The number of rows per batch, only for arrays; by default
             `validation_batch_size` of `fit` without `validation_data`, else 1024.
@@ -66,9 +66,9 @@ class FitHedge(keras.callbacks.Callback):
             for all epochs.
 
     Attributes:
-        kept: The weights of the best epochs so far, as numbers and arrays. To continue a killed
-            run with `initial_epoch`, pickle them at the end of each epoch, and assign them to a new
-            FitHedge.
+        kept: The weights of the best epochs so far, as numbers and arrays. To continue an
+            interrupted run with `initial_epoch`, pickle them at the end of each epoch, and assign
+            them to a new FitHedge.
 
     Raises:
         TypeError: If an argument has a type that is not listed above.
@@ -153,7 +153,7 @@ class FitHedge(keras.callbacks.Callback):
             self._set_rows(validation, size, steps)
 
     def prepare(self, model: keras.Model, validation: Nested, fit_arguments: FitArguments) -> None:
-        """Prepare for `fit` of a model before it begins, to find out whether the rows can be read.
+        """Prepare for `fit` of a model, and raise an error if the rows can't be read.
 
         Args:
             model: The model.
@@ -256,7 +256,7 @@ class FitHedge(keras.callbacks.Callback):
         return best
 
     def _find_branches(self) -> BranchedModel:
-        """Return the branches of the model, anew after it was compiled."""
+        """Return the branches of the model, which are found again after `compile`."""
         compiled = self.model, getattr(self.model, "_task_metrics", None)
         if self._branched is None or compiled != self._compiled:
             self._compiled = compiled

@@ -94,12 +94,12 @@ def best_mixture(head: Head, found: LabeledValues, prior: float | np.ndarray) ->
 def _dispersion(head: Head, found: LabeledValues, predictions: Sequence[Tensor]) -> float:
     """Return the ratio of the variance of labels to a power of their mean, in the unit of the loss.
 
-    The loss overstates by this number what the labels show about the mixture.
+    The loss overstates the evidence of the labels on the mixture by this factor.
 
     Args:
         head: The head of counts or amounts.
         found: The labels.
-        predictions: Of equal weights, and of each branch, of which the best one counts.
+        predictions: The mixture with equal weights, and each branch. The best one counts.
     """
     power: Any = variance_power(head)
     mean = head.mean if isinstance(head, PositiveHead) and head.standardize else None
@@ -123,8 +123,8 @@ def minimize_on_simplex(
     """Return the weights, above 0 and with a sum of 1, that minimize a convex function.
 
     For two weights at a time, it searches their shares of their sum on increasingly fine grids of
-    the logit, and then along the change of all weights. Gradients are no alternative, since losses
-    of saturated predictions are flat.
+    the logit, and then along the change of all weights. It uses no gradients, since losses of
+    saturated predictions are flat.
 
     Args:
         function: A function of candidates, `(candidates, size)`. It returns a value for each,

@@ -79,7 +79,7 @@ def check_inputs(
         raise TypeError(f"columns must be a Columns. Received: columns={short_repr(columns)}")
     if columns and columns_digest(model) not in ("", columns.digest):
         received = f"Received: {columns.digest=}, and {columns_digest(model)!r} in the model"
-        raise ValueError(f"columns must be the columns of the model, with its digest. {received}")
+        raise ValueError(f"columns must have the digest of the model's columns. {received}")
     check_adapted(find_heads(model))
     warnings: dict[str, str] = {}
     batches = first_batches(x, steps, "x") if is_dataset(x) else Batches(x, default=None)
@@ -220,8 +220,8 @@ def _check_finite(outputs: list[np.ndarray], numbers: Arrays, rows: np.ndarray) 
                 for index in np.argwhere(~np.isfinite(array[row]))
             ]
             raise ValueError(
-                "x must have values whose predictions are finite, unlike those of row "
-                f"{rows[row]}. Received: {', '.join(wrong[:MAX_SHOWN]) or 'finite numbers'}"
+                f"The predictions of x must be finite, but those of row {rows[row]} are not. "
+                f"Received: {', '.join(wrong[:MAX_SHOWN]) or 'finite numbers'}"
             )
 
 

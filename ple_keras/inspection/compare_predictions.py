@@ -77,10 +77,10 @@ def compare_predictions(
 ) -> Comparison:
     """Return how much better predictions are than others on the same rows, with intervals.
 
-    The rows must be new to all models, to their stops, their mixtures and their settings, and like
-    those on which the models will be used. Then at most 5% of test sets have a false "better" or
-    "not worse", even with rare positives and heavy-tailed amounts, in simulations with test sets
-    of 200 to 5,000 rows (see `docs/recipes/boosting.md`).
+    The rows must be like those on which the models will be used. Nothing may have been chosen with
+    them: no training, stop, mixture or settings of a model. In simulations with test sets of 200 to
+    5,000 rows, at most 5% of them then had a false "better" or "not worse", even with rare
+    positives and heavy-tailed amounts (see `docs/recipes/boosting.md`).
 
         g = 1 - sum_k a_k / sum_k b_k
         e_k = (1 - g) b_k - a_k
@@ -97,16 +97,15 @@ def compare_predictions(
 
     There is no interval if few groups decide: if there are fewer than 150 groups, if fewer than ten
     have a label other than the most frequent one, or if the square of sum_k e_k^2 is below ten
-    times sum_k e_k^4. Of test sets with fewer than 150 groups, more than 5% lack all groups of a
+    times sum_k e_k^4. More than 5% of test sets with fewer than 150 groups lack all groups of a
     kind that is 2% of all.
 
     Args:
         y: `{task: labels}`, each `(B,)` or `(B, 1)`, with NaN for missing ones: 0 and 1 for
             "binary", indices for "multiclass". Frames of pandas and polars are dicts of columns.
-        predictions: `{name: {task: array}}` of at least two names. The first
-            name has a gain over each other. Arrays are `(B,)` or `(B, 1)`; for classes,
-            probabilities `(B, classes)`. Rows with NaN in one of two predictions are left out of
-            their pair.
+        predictions: `{name: {task: array}}` of at least two names. The first name is compared with
+            each other one. Arrays are `(B,)` or `(B, 1)`; for classes, probabilities
+            `(B, classes)`. Rows with NaN in one of two predictions are left out of their pair.
         losses: `{task: loss}`: "binary" (log loss), "regression" (squared error), "count" and
             "amount" (half of the deviance of a Poisson distribution, or of a Tweedie distribution
             with power 1.5), "multiclass" (log loss), or a function that returns the loss of each
@@ -152,7 +151,7 @@ def compare_predictions(
             y_known, members = labels[is_known], np.unique(ids[is_known], return_inverse=True)[1]
             if not members.any():  # at most one group
                 raise ValueError(
-                    "y must have two rows and two groups with a label and both predictions of "
+                    "y must have at least two rows, of two groups, with a label and predictions of "
                     f"{first!r} and {name!r} for {task!r}. Received: rows={len(y_known)}"
                 )
             a, b = (_possible_losses(loss, y_known, each[is_known], task) for each in (new, old))
@@ -190,7 +189,7 @@ def read_by_task(
             arrays.append(array[:, 0] if array.shape[1:] == (1,) else array)
             if len(array) != len(arrays[0]):
                 raise ValueError(
-                    f"{where} must have {len(arrays[0])} rows, as the arrays before it. "
+                    f"{where} must have {len(arrays[0])} rows, like the arrays before it. "
                     f"Received: {where}.shape={array.shape}"
                 )
     return found

@@ -25,7 +25,7 @@ def gate_weights(
 
     The model runs as in `predict`: without dropout and gate dropout. Gate statistics do not change
     and need not be enabled. Masked positions are included. If several processes train one model,
-    each can call this function with its own `x`. Of a block that runs twice, the first run counts.
+    each can call this function with its own `x`. If a block runs twice, the first run counts.
 
     Args:
         model: A built model that contains PLEBlocks, MMoEBlocks or CGCBlocks at any depth, except
@@ -89,7 +89,7 @@ def _observe_levels(
 
 @dataclass(frozen=True)
 class GateUse:
-    """Weights of a gate over the examples; NaN if the weights of any example are.
+    """Weights of a gate over the examples; NaN if a weight of any example is NaN.
 
     Attributes:
         mean: The mean weight of each expert.
@@ -138,7 +138,7 @@ class GateReport(Report):
 
 
 def gate_report(model: keras.Layer, x: Nested, batch_size: int | None = None) -> GateReport:
-    """Report the mean weights of a model's gates on given examples.
+    """Report the mean weights of a model's gates over examples.
 
     For tasks, use `task_report`. In sequences, each unmasked position counts as an example. If
     several processes train one model, the report covers the examples passed in this process.

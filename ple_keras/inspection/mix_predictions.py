@@ -76,8 +76,8 @@ def mix_predictions(
     `FitHedge` fits the weights of branches in the same way, with the same sums for squared errors
     and overdispersed counts. Without labels, the weights of a task are equal.
 
-    The rows must be new to all models: not in their training, and not in their stops. A model that
-    has seen the rows looks better than it is, and gets too much weight.
+    The rows must be new to all models: neither their training nor their stops may have used them. A
+    model that has seen the rows looks better than it is, and gets too much weight.
 
     Args:
         y: `{task: labels}`, each `(B,)` or `(B, 1)`, with NaN for missing ones (see

@@ -35,7 +35,7 @@ class TaskFigures:
     means are over all of them, and deviations are the largest one.
 
     Attributes:
-        labels: The number of labeled examples with a finite prediction; 0 if no labels were given.
+        labels: The number of labeled examples with a finite prediction; 0 without labels.
             In rankings, examples are lists.
         label_share: The share of labeled examples.
         label_mean: The mean label; for a binary task, the share of positives. NaN for classes.
@@ -161,7 +161,7 @@ def metric_text(task: TaskFigures) -> str:
 
 
 def _is_rate(head: Head) -> bool:
-    """Return whether predictions are to have the sum of the labels."""
+    """Return whether the sum of the predictions should be that of the labels."""
     return isinstance(head, ProbabilityHead) or variance_power(head) is not None
 
 

@@ -118,9 +118,10 @@ def task_report(
             Tasks without a loss can be omitted.
         batch_size: The number of examples per batch, only for arrays; None for 1024.
         groups: With `new_rows`, the group of each example, as for `compare_predictions`.
-        new_rows: Whether the rows are new to the model, to its stop and to its mixtures, and like
-            the rows that it will predict. The report then has the gains of each hedged task over
-            its branches, with paired 95% intervals. Sequences and rankings have none.
+        new_rows: Whether the rows are like those that the model will predict, and neither its
+            training nor its stop nor its mixtures used them. The report then has the gains of each
+            hedged task over its branches, with paired 95% intervals. Sequences and rankings have
+            none.
 
     Returns:
         A TaskReport: print it, or use `tasks`, `loss_weights`, `branches`, `gains`, `warnings` and
@@ -146,7 +147,9 @@ def task_report(
     """
     check_model(model)
     if not check_bool(new_rows, "new_rows") and groups is not None:
-        raise ValueError(f"groups need new_rows=True. Received: groups={short_repr(groups)}")
+        raise ValueError(
+            f"groups must be None without new_rows=True. Received: groups={short_repr(groups)}"
+        )
     heads, trained, hedged = find_heads(model), trained_heads(model), hedged_heads(model)
     observed = ObservingModel(model, partial(_branch_predictions, heads))
     found: dict[str, list[list[np.ndarray]]] = {}  # labels, predictions, predictions of branches

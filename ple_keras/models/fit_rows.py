@@ -54,7 +54,7 @@ def fit_data(fit_arguments: FitArguments) -> tuple[tuple[Nested, Nested], Nested
 
 
 def adapt_heads(heads: TaskHeads, y: Nested, sample_weight: Nested, steps: int | None) -> None:
-    """Adapt standardized heads that nobody has adapted, if `y` can be read twice.
+    """Adapt standardized heads that are not adapted yet, if `y` can be read twice.
 
     Args:
         heads: The heads.

@@ -76,7 +76,7 @@ class MultiTaskTraining(Mixin):
         super().__init_subclass__(**kwargs)
         if cls.compile is keras.Model.compile or (cls._is_functional and "call" in vars(cls)):
             raise TypeError(
-                "A subclass of MultiTaskModel is functional. With call, write "
+                "A subclass of MultiTaskModel is functional, without a call. Write "
                 f"{cls.__name__}(MultiTaskTraining, keras.Model). Received: bases={cls.__bases__}"
             )
 
@@ -130,12 +130,12 @@ class MultiTaskTraining(Mixin):
         found = {type(x).__name__ for x in each if isinstance(x, SHAPE_OPTIMIZERS)}
         if found and find_layers(self, StackedExperts):
             warn_user(
-                "Muon, Lamb and Adafactor treat the stacked kernels of experts as one array: pass "
+                "Muon, Lamb and Adafactor treat the stacked kernels of experts as one array. Pass "
                 f"stack_experts=False to the blocks. Received: optimizer={' and '.join(found)}"
             )
 
     def get_compile_config(self) -> Config | None:
-        """Return the arguments of `compile`, as configs of JSON."""
+        """Return the arguments of `compile`, ready for JSON."""
         config: Config | None = super().get_compile_config()
         return config and {**config, "trace": self._trace, "hedge": self._hedges}
 
@@ -150,16 +150,16 @@ class MultiTaskTraining(Mixin):
             self.optimizer.build(self.trainable_variables)
 
     def fit(self, x: Nested = None, y: Nested = None, *args: Any, **kwargs: Any) -> Any:
-        """Train the model, as `keras.Model.fit`.
+        """Train the model, like `keras.Model.fit`.
 
-        Standardized heads without a mean are adapted to the labels, as by `TaskHeads.adapt`. Of a
-        dataset, this reads an epoch. A generator can't be read twice.
+        Standardized heads without a mean are adapted to the labels, as by `TaskHeads.adapt`. This
+        reads a dataset for one epoch. A generator can't be read twice.
 
-        Given validation data, `fit` of a model with a HedgedBlock adds `FitHedge()` as the last
-        callback, unless there is one: it fits the mixtures on these rows in every epoch, even if
-        `validation_freq` is above 1, and ends with the best epoch of each branch. With
+        With validation data, `fit` of a model with a HedgedBlock adds `FitHedge()` as the last
+        callback, unless there is one. It fits the mixtures on these rows in every epoch, even if
+        `validation_freq` is above 1, and restores the best epoch of each branch at the end. With
         `validation_steps`, the rows are the first batches. With `epochs=0`, `fit` only fits the
-        mixtures. Each call begins with the weights that the call before kept, and can keep them
+        mixtures. Each call begins with the weights that the previous call kept, and can keep them
         again.
 
         Args:
@@ -179,8 +179,8 @@ class MultiTaskTraining(Mixin):
                 restores weights comes after a FitHedge.
 
         Warns:
-            UserWarning: Before the first step, if the model has a HedgedBlock, but its mixtures
-                can't be fitted. Once after `compile`.
+            UserWarning: Before the first step, once after `compile`, if the model has a
+                HedgedBlock, but its mixtures can't be fitted.
         """
         for name, arrays in {"x": x, "y": y}.items():
             for key, array in arrays.items() if hasattr(arrays, "items") else ():
@@ -235,9 +235,9 @@ class MultiTaskTraining(Mixin):
             hedge.prepare(self, validation, fit_arguments)
         except (TypeError, ValueError) as error:
             self._warn_once(
-                "fit leaves the mixtures of the HedgedBlock as they are, and keeps the last epoch, "
-                f"not the best: {error} Rows that the model does not train on fit them, also by "
-                "fit_hedge after fit. compile(hedge=False) turns this off."
+                "fit does not fit the mixtures of the HedgedBlock, and keeps the last epoch, not "
+                f"the best: {error} Pass validation_data, or call fit_hedge on held-out rows after "
+                "fit. compile(hedge=False) turns this warning off."
             )
             return None
         return hedge
@@ -249,7 +249,7 @@ class MultiTaskTraining(Mixin):
             warn_user(message)
 
     def evaluate(self, x: Nested = None, y: Nested = None, *args: Any, **kwargs: Any) -> Any:
-        """Return the loss and the metrics, as `keras.Model.evaluate`.
+        """Return the loss and the metrics, like `keras.Model.evaluate`.
 
         Args:
             x: As for `fit`.
@@ -268,7 +268,7 @@ class MultiTaskTraining(Mixin):
         return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x: Nested, *args: object, **kwargs: object) -> Nested:
-        """Return the predictions as arrays, as `keras.Model.predict`.
+        """Return the predictions as arrays, like `keras.Model.predict`.
 
         Args:
             x: The features, or batches.

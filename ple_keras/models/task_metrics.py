@@ -66,7 +66,7 @@ class TaskMetrics:
     Attributes:
         heads: The heads.
         all: All metrics.
-        built: Whether they have been updated, if only with symbolic tensors.
+        built: Whether they have been updated, even if only with symbolic tensors.
 
     Raises:
         TypeError: If a metric can't be copied.

@@ -38,9 +38,9 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         s_r <- s_r + g_r^2
         x_r <- x_r - η g_r / sqrt(s_r + 100 m)
 
-    So a row starts as if batches had read it 100 times. With few examples, it takes small steps and
-    does not memorize labels. This depends neither on the batch size nor on the unit of the loss.
-    The table of a network of `Columns` has a mean for the rows of each column.
+    A row thus starts as if batches had read it 100 times. With few examples, it takes small steps
+    and does not memorize labels. This depends neither on the batch size nor on the unit of the
+    loss. The table of a network of `Columns` has a mean for the rows of each column.
 
     A row without a gradient does not change, and neither does a row whose gradient is NaN, infinite
     or above 1e15: m and later steps do not depend on this gradient. With `clipnorm` or
@@ -94,7 +94,8 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         for argument in REFUSED:
             if kwargs.get(argument):
                 raise ValueError(
-                    f"SparseAdagrad has no {argument}. Received: {argument}={kwargs[argument]!r}"
+                    f"SparseAdagrad does not support {argument}. "
+                    f"Received: {argument}={kwargs[argument]!r}"
                 )
         if initial_accumulator_value is not None:  # 0 would cause a division by 0
             check_number(initial_accumulator_value, "initial_accumulator_value", above=0)

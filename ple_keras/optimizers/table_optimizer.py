@@ -88,14 +88,14 @@ class OptimizerByTable:
 
 
 def _check_optimizer(optimizer: str | keras.Optimizer, argument: str) -> keras.Optimizer:
-    """Return an optimizer, if MultiOptimizer supports it. Keras refuses nested ones in `build`."""
+    """Return an optimizer if MultiOptimizer supports it. Keras refuses nested ones in `build`."""
     identifier: Any = optimizer
     if isinstance(optimizer, str):  # without the number that Keras would add to the name
         identifier = {"class_name": optimizer, "config": {"name": optimizer.lower()}}
     found = check_known(keras.optimizers.get, identifier, argument)
     if found is None or found.gradient_accumulation_steps:
         raise ValueError(
-            f"{argument} must be an optimizer or a name, and not accumulate gradients. "
+            f"{argument} must be an optimizer or a name, and must not accumulate gradients. "
             f"Received: {argument}={optimizer!r}"
         )
     return found

@@ -20,14 +20,15 @@ UNTRACEABLE = ("torch/utils/checkpoint.py", "keras/src/utils/torch_utils.py")
 
 @contextmanager
 def find_unknown_code() -> Iterator[dict[object, str | None]]:
-    """Find the code of users that this thread runs, and draws of Python's random numbers.
+    """Find user code that runs in this thread, and uses of Python's random numbers.
 
     A profile sees every call of a Python function, and calls of functions in C, except in
     NumPy's generators, which no library calls in a step.
 
     Yields:
-        A dict, which has the findings at the end: code objects of users with their file and line,
-        and with None code of libraries that can't be traced, and `random.Random`.
+        A dict that contains the findings at the end. The keys are code objects of users, with
+        their file and line, and with None: code of libraries that can't be traced, and
+        `random.Random`.
     """
     calls: dict[CodeType, Mapping[str, object]] = {}
     found: dict[object, str | None] = {}
@@ -55,7 +56,7 @@ def _is_known(file: str, names: Mapping[str, object]) -> bool:
 
     Args:
         file: The file of the code.
-        names: The globals of the code. They tell it if it has no file, such as "<string>".
+        names: The globals of the code. They show the library of code without a file ("<string>").
     """
     if not file.startswith("<"):
         return is_known_file(file)

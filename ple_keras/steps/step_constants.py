@@ -20,7 +20,7 @@ NEVER_CHANGED = (type, keras.Initializer, keras.DTypePolicy)  # but replaced as 
 class StepConstants:
     """The variables of a step, and the attributes of layers, metrics, losses and optimizers.
 
-    A graph is right until one of them changes. They belong to classes of Keras and of this package.
+    A graph is valid until one of them changes. They belong to classes of Keras and of this package.
     Steps with code of users, which can read anything, have a graph only on demand.
 
     Args:
@@ -61,7 +61,7 @@ class StepConstants:
         self._read, self._methods = self._read_attributes(), self._replaced_methods()
 
     def have_same_variables(self) -> bool:
-        """Return whether the step has the same variables, tensors and optimizer, which is fast."""
+        """Return whether the step has the same variables, tensors and optimizer. This is fast."""
         return (
             (not self.optimizers or self._traced.optimizer is self.optimizers[0])
             and _are_identical(chain.from_iterable(self._lists), self._items)
@@ -86,7 +86,7 @@ class StepConstants:
         return [*chain.from_iterable(attributes.values() for attributes in self._attributes)]
 
     def _replaced_methods(self) -> list[object]:
-        """Return the methods that were assigned to a model, instead of its class's methods."""
+        """Return the methods that were assigned to a model and replace those of its class."""
         own = [(type(model), *item) for model in self._models for item in vars(model).items()]
         return [value for cls, name, value in own if callable(getattr(cls, name, None))]
 

@@ -6,7 +6,7 @@ import keras
 
 
 def trace_function(model: keras.Model, kind: str) -> Any:
-    """Replace the "train", "test" or "predict" function of a model by a traced one, on PyTorch."""
+    """Replace the "train", "test" or "predict" function of a model with a traced one on PyTorch."""
     function, trace = f"{kind}_function", getattr(model, "_trace", "auto")
     if keras.backend.backend() == "torch" and trace is not False and not model.run_eagerly:
         from ple_keras.steps.traced_step import TracedStep

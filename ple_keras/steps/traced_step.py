@@ -50,7 +50,7 @@ class UntraceableError(Exception):
 
 
 class Graphs:
-    """The graphs of a step that are right as long as its constants do not change.
+    """The graphs of a step that are valid as long as its constants do not change.
 
     Attributes:
         constants: The constants.
@@ -162,14 +162,14 @@ class TracedStep:
             if files:
                 self._warn(
                     "run eagerly on PyTorch, which takes longer, since their code could do "
-                    "something else in each step. With compile(trace=True), it runs once for each "
-                    "shape of a batch, and trace=False turns this warning off. "
+                    "something else in each step. With compile(trace=True), this code runs once "
+                    "for each shape of a batch. compile(trace=False) turns this warning off. "
                     f"Received: trace='auto' and the code of {', '.join(files[:3])}"
                 )
         return results
 
     def _warn(self, message: str) -> None:
-        """Warn once for a model; not for models around it, such as a report's."""
+        """Warn once for a model, but not for wrappers of it, such as that of a report."""
         if getattr(self._traced, "_warns_of_eager_steps", False):
             self._traced._warns_of_eager_steps = False
             warn_user(f"Steps of {self._traced.name!r} {message}")
@@ -251,7 +251,7 @@ class TracedStep:
 
 
 def _describe(error: BaseException) -> str:
-    """Return the first line of an error, without what Keras adds, and the line of a user's code."""
+    """Return the first line of an error, without Keras's additions, and the line of user code."""
     error = first_error(error)
     frames = [f for f in extract_tb(error.__traceback__) if not is_known_file(f.filename)]
     where = "".join(f" ({frame.filename}:{frame.lineno})" for frame in frames[-1:])
@@ -364,7 +364,7 @@ def to_function(
     """Return a function that runs recorded operations, and holds nothing but their constants.
 
     The function of an operation, `_op`, takes a third less time than the object around it, by which
-    a module calls it. So the code of the module is rewritten. PyTorch 2.13.
+    a module calls it. Therefore, the code of the module is rewritten. PyTorch 2.13.
     """
     module.graph.set_codegen(torch.fx.graph.CodeGen())
     code = module.graph.python_code("self")

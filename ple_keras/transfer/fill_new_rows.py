@@ -1,4 +1,4 @@
-"""Start of the table rows of new values in a trained model."""
+"""The first values of table rows of new values in a trained model."""
 
 from collections.abc import Iterator
 
@@ -13,12 +13,12 @@ from ple_keras.layers.template import StreamTemplates
 
 
 def fill_new_rows(model: keras.Model, columns: Columns, updated: Columns) -> None:
-    """Give the new values of updated columns the rows of unknown values in a trained model.
+    """Copy the row of unknown values to the rows of new values in the tables of a trained model.
 
     All tables of the model are changed, even in the branches of a HedgedBlock and in streams.
-    No prediction changes, for known and for new values, until the model is trained on rows that
-    `updated` has encoded. The state of the optimizer is kept. The model then has the digest of
-    `updated`, as have its files and clones.
+    Predictions for known and for new values do not change until the model is trained on rows that
+    `updated` has encoded. The state of the optimizer is kept. The model, its files and its clones
+    then have the digest of `updated`.
 
     Args:
         model: The model, compiled or not, changed in place.

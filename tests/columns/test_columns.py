@@ -60,7 +60,7 @@ def test_numbers_are_scaled_and_have_quantiles(columns, frame):
     np.testing.assert_allclose(price, (values - mean) / deviation, rtol=1e-6)
     for large in (1e30, 1e300):  # finite in float32
         scaled = (large - mean) / deviation
-        with pytest.warns(UserWarning, match=r"1% of the rows: price \(100%\)"):
+        with pytest.warns(UserWarning, match=r"1% of the rows have numbers .*: price \(100%\)"):
             x = columns.transform(frame.assign(price=large))["price"]
         np.testing.assert_allclose(x, min(scaled, np.finfo("float32").max), rtol=1e-6)
     logs = np.log10([1, 10, np.nan, 100, 1000, 10])
@@ -95,7 +95,9 @@ def test_quantiles_of_a_stream_are_those_of_a_sample(monkeypatch):
 
 
 def test_rows_without_required_values_or_with_numbers_far_from_training_are_refused(columns):
-    with pytest.raises(ValueError, match=r"required must name columns. Received: required=\['x'\]"):
+    with pytest.raises(
+        ValueError, match=r"required must be names of columns. Received: required=\['x'\]"
+    ):
         Columns(["user"], required=["user", "x"])
     row = columns.example()
     assert columns.refusals([row, row | {"age": None, "votes": 0, "price": 11}]) == []
@@ -155,7 +157,11 @@ def test_batches_give_the_encoding_of_all_rows_and_the_same_file(columns, frame,
 @pytest.mark.parametrize(
     ("changes", "error", "reason"),
     [
-        ({"item": [*"uvwxyz"], "history": None}, ValueError, "item must have a value in .*rows=2"),
+        (
+            {"item": [*"uvwxyz"], "history": None},
+            ValueError,
+            "item must have a value that is in .*rows=2",
+        ),
         ({"history": [[1]] * 6}, TypeError, "history must contain only strings. .* history=1"),
         ({"age": np.nan}, ValueError, "age must .* finite numbers"),
         ({"genres": "new"}, TypeError, "genres .*lists.* `texts`. Received: genres='new'"),
@@ -220,7 +226,7 @@ def test_names_of_columns_that_no_model_can_have_are_refused(name):
 @pytest.mark.parametrize(
     ("arguments", "error", "reason"),
     [
-        ({"ids": ["user"], "logs": ["user"]}, ValueError, r"named once. Received: \['user'\]"),
+        ({"ids": ["user"], "logs": ["user"]}, ValueError, r"named twice. Received: \['user'\]"),
         ({"ids": "user"}, TypeError, "ids must be a list of names. Received: ids='user'"),
         ({"required": "user"}, TypeError, "required must be a list of names"),
         ({"lists": {"tags": "tags"}}, ValueError, "lists must be {name: .* lists"),
@@ -252,7 +258,9 @@ def test_a_file_of_a_later_version_has_the_same_codes(columns, frame, tmp_path):
     del parts["rows"]
     for wrong in ([], {}, parts):
         file.write_text(json.dumps(wrong))
-        with pytest.raises(ValueError, match=r"must be of Columns of ple_keras 0.7.0 .*'rows'"):
+        with pytest.raises(
+            ValueError, match=r"must come from Columns.save of ple_keras 0.7.0 .*'rows'"
+        ):
             Columns.load(file)
 
 

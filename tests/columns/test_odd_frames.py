@@ -132,7 +132,7 @@ def test_odd_rows_and_names():
     for empty in (frame[:0], []):
         assert {name: len(x) for name, x in columns.transform(empty).items()} == {"x": 0, "y": 0}
     for few in (frame[:0], frame[:1], []):
-        with pytest.raises(ValueError, match=r"x must have a value in min_rows=5 rows"):
+        with pytest.raises(ValueError, match=r"x must have a value that is in min_rows=5 rows"):
             Columns(["x"]).fit(few)
     with pytest.raises(ValueError, match=r"y must contain finite numbers. Received: no number"):
         Columns(numbers=["y"]).fit(frame[:0])

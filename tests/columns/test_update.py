@@ -68,8 +68,8 @@ def test_values_are_counted_from_the_fit_on(columns, frame, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("change", "error", "reason"),
     [
-        (lambda day: day[:0], ValueError, "frames must have a row"),
-        (lambda day: iter([]), ValueError, "frames must have a row"),
+        (lambda day: day[:0], ValueError, "frames must have at least one row"),
+        (lambda day: iter([]), ValueError, "frames must have at least one row"),
         (lambda day: day.drop(columns="genres"), ValueError, "must have the column 'genres' once"),
         (lambda day: day.assign(history=[[1]] * 6), TypeError, "history must contain only strings"),
     ],

@@ -131,7 +131,7 @@ def test_numbers_that_the_model_replaces_may_be_nan():
 def test_finite_values_with_an_infinite_prediction_are_shown():
     inputs = keras.Input((2,))
     model = keras.Model(inputs, keras.ops.exp(inputs))
-    with pytest.raises(ValueError, match=r"of row 2\. Received: finite numbers$"):
+    with pytest.raises(ValueError, match=r"of row 2 are not\. Received: finite numbers$"):
         pk.check_inputs(model, np.array([[1, 1], [1, 1], [1, 400.0]]))
 
 
@@ -149,7 +149,7 @@ X = features()
 REFUSED = {
     "nan": (
         with_value("numbers", (1403, 1), np.nan),
-        r"finite.* row 1403\. .*: x\['numbers'\]\[1403, 1\]=nan$",
+        r"finite.* row 1403 are not\. .*: x\['numbers'\]\[1403, 1\]=nan$",
     ),
     "id": (with_value("city", 1401, 10), r"from 0 to 9 .*'city_table'\. .*x\['city'\]\[1401\]=10$"),
     "strings": (

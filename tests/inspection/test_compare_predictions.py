@@ -128,7 +128,7 @@ def test_few_statements_are_false_if_a_test_set_lacks_rare_groups(count):
 
 GOOD = {"y": {"t": Y}, "predictions": {"a": {"t": A}, "b": {"t": B}}, "losses": {"t": "regression"}}
 OTHER = {
-    "length": (B[1:], r"predictions\['b'\]\['t'\] must have 480 rows, as the arrays before it"),
+    "length": (B[1:], r"predictions\['b'\]\['t'\] must have 480 rows, like the arrays before it"),
     "text": (["x"] * ROWS, TypeError, r"predictions\['b'\]\['t'\] must contain numbers"),
     "shape": (np.ones((ROWS, 2)), r"predictions \(480, 2\) from 1 to 1"),
     "infinite": (np.full(ROWS, np.inf), "a finite number of at least 0 for each row"),
@@ -145,7 +145,7 @@ ARGUMENTS = {
     "value": ({"losses": {"t": "count"}}, r"allows the labels and predictions.* from -\d"),
     "mean": ({"losses": {"t": lambda y, p: np.mean(y - p)}}, "of at least 0 for each row"),
     "one_row": ({"y": {"t": np.where(np.arange(ROWS), NAN, 1)}}, r"two rows.*rows=1"),
-    "one_group": ({"groups": ["x"] * ROWS}, r"two groups with a label and both.*rows=480"),
+    "one_group": ({"groups": ["x"] * ROWS}, r"two groups, with a label and predictions.*rows=480"),
     "no_group": ({"groups": np.full(ROWS, NAN)}, TypeError, "groups must be integers or strings"),
     "few_groups": ({"groups": [1, 2]}, r"groups must have the shape \(480,\)"),
 }

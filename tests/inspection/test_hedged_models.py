@@ -74,7 +74,7 @@ def test_new_rows_have_the_gains_over_branches():
     report = pk.task_report(model, X, y, groups=np.arange(64) // 8, new_rows=True)
     assert [*report.gains] == [task for task in NUMBERS if task != "like"]
     (warning,) = (text for text in report.warnings if "no gains" in text)
-    assert warning.startswith("like: it has no gains. y must have two rows and two groups")
+    assert warning.startswith("like: it has no gains. y must have at least two rows, of two groups")
     for task, losses in {"time": "rmse", "visits": "deviance", "kind": "loss"}.items():
         mixed, own = report.tasks[task], report.branches[task]["own"].figures
         scale = {"rmse": lambda x: x**2, "deviance": lambda x: x / 2}.get(losses, float)

@@ -119,7 +119,11 @@ test_models_that_lack_requirements_are_refused = all_refused(call, MODELS)
 
 
 OPTIONS = {
-    "groups": ({"groups": np.arange(12)}, ValueError, r"groups need new_rows=True.*groups=ndarray"),
+    "groups": (
+        {"groups": np.arange(12)},
+        ValueError,
+        r"groups must be None without new_rows=True.*groups=ndarray",
+    ),
     "rows": ({"groups": [1, 2], "new_rows": True}, ValueError, r"the shape \(12,\)"),
     "flag": ({"new_rows": 1}, TypeError, r"new_rows must be True or False"),
 }

@@ -583,7 +583,7 @@ def test_frames_of_polars_give_frames_of_polars():
     frame = polars.DataFrame({name: objects[name].tolist() for name in objects})
     with pytest.raises(TypeError, match="frame must be a frame of pandas or polars"):
         new_model().fit(frame.lazy())
-    with pytest.raises(TypeError, match=r"rows must be a frame .* which is not lazy"):
+    with pytest.raises(TypeError, match=r"rows must be a frame .* not a lazy one"):
         new_model().predict(frame.lazy())
     names = ["May", "April", "June"]  # in an order of their own
     months = {"month": polars.Series(names * 2, dtype=polars.Enum(names))}
