@@ -47,10 +47,16 @@ def build(tasks, levels, num_codes):
     return model
 
 
+def print_epoch(epoch, logs):
+    losses = (f"{key} {value:.4f}" for key, value in logs.items() if key.endswith("loss"))
+    print(f"epoch {epoch + 1}: {', '.join(losses)}", flush=True)
+
+
 def fit(model, tasks, rows, epochs):
     x, y = rows
     labels = {task: y[task] for task in tasks}
-    model.fit(x, labels, batch_size=1024, epochs=epochs, verbose=2)
+    callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=print_epoch)]
+    model.fit(x, labels, batch_size=1024, epochs=epochs, callbacks=callbacks, verbose=0)
 
 
 def score(model, tasks, rows):

@@ -48,6 +48,10 @@ def make_data():
     return x, {"click": click, "rating": rating}
 
 
+def print_epoch(epoch, logs):
+    print(f"epoch {epoch + 1}: AUC {logs['val_click_auc']:.3f}, RMSE {logs['val_rating_rmse']:.3f}")
+
+
 def main():
     keras.utils.set_random_seed(0)
     heads = pk.TaskHeads([pk.BinaryHead("click", tower=[16]), RatingHead("rating", tower=[16])])
@@ -58,7 +62,9 @@ def main():
     model.compile("adam", trace=True)  # PyTorch traces code of users only on demand
 
     x, y = make_data()
-    model.fit(x, y, batch_size=256, epochs=3, validation_split=0.2, verbose=2)
+    callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=print_epoch)]
+    options = {"epochs": 3, "validation_split": 0.2, "callbacks": callbacks, "verbose": 0}
+    model.fit(x, y, batch_size=256, **options)
 
     level = next(iter(ple))
     print(f"\n{level.expert_names[0]} of the first level: {level.get_expert('click/expert_0')}")
