@@ -101,6 +101,10 @@ PARTS = {
         "ple_keras.inspection.task_figures.TaskFigures",
         "ple_keras.inspection.task_report.BranchUse",
     ],
+    "TabularModel": [
+        "ple_keras.tabular.importance.ImportanceReport",
+        "ple_keras.tabular.importance.Importance",
+    ],
     "transfer_weights": ["ple_keras.transfer.transfer_weights.Transfer"],
 }
 # Pictures that functions draw, by path below docs/.

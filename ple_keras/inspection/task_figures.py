@@ -123,34 +123,61 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray) -> Tas
         safe = np.where(np.isnan(p), SAFE_PREDICTION, p).astype("float32")
         loss = batch_loss(head, y.astype("float32"), safe, None)
         figures["loss"] = float(loss.total / loss.count)
-    y, p, errors = y[is_labeled], p[is_labeled], np.array([math.nan])
+    y, p = y[is_labeled], p[is_labeled]
+    errors = relative_losses(head, p, y)
     figures["label_mean"], figures["label_deviation"] = _mean_and_deviation(y, is_list)
     if isinstance(head, ProbabilityHead):
-        complement = np.maximum(1 - p, MIN_COMPLEMENT)
-        errors = _crossentropies(np.hstack([1 - y, y]), np.hstack([complement, p]))
         if np.isin(y, (0, 1)).all() and 0 < y.mean() < 1:
             figures["auc"] = grouped_auc(y[:, 0], p[:, 0], np.zeros(count, int))
     elif isinstance(head, MulticlassHead):
         if y.shape[-1] == 1:  # class indices
             y = np.eye(p.shape[-1])[y[:, 0].astype(int)]
-        errors = _crossentropies(y, p)
         figures["label_mean"], figures["label_deviation"] = math.nan, float(y.std(axis=0).max())
         figures["accuracy"] = float((y.argmax(axis=-1) == p.argmax(axis=-1)).mean())
     elif y.shape == p.shape and not is_list:
-        numbers = np.ma.masked_invalid(y)
         if (power := variance_power(head)) is not None:
-            losses = half_deviances(numbers, p, power)
-            baseline = half_deviances(numbers, numbers.mean(axis=0), power).mean(axis=0)
-            figures["deviance"] = 2 * float(losses.mean())
+            figures["deviance"] = 2 * float(np.nanmean(half_deviances(y, p, power)))
         else:
-            losses, baseline = (numbers - p) ** 2, numbers.var(axis=0)
-            figures["rmse"] = float(np.sqrt(losses.mean()))
-        errors = (losses / baseline).mean(axis=-1).filled(math.nan)
+            figures["rmse"] = float(np.sqrt(np.nanmean((y - p) ** 2)))
     if _is_rate(head) and (total := np.nansum(y)):
         figures["calibration"] = float(p[~np.isnan(y)].sum() / total)
     figures["relative_error"] = float(errors.mean())
     figures["relative_error_deviation"] = float(errors.std() / math.sqrt(count))
     return TaskFigures(labels=count, label_share=count / examples, **figures)
+
+
+def relative_losses(head: Head, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the loss of each position, relative to the best constant prediction.
+
+    It is NaN for positions without a label, and for all if no labels differ, or for rankings.
+
+    Args:
+        head: The head of the task.
+        predictions: The predictions, `(positions, units)`.
+        labels: The labels from `labels_by_position`.
+    """
+    found, is_labeled = np.full(len(labels), np.nan), np.isfinite(labels).any(axis=-1)
+    y, p = labels[is_labeled], predictions[is_labeled].astype("float64")
+    if not len(y):
+        return found
+    if isinstance(head, ProbabilityHead):
+        y, p = np.hstack([1 - y, y]), np.hstack([np.maximum(1 - p, MIN_COMPLEMENT), p])
+    elif isinstance(head, MulticlassHead) and y.shape[-1] == 1:  # class indices
+        y = np.eye(p.shape[-1])[y[:, 0].astype(int)]
+    elif y.shape != p.shape or isinstance(head, RankingHead):
+        return found
+    numbers = np.ma.masked_invalid(y)
+    mean = numbers.mean(axis=0)
+    if isinstance(head, ProbabilityHead | MulticlassHead):
+        losses = -(y * np.log(np.maximum(p, MIN_PROBABILITY))).sum(axis=-1, keepdims=True)
+        baseline = -(mean * np.log(np.maximum(mean, MIN_PROBABILITY))).sum(keepdims=True)
+    elif (power := variance_power(head)) is not None:
+        losses = half_deviances(numbers, p, power)
+        baseline = half_deviances(numbers, mean, power).mean(axis=0)
+    else:
+        losses, baseline = (numbers - p) ** 2, numbers.var(axis=0)
+    found[is_labeled] = (np.ma.array(losses) / baseline).mean(axis=-1).filled(np.nan)
+    return found
 
 
 def metric_text(task: TaskFigures) -> str:
@@ -170,14 +197,6 @@ def _mean_and_deviation(values: np.ndarray, is_list: bool) -> tuple[float, float
     known = np.ma.masked_invalid(values.reshape(-1, 1) if is_list else values)
     deviation = known.std(axis=0).max() if len(known) > 1 else math.nan
     return float(np.ma.filled(known.mean(), math.nan)), float(np.ma.filled(deviation, math.nan))
-
-
-def _crossentropies(y: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """Return the errors of probabilities, relative to the best constant prediction."""
-    rates = y.mean(axis=0)
-    baseline = -(rates * np.log(np.maximum(rates, MIN_PROBABILITY))).sum()
-    errors: np.ndarray = -(y * np.log(np.maximum(p, MIN_PROBABILITY))).sum(axis=-1)
-    return errors / (baseline if baseline > 0 else math.nan)
 
 
 def figure_warnings(task: str, figures: TaskFigures, head: Head) -> Iterator[str]:

@@ -17,7 +17,7 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from ple_keras._checks import check_keys, check_number, short_repr, warn_user
+from ple_keras._checks import check_int, check_keys, check_number, short_repr, warn_user
 from ple_keras._keras.removed import removed_error
 from ple_keras._keras.slices import read_slice
 from ple_keras._typing import LayerLike, Tensor
@@ -25,14 +25,16 @@ from ple_keras.columns.columns import BLOCKS, Columns, Rows, check_frame, column
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads, hedged_heads
 from ple_keras.hedging.fit_hedge import FitHedge
-from ple_keras.inspection.task_figures import labels_by_position, task_figures
+from ple_keras.inspection.task_figures import labels_by_position, relative_losses
 from ple_keras.inspection.task_report import TaskReport, task_report
+from ple_keras.labels.label_arrays import is_constant
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.models.multi_task_model import MultiTaskModel
 from ple_keras.optimizers.sparse_adagrad import SparseAdagrad
 from ple_keras.optimizers.table_optimizer import table_optimizer
+from ple_keras.tabular.importance import Arrays, ImportanceReport, Losses, column_importance
 from ple_keras.tabular.row_split import split_rows, value_ranks
 from ple_keras.tabular.task_columns import TaskColumns, join_columns
 from ple_keras.transfer.fill_new_rows import fill_new_rows, set_digest
@@ -432,7 +434,8 @@ class TabularModel:
         """
         rows = to_rows(rows)
         with self._busy:
-            predictions = self._fitted().predictions(self._predict(rows))
+            tasks, x = self._fitted(), self._columns.transform(rows, packed=True)
+            predictions = tasks.predictions(self._predict(x))
         if hasattr(rows, "columns"):
             index = {"index": rows.index} if hasattr(rows, "index") else {}
             frame = next(x for x in type(rows).__mro__ if x.__name__ == "DataFrame")
@@ -440,12 +443,10 @@ class TabularModel:
         lists = (each.tolist() for each in predictions.values())
         return [dict(zip(predictions, row)) for row in zip(*lists)]
 
-    def _predict(self, rows: Rows) -> dict[str, np.ndarray]:
-        self._fitted()
-        if not len(rows):
+    def _predict(self, x: Arrays) -> Arrays:
+        if not (count := len(next(iter(x.values())))):
             return {task: np.empty((0, head.units)) for task, head in self.heads.items()}
-        x = self._columns.transform(rows, packed=True)
-        if len(rows) <= BATCH_SIZE:  # the loop of `predict` takes longer than a row
+        if count <= BATCH_SIZE:  # the loop of `predict` takes longer than a row
             return dict(self.keras_model.predict_on_batch(x))
         return dict(self.keras_model.predict(x, batch_size=BATCH_SIZE, verbose=0))
 
@@ -473,23 +474,81 @@ class TabularModel:
             TypeError, ValueError: As for `predict`, and if no task has a label.
 
         Warns:
-            UserWarning: If the score leaves out a task, since it has no labels that differ.
+            UserWarning: If a task does not count, since it has no labels that differ.
         """
-        rows = self._labeled(rows, y)
-        errors = {}
         with self._busy:
-            tasks, heads = self._fitted(), self.heads
-            labels, predictions = tasks.labels(rows), self._predict(rows)
-        for column, task in tasks.names.items():
-            head = heads[task]
-            known = labels_by_position(head, labels[task], predictions[task])
-            errors[column] = task_figures(head, predictions[task], known).relative_error
-        left_out = [column for column, error in errors.items() if np.isnan(error)]
-        if len(left_out) == len(errors):
-            raise ValueError("rows must have labels of a task. Received: no label")
-        if left_out:
-            warn_user(f"The score leaves out {left_out}, without labels that differ in these rows")
-        return -float(np.nanmean([*errors.values()]))
+            x, losses = self._losses(rows, y)
+            return -float(np.mean([np.nanmean(each) for each in losses(x).values()]))
+
+    def _losses(self, rows: Rows, y: Any) -> tuple[Arrays, Losses]:
+        """Return encoded rows, and a function of such rows.
+
+        It returns the relative loss of each row, with NaN for rows without a label, by the columns
+        of the tasks that have labels that differ.
+        """
+        rows, tasks = self._labeled(rows, y), self._fitted()
+        labels = tasks.labels(rows)
+        names = {c: name for c, name in tasks.names.items() if not is_constant(labels[name])}
+        if not names:
+            raise ValueError("rows must have labels of a task. Received: no labels that differ")
+        if others := [*tasks.names.keys() - names]:
+            warn_user(f"Tasks without labels that differ in these rows do not count: {others}")
+
+        def losses(x: Arrays) -> Arrays:
+            predictions, found = self._predict(x), {}
+            for column, name in names.items():
+                head, p = self.heads[name], predictions[name]
+                found[column] = relative_losses(head, p, labels_by_position(head, labels[name], p))
+            return found
+
+        return self._columns.transform(rows, packed=True), losses
+
+    def importance(
+        self,
+        rows: Rows,
+        y: Any = None,
+        *,
+        repeats: int = 5,
+        group: str | None = None,
+        seed: int | None = None,
+    ) -> ImportanceReport:
+        """Return the increase of the relative loss of each task if a column is permuted.
+
+        The values of one column are permuted among the rows, with one permutation for all tasks. A
+        value is a whole cell: a list with all its entries, or a missing value. The mean of a column
+        over tasks is how much lower `score` becomes.
+
+        The rows must be new to the model, neither trained nor validated. Otherwise, columns that it
+        has overfitted seem important. If columns are correlated, each can seem unimportant, since
+        the model reads the others, and permuted rows can be unlike all real rows. Importance is not
+        the effect of a change of the column.
+
+        Args:
+            rows: A frame.
+            y: As for `fit`.
+            repeats: The number of permutations of each column.
+            group: The name of a column, such as a user, if rows with the same value are not
+                independent.
+            seed: The seed of the permutations; None for other ones each time.
+
+        Returns:
+            `{task: {column: Importance}}`, a dict that prints as a table, with `plot()` and
+            `to_dict()`. An Importance has `increase` and `error`, its standard error over rows, or
+            groups, and permutations. Columns have the order of their mean over tasks, with the
+            largest first.
+
+        Raises:
+            TypeError, ValueError: As for `score`, and if `repeats` is below 1, or `group` lacks a
+                value.
+
+        Warns:
+            UserWarning: As for `score`.
+        """
+        repeats = check_int(repeats, "repeats", minimum=1)
+        with self._busy:
+            x, losses = self._losses(rows, y)
+            groups = np.arange(len(rows)) if group is None else value_ranks(rows, group)
+            return column_importance(self._columns, x, losses, groups, repeats, seed)
 
     def report(self, rows: Rows, y: Any = None, *, group: str | None = None) -> TaskReport:
         """Report the tasks, with the gains of the mixture over each branch (see `task_report`).

@@ -1,0 +1,118 @@
+"""The importance of columns, by permutations of their values."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ple_keras.columns.columns import BLOCKS, Columns
+from ple_keras.inspection._report_text import cells, table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Arrays = dict[str, np.ndarray]
+Losses = Callable[[Arrays], Arrays]
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Importance of a column for a task.
+
+    Attributes:
+        increase: The increase of the relative loss if the values of the column are permuted.
+        error: Its standard error, over rows or groups and over permutations.
+    """
+
+    increase: float
+    error: float
+
+
+class ImportanceReport(dict[str, dict[str, Importance]]):
+    """Result of `TabularModel.importance`, `{task: {column: Importance}}`; prints as a table.
+
+    The columns have the order of their mean over tasks, with the largest first.
+    """
+
+    def __str__(self) -> str:
+        rows = [["column", *self]]
+        for name in next(iter(self.values())):
+            pairs = (cells(each[name], increase="+.4f", error=".4f") for each in self.values())
+            rows.append([name, *map(" ± ".join, pairs)])
+        return f"Increase of the relative loss by permuted columns, ± its error\n\n{table(rows)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as dicts and numbers, ready for JSON."""
+        return {task: {n: asdict(x) for n, x in each.items()} for task, each in self.items()}
+
+    def plot(self) -> "Figure":
+        """Plot the importance of the columns for each task, with two errors on both sides.
+
+        Returns:
+            A new figure of `matplotlib.pyplot`. To save it, call `savefig("importance.png")`.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+        """
+        from matplotlib import pyplot
+
+        size = 1.6 + 2.4 * len(self), 0.8 + 0.24 * len(next(iter(self.values())))
+        figure, panels = pyplot.subplots(1, len(self), sharey=True, squeeze=False, figsize=size)
+        for panel, (task, by_column) in zip(panels[0], self.items()):
+            increases, errors = np.array([[x.increase, x.error] for x in by_column.values()]).T
+            panel.barh([*by_column], increases, xerr=2 * errors)
+            panel.set(title=task, xlabel="increase")
+        panels[0, 0].invert_yaxis()
+        figure.set_layout_engine("constrained")
+        return figure
+
+
+def column_importance(
+    columns: Columns, x: Arrays, losses: Losses, groups: np.ndarray, repeats: int, seed: int | None
+) -> ImportanceReport:
+    """Return the importance of each column.
+
+    A change of a loss is of two rows, of which one has the value of the other, so both count in the
+    error.
+
+    Args:
+        columns: The columns.
+        x: The encoded rows, with packed ids and numbers.
+        losses: A function of such rows that returns the loss of each row by task, with NaN for rows
+            that do not count.
+        groups: The group of each row, from 0.
+        repeats: The number of permutations of each column.
+        seed: Their seed.
+    """
+    rng, by_task, count = np.random.default_rng(seed), losses(x), groups.max() + 1
+    before = np.stack([*by_task.values()])
+    shares = 1 / (~np.isnan(before)).sum(axis=1, keepdims=True) / repeats  # of a row in the mean
+    scale = count / (count - 1) if count > 1 else np.nan
+    found = {}
+    for name in columns.names:
+        increases, sums = np.zeros((len(before), 1)), np.zeros((count, len(before)))
+        for _ in range(repeats):
+            order = rng.permutation(len(groups))
+            changes = np.stack([*losses(_permute(columns, x, name, order)).values()]) - before
+            mean = np.nanmean(changes, axis=1, keepdims=True)
+            increases += mean / repeats
+            deviations = np.nan_to_num(changes - mean) * shares
+            for members in (groups, groups[order]):
+                np.add.at(sums, members, deviations.T)
+        errors = np.sqrt(scale * (sums**2).sum(axis=0))
+        found[name] = [*map(Importance, increases[:, 0].tolist(), errors.tolist())]
+    names = sorted(found, key=lambda name: -sum(each.increase for each in found[name]))
+    by_column = {task: {n: found[n][i] for n in names} for i, task in enumerate(by_task)}
+    return ImportanceReport(by_column)
+
+
+def _permute(columns: Columns, x: Arrays, name: str, order: np.ndarray) -> Arrays:
+    """Return encoded rows in which the values of a column have another order."""
+    for block, names in zip(BLOCKS, (columns.ids, columns.numbers)):
+        if name in names:
+            array, place = x[block].copy(), names.index(name)
+            array[:, place] = array[order, place]
+            return {**x, block: array}
+    key = columns._input_names(packed=True)[name]
+    return {**x, key: x[key][order]}

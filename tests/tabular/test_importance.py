@@ -1,0 +1,105 @@
+"""The importance of columns: a known rule, errors over rows and groups, and scikit-learn's."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import ple_keras as pk
+from ple_keras.tabular.importance import column_importance
+from tests.helpers import once
+
+pytestmark = once
+
+RULE = {"stars": ["age", "city", "tags"], "like": ["age"]}
+OTHERS = [f"other {i}" for i in range(7)]
+
+
+def draw(rows, seed):
+    """Return a table whose columns "age", with missing values, "city" and "tags" are its rule."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame(rng.normal(size=(rows, 7)), columns=OTHERS)
+    frame["age"] = np.where(rng.random(rows) < 0.2, np.nan, rng.normal(size=rows))
+    frame["city"], frame["shop"] = rng.choice([*"abc"], rows), rng.choice([*"def"], rows)
+    frame["tags"] = [["x"] * a + ["y"] * b for a, b in rng.integers(0, 2, (rows, 2))]
+    age, city = frame["age"].fillna(3), frame["city"].map({"a": -1, "b": 0, "c": 1})
+    frame["stars"] = age + city + 2 * frame["tags"].map(lambda tags: "x" in tags)
+    frame["stars"] += 0.5 * rng.normal(size=rows)
+    frame["like"] = np.where(rng.random(rows) < 0.5, age + rng.normal(size=rows) > 1, np.nan)
+    return frame.assign(person=np.arange(rows) // 2)
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = pk.TabularModel({"stars": "regression", "like": "binary"}, units=(16,), seed=0)
+    return model.fit(draw(3000, 0).drop(columns="person"), epochs=12, verbose=0)
+
+
+def test_the_columns_of_a_rule_are_the_first(model):
+    found = model.importance(draw(1500, 1), seed=0)
+    assert [*found] == ["stars", "like"]
+    beyond = 0
+    for task, rule in RULE.items():
+        assert [*found[task]] == [*found["stars"]]  # the order of the mean over tasks
+        assert {*found[task]} == {*OTHERS, "age", "city", "shop", "tags"}
+        for name, each in found[task].items():
+            assert (each.increase > 5 * each.error) or name not in rule
+            beyond += name not in RULE["stars"] and abs(each.increase) > 2 * each.error
+    assert {*[*found["stars"]][:3]} == {*RULE["stars"]}
+    assert beyond <= 2  # of 16
+    first = str(found).splitlines()[2:4]
+    assert first[0].split() == ["column", "stars", "like"]
+    assert first[1].split()[:2] == ["age", f"{found['stars']['age'].increase:+.4f}"]
+    assert json.loads(json.dumps(found.to_dict()))["like"]["age"].keys() == {"increase", "error"}
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    assert isinstance(found.plot(), figure)
+
+
+def test_importance_is_that_of_scikit_learn(model):
+    inspection = pytest.importorskip("sklearn.inspection")
+    frame = draw(600, 2).drop(columns="person")
+    x, y = frame.drop(columns=[*RULE]), frame[[*RULE]]
+    expected = inspection.permutation_importance(model, x, y, n_repeats=3, random_state=0)
+    found = model.importance(x, y, repeats=3, seed=1)
+    for name, increase in zip(x, expected.importances_mean):
+        mean = np.mean([each[name].increase for each in found.values()])
+        error = np.hypot(*(each[name].error for each in found.values())) / 2
+        assert mean == pytest.approx(increase, abs=3 * error)
+
+
+def test_errors_are_those_of_new_rows():
+    """They cover both rows of a permutation, and rows of one group together."""
+    rng = np.random.default_rng(0)
+    columns = pk.Columns(numbers=["a"])
+    increases, errors, of_groups = [], [], []
+    for seed in range(300):
+        a, y = rng.normal(size=(2, 100))
+        y += a
+
+        def losses(x, y=y):
+            return {"y": (y - x["numbers"][:, 0]) ** 2}
+
+        groups = np.arange(100), np.repeat(np.arange(50), 2)
+        one, two = (column_importance(columns, {"numbers": a[:, None]}, losses, each, 3, seed)
+                    for each in groups)  # fmt: skip
+        increases.append(one["y"]["a"].increase)
+        errors.append(one["y"]["a"].error)
+        of_groups.append(two["y"]["a"].error)
+    assert np.mean(increases) == pytest.approx(2, abs=0.1)
+    assert np.mean(errors) == pytest.approx(np.std(increases), rel=0.2)
+    assert np.mean(of_groups) == pytest.approx(np.mean(errors), rel=0.05)
+
+
+def test_rows_of_one_group_have_no_error_and_other_tasks_do_not_count(model):
+    frame = draw(100, 3)
+    doubled = pd.concat([frame, frame])
+    one, two = (model.importance(rows, group="person", seed=0) for rows in (frame, doubled))
+    assert two["stars"]["age"].error == pytest.approx(one["stars"]["age"].error, rel=0.3)
+    frame = frame.assign(person=1, like=1.0)
+    with pytest.warns(UserWarning, match=r"differ in these rows do not count: \['like'\]"):
+        found = model.importance(frame, group="person", repeats=1)
+    assert [*found] == ["stars"]
+    assert np.isnan(found["stars"]["age"].error)
+    with pytest.raises(ValueError, match=r"repeats must be at least 1\. Received: repeats=0"):
+        model.importance(frame, repeats=0)
