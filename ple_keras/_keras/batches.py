@@ -90,9 +90,7 @@ class Batches:
         for batch in self._data:
             yield map_arrays(to_numpy, keras.utils.unpack_x_y_sample_weight(batch))
         if batch is None:
-            raise ValueError(
-                f"{self._argument} must contain at least one batch. Received: batches=0"
-            )
+            raise ValueError(f"{self._argument} must not be empty. Received: batches=0")
 
 
 def first_batches(

@@ -128,8 +128,7 @@ class BaseLayer(keras.Layer):
         for name, layer in inside:
             if layer.quantization_mode:
                 raise ValueError(
-                    "A quantized model can't be saved or cloned. Quantize the file "
-                    "that export_onnx writes. "
+                    "A quantized model can't be saved or cloned. Quantize the file of export_onnx. "
                     f"Received: {self.name}/{name}.quantization_mode={layer.quantization_mode!r}"
                 )
         frozen = None if self.built else self._kept_frozen()

@@ -75,9 +75,7 @@ class GateWeightsLogger(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Logs = None) -> None:
         if self.path and (not self.path.parent.is_dir() or self.path.is_dir()):
-            raise ValueError(
-                f"path must be a file in an existing folder. Received: path={self.path}"
-            )
+            raise ValueError(f"path must be a file in a folder. Received: path={self.path}")
         self._levels()
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
@@ -105,8 +103,7 @@ class GateWeightsLogger(keras.callbacks.Callback):
         # On TensorFlow, an unbuilt model is built only in its first step.
         if not levels and self.model.built:
             raise ValueError(
-                "model must have a block with enable_gate_weights_metrics=True. "
-                f"Received: model={self.model!r}"
+                f"model must have enable_gate_weights_metrics=True. Received: model={self.model!r}"
             )
         return levels
 

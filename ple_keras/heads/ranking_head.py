@@ -85,8 +85,7 @@ class RankingHead(Head):
     def build(self, input_shape: Shape) -> None:
         if len(input_shape) != 3:
             raise ValueError(
-                f"inputs of {self.name!r} must be (batch, items, features). "
-                f"Received: {input_shape=}"
+                f"{self.name!r} must read (batch, items, features). Received: {input_shape=}"
             )
         super().build(input_shape)
 

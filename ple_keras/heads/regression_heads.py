@@ -145,8 +145,7 @@ class RegressionHead(StandardizedHead):
         if self.standardize and not (is_linear and loss_name(self.loss) in ERRORS | {""}):
             raise ValueError(
                 "With standardize=True, activation must be None, and loss must be a squared or "
-                "absolute error, Huber, LogCosh or custom. "
-                f"Received: {activation=}, {loss=}"
+                f"absolute error, Huber, LogCosh or custom. Received: {activation=}, {loss=}"
             )
         self._fixed_scale = _check_scale(mean, deviation, units, standardize)
         scale = self._fixed_scale or ((math.nan,) * units, (math.nan,) * units)
@@ -192,8 +191,7 @@ class RegressionHead(StandardizedHead):
         smallest = np.maximum(np.finfo("float32").eps * np.abs(mean), MIN_DEVIATION)
         if not (deviation > smallest).all():
             raise ValueError(
-                f"y[{self.task!r}] must have labels that differ by more than the precision of "
-                "float32 if standardize=True. "
+                f"y[{self.task!r}] must have labels that differ in float32 if standardize=True. "
                 f"Received: {deviation=}, labels={statistics.labels.tolist()}"
             )
         self._set_scale(mean, deviation)

@@ -71,8 +71,7 @@ def total_loss(
     if log_variances is not None and is_constant_in_jax_trace(log_variances, values):
         raise ValueError(
             "Learned loss weights have no gradient as constants of a JAX trace. Compute losses in "
-            "`keras.StatelessScope(pairs)`, with a pair of each variable and its value. "
-            "Received: no scope"
+            "`keras.StatelessScope(pairs)` of all variables and values. Received: no scope"
         )
     dtype = keras.backend.result_type(*(value.dtype for value in values), "float32")
     weights = np.array([head.loss_weight for head in heads])

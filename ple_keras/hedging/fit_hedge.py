@@ -144,8 +144,7 @@ class FitHedge(keras.callbacks.Callback):
             return
         self._batches = None
         if validation is not None:
-            names = "validation_steps", "validation_batch_size"
-            steps, size = map(fit_arguments.get, names)
+            steps, size = map(fit_arguments.get, ("validation_steps", "validation_batch_size"))
             if steps and not size:  # whose rows depend on the size of a batch, by default Keras's
                 size = fit_arguments.get("batch_size") or 32
             x, *_ = validation

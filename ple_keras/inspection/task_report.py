@@ -147,9 +147,7 @@ def task_report(
     """
     check_model(model)
     if not check_bool(new_rows, "new_rows") and groups is not None:
-        raise ValueError(
-            f"groups must be None without new_rows=True. Received: groups={short_repr(groups)}"
-        )
+        raise ValueError(f"groups require new_rows=True. Received: groups={short_repr(groups)}")
     heads, trained, hedged = find_heads(model), trained_heads(model), hedged_heads(model)
     observed = ObservingModel(model, partial(_branch_predictions, heads))
     found: dict[str, list[list[np.ndarray]]] = {}  # labels, predictions, predictions of branches

@@ -58,8 +58,5 @@ def task_names(outputs: Outputs, argument: str = "outputs") -> list[str]:
     own = [item.task if isinstance(item, HasTask) else item for item in own]
     names = [check_task_name(name, argument, outputs) for name in own]
     if not names or len(set(names)) < len(names):
-        raise ValueError(
-            f"{argument} must have at least one task, and each task once. "
-            f"Received: {argument}={outputs!r}"
-        )
+        raise ValueError(f"{argument} must have tasks, each once. Received: {argument}={outputs!r}")
     return names

@@ -457,8 +457,7 @@ class CGCBlock(GatedBlock):
         layers = self._level.experts.expert_layers() if self.built else {}
         if name not in layers:
             raise ValueError(
-                f"name must be one of {self.expert_names}, and the block must be built with "
-                "stack_experts=False. "
+                f"name must be one of {self.expert_names} of a block with stack_experts=False. "
                 f"Received: {name=}, stack_experts={self.stack_experts}, built={self.built}"
             )
         return layers[name]
@@ -475,8 +474,7 @@ class CGCBlock(GatedBlock):
         """
         if not (self.built and self.enable_gate_weights_metrics):
             raise ValueError(
-                "The block must be built, with enable_gate_weights_metrics=True. "
-                f"Received: built={self.built}"
+                f"Build it with enable_gate_weights_metrics=True. Received: built={self.built}"
             )
         return {name: gate.statistics() for name, gate in self._level.gates.items()}
 

@@ -146,14 +146,12 @@ class NumberEmbedding(BaseLayer):
         width = self.input_spec.axes[-1] if self.built else None
         if data.ndim < 2 or not data.size or data.shape[-1] != (width or data.shape[-1]):
             raise ValueError(
-                f"data must be (..., {width or 'n'}), with at least one row. "
-                f"Received: {data.shape=}"
+                f"data must be (..., {width or 'n'}), not empty. Received: {data.shape=}"
             )
         wrong = data[np.abs(data.astype("float64")) > self._limit]
         if wrong.size:
             raise ValueError(
-                f"data must be NaN or between -{self._limit:.2g} and {self._limit:.2g}. "
-                f"Received: data={wrong[0]}"
+                f"data must be NaN or within ±{self._limit:.2g}. Received: data={wrong[0]}"
             )
         rows: np.ndarray = data.reshape(-1, data.shape[-1])
         return rows

@@ -138,9 +138,8 @@ class SequentialBlock(GatedBlock):
         unused = [argument for argument in of_gates if argument not in _gate_arguments(self)]
         if unused:
             raise ValueError(
-                f"{unused[0]} must not be given, since no layer takes it. A CGCBlock takes a "
-                "context with gate_reads='context' or 'both'. "
-                f"Received: {unused[0]}={short_repr(of_gates[unused[0]])}"
+                f"{unused[0]} must not be given, since no layer takes it, such as a CGCBlock with "
+                f"gate_reads='context'. Received: {unused[0]}={short_repr(of_gates[unused[0]])}"
             )
         weights: dict[str, ByName] = {}
         for index, layer in enumerate(self._chain):
@@ -198,7 +197,5 @@ def _check_layers(layers: Sequence[keras.Layer]) -> list[keras.Layer]:
         raise TypeError(f"layers must be a sequence of Keras layers. Received: layers={layers!r}")
     names = [layer.name for layer in layers]
     if not names or len(set(names)) < len(names):
-        raise ValueError(
-            f"layers must not be empty, and their names must differ. Received: layers={names}"
-        )
+        raise ValueError(f"layers must not be empty or have equal names. Received: layers={names}")
     return list(layers)

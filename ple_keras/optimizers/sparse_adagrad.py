@@ -94,8 +94,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         for argument in REFUSED:
             if kwargs.get(argument):
                 raise ValueError(
-                    f"SparseAdagrad does not support {argument}. "
-                    f"Received: {argument}={kwargs[argument]!r}"
+                    f"SparseAdagrad has no {argument}. Received: {argument}={kwargs[argument]!r}"
                 )
         if initial_accumulator_value is not None:  # 0 would cause a division by 0
             check_number(initial_accumulator_value, "initial_accumulator_value", above=0)

@@ -136,7 +136,7 @@ def test_a_model_without_gate_statistics_is_refused(make_model):
 @once
 def test_a_wrong_path_is_refused(model, tmp_path):
     for path, message in (
-        (tmp_path / "nowhere" / "gates.csv", r"in an existing folder\. Received: path=.*nowhere"),
+        (tmp_path / "nowhere" / "gates.csv", r"in a folder\. Received: path=.*nowhere"),
         (tmp_path, r"path must be a file.*Received: path="),
     ):
         with pytest.raises(ValueError, match=message):

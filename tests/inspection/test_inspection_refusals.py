@@ -42,7 +42,7 @@ DATA = {
     "width": (features(12, 5), ValueError, r"valid input for the model.*x\.shape=\(12, 5\)"),
     "number": (3, TypeError, r"x must be arrays.*Received: x=3"),
     "no_row": (X[:0], ValueError, r"at least one row.*Received: rows=\[0"),
-    "no_batch": (iter([]), ValueError, "x must contain at least one batch.*batches=0"),
+    "no_batch": (iter([]), ValueError, "x must not be empty.*batches=0"),
 }
 
 
@@ -122,7 +122,7 @@ OPTIONS = {
     "groups": (
         {"groups": np.arange(12)},
         ValueError,
-        r"groups must be None without new_rows=True.*groups=ndarray",
+        r"groups require new_rows=True.*groups=ndarray",
     ),
     "rows": ({"groups": [1, 2], "new_rows": True}, ValueError, r"the shape \(12,\)"),
     "flag": ({"new_rows": 1}, TypeError, r"new_rows must be True or False"),

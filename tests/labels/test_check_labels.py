@@ -160,7 +160,7 @@ REFUSED = {
         iter([(1, valid_labels())]),
         "y must be finite and iterable .*Received: y=<list_iterator",
     ),
-    "no_batch": (Dataset([]), r"y must contain at least one batch\. Received: batches=0"),
+    "no_batch": (Dataset([]), r"y must not be empty\. Received: batches=0"),
     "keys": (
         {"click": [1], "klick": [1]},
         r"missing: \['place', 'kind'\], unknown: \['klick'\]\. Received: y=\{'click', 'klick'\}",

@@ -105,7 +105,7 @@ def at_least(minimum):
     ]
 
 
-ONCE = "must have at least one task, and each task once"
+ONCE = "must have tasks, each once"
 NAMES = "sequence of task names"
 HEAD = pk.BinaryHead("a")
 OUTPUTS = [
@@ -175,9 +175,9 @@ OWN = [
     for value in (["a", "no"], ["a", "shared"], "a", {"a": 1})
 ]
 LAYERS = [
-    ([], ValueError, "must not be empty, and"),
+    ([], ValueError, "must not be empty or"),
     ([keras.layers.Dense(3), len], TypeError, "must be a sequence of Keras layers"),
-    ([bottom(), bottom()], ValueError, r"names must differ\. .*=\['x', 'x'\]$"),
+    ([bottom(), bottom()], ValueError, r"have equal names\. .*=\['x', 'x'\]$"),
 ]
 NORMALIZATIONS = [
     (value, ValueError, r"one of \(None, 'batch', 'layer'\)")

@@ -245,7 +245,7 @@ REFUSED = {"weight_decay": 0.1, "clipvalue": 1.0, "use_ema": True, "gradient_acc
 @once
 @pytest.mark.parametrize(("argument", "value"), REFUSED.items())
 def test_arguments_that_concern_all_rows_are_refused(argument, value):
-    message = rf"does not support {argument}\. Received: {argument}={value}$"
+    message = rf"has no {argument}\. Received: {argument}={value}$"
     check_refused(lambda: pk.SparseAdagrad(**{argument: value}), ValueError, message)
 
 
