@@ -69,15 +69,20 @@ def build(tasks, columns, steps):
     return model
 
 
+def print_epoch(epoch, logs):
+    losses = (f"{key} {value:.4f}" for key, value in logs.items() if key.endswith("loss"))
+    print(f"epoch {epoch + 1}: {', '.join(losses)}", flush=True)
+
+
 def train(name, columns, x, y, epochs):
     """Return a trained model and its logs."""
     keras.utils.set_random_seed(0)
     steps = -(-len(next(iter(y.values()))) // 1024) * epochs
     model = build([*y], columns, steps)
     print(f"\n{name}: {model.count_params():,} parameters", flush=True)
-    callbacks = [keras.callbacks.ProgbarLogger()]  # first, so it prints no gates
+    callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=print_epoch)]
     callbacks += [pk.GateWeightsLogger()] if len(y) > 1 else []
-    options = {"batch_size": 1024, "epochs": epochs, "callbacks": callbacks, "verbose": 2}
+    options = {"batch_size": 1024, "epochs": epochs, "callbacks": callbacks, "verbose": 0}
     return model, model.fit(x, y, **options)
 
 

@@ -12,11 +12,11 @@ VARYING = re.compile(
     r"\S+\.keras|\b(?:jax|tensorflow|torch)\b|(?<= )-(?= )|"
     r"[-+]?\b(?:\d[\d.,]*(?:e[-+]?\d+)?(?:[mu]?s\b|%)?|nan\b)"
 )
-# Warnings and verdicts of reports, which depend on the data. Keras numbers the epochs only if there
-# are several. Messages of Gloo, which several processes write into each other's lines.
+# Warnings and verdicts of reports, which depend on the data. Messages of Gloo, which several
+# processes write into each other's lines.
 IGNORED = re.compile(
     r"^Warnings\n(?:.+\n)*|, so training has not settled|"
-    r"^Epoch \d+/\d+\n|^.*(?:\[Gloo\]|peer ranks).*\n?",
+    r"^.*(?:\[Gloo\]|peer ranks).*\n?",
     re.MULTILINE,
 )
 
