@@ -45,6 +45,15 @@ class Gain:
     other_loss: float
     statement: str
 
+    @property
+    def reason(self) -> str:
+        """The reason for the statement."""
+        if np.isnan(self.low):
+            return "too few rows or groups for an interval"
+        interval = {"better": "is above 0", "worse": "is below 0", "not worse": "is above -1"}
+        other = f"contains 0 and reaches {self.low:.1f}"
+        return f"the interval {interval.get(self.statement, other)}"
+
     def _cells(self) -> list[str]:
         """Return the gain, the interval and the statement as text."""
         interval = " to ".join(cells(self, low="+.1f", high="+.1f")).replace("- to -", "-")

@@ -37,6 +37,8 @@ from ple_keras.losses.loss_kinds import loss_name
 from ple_keras.metrics.array_metrics import group_indices, half_deviances
 from ple_keras.steps.observing_model import ObservingModel, flatten_positions
 
+FIGURES = ["relative error", "metric"]  # of branches without gains
+
 
 @dataclass(frozen=True)
 class BranchUse:
@@ -219,12 +221,16 @@ def _row_loss(head: Head, width: int) -> str | Callable[[np.ndarray, np.ndarray]
 
 
 def _branch_rows(report: TaskReport) -> Iterator[Row]:
-    gains = ["gain, %", "95% interval", "statement"] if report.gains else []
-    yield "task", "branch", "weight", "epoch", "relative error", "metric", *gains
+    figures = ["gain, %", "95% interval", "statement"] if report.gains else FIGURES
+    yield "task", "branch", "weight", "epoch", *figures
     for task, branches in report.branches.items():
-        mixture = BranchUse(math.nan, report.tasks[task])
-        for index, (branch, each) in enumerate([*branches.items(), ("mixed", mixture)]):
+        for index, (branch, each) in enumerate(branches.items()):
             row = ["" if index else task, branch, *cells(each, weight=".2f", epoch=".0f")]
-            row += [*cells(each.figures, relative_error=".3f"), metric_text(each.figures)]
-            gain = report.gains.get(task, {}).get(branch)
-            yield [*row, *(gain._cells() if gain else [""] * len(gains))]
+            if gain := report.gains.get(task, {}).get(branch):
+                *numbers, statement = gain._cells()
+                yield [*row, *numbers, f"{statement}: {gain.reason}"]
+            elif report.gains:
+                yield [*row, "-", "-", "no gain"]
+            else:
+                numbers = cells(each.figures, relative_error=".3f")
+                yield [*row, *numbers, metric_text(each.figures)]

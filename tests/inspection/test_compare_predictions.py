@@ -7,6 +7,7 @@ import pytest
 from scipy import special
 
 import ple_keras as pk
+from ple_keras.inspection.compare_predictions import Gain
 from tests.helpers import once
 from tests.refusals import NAN, all_refused
 
@@ -77,6 +78,12 @@ def test_statements_the_table_and_json():
     statements = [each.statement for each in found.gains["late"].values()]
     assert statements == ["better", "not worse", "not worse", "not decided"]
     assert compare(y, rival, p, "binary").statement == "worse"
+    reasons = [each.reason for each in found.gains["late"].values()]
+    assert reasons[:2] == ["the interval is above 0", "the interval is above -1"]
+    assert reasons[-1] == "too few rows or groups for an interval"
+    assert compare(y, rival, p, "binary").reason == "the interval is below 0"
+    undecided = Gain(0.1, -1.84, 2.0, 9, 1.0, 1.0, "not decided")
+    assert undecided.reason == "the interval contains 0 and reaches -1.8"
     assert str(found).split("\n")[-1].split()[1:3] == ["few", "32"]
     assert json.loads(json.dumps(found.to_dict()))["gains"]["late"]["few"]["low"] is None
 
