@@ -33,8 +33,9 @@ Networks train until the mean over tasks of their validation loss, relative to a
 improved for 5 epochs. With --search 8, each model, for boosting each task, tries 8 settings on the
 rows of the first seed: the default, and 7 that change half of its parts at random.
 
-The script prints the metrics, means over seeds, and the gains of the first model over the others in
-percent of the loss, on the test rows of all seeds, with the intervals of `compare_predictions`.
+The script prints the report of the first TabularModel, the metrics, means over seeds, and the gains
+of the first model over the others in percent of the loss, on the test rows of all seeds, with the
+intervals of `compare_predictions`.
 """
 
 import argparse
@@ -115,6 +116,7 @@ class Data(NamedTuple):
     x: list
     y: list
     classes: dict
+    reports: list  # of hedged models, on the test rows
 
 
 def read(args):
@@ -174,7 +176,7 @@ def encode(frame, rows, columns, kinds):
     columns.fit(frames[0])
     x = [columns.transform(each, packed=True) for each in frames]
     y = [{t: as_numbers(each[t], classes.get(t)) for t in kinds} for each in frames]
-    return Data(columns, frames, x, y, classes)
+    return Data(columns, frames, x, y, classes, [])
 
 
 def as_numbers(labels, classes):
@@ -230,6 +232,7 @@ def hedged(data, kinds, seed, setting):
     model = pk.TabularModel(kinds, columns=data.columns, seed=seed, **setting)
     limits = {"epochs": EPOCHS, "batch_size": BATCH, "patience": PATIENCE}
     model.fit(data.frames[0], validation=data.frames[1], verbose=0, **limits)
+    data.reports.append(model.report(data.frames[2]))
     names = {t: [f"{t}: {label}" for label in each] for t, each in data.classes.items()}
     frames = [model.predict(each) for each in data.frames[1:]]
     return {t: [each[names.get(t, t)].to_numpy() for each in frames] for t in kinds}
@@ -473,6 +476,8 @@ def main():
         valid, test = (
             {m: {t: p[i] for t, p in f.items()} for m, f in found.items()} for i in (0, 1)
         )
+        if data.reports and not seed:
+            print(f"\nReport of hedged on the test rows of the first seed\n\n{data.reports[-1]}")
         if {"hedged", "boosting"} <= {*found}:
             pair, new = ({m: each[m] for m in ("hedged", "boosting")} for each in (valid, test))
             test["mixture"] = pk.mix_predictions(data.y[1], pair, kinds).predict(new)
