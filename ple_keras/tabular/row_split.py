@@ -21,8 +21,9 @@ def split_rows(
         frame: The frame.
         share: The share of the validation rows.
         time: A column: the validation rows have its last values; None for random rows.
-        group: A column whose values have all their rows in one part. With `time`, the groups with
-            the last times are the validation rows. A group with most rows is a part of training.
+        group: A column. All rows with the same value are on one side of the split. With `time`, the
+            groups with the last times are the validation rows. A group with most rows is a training
+            group.
         seed: The seed of the random order, or its generator.
     """
     count = len(frame)
@@ -55,7 +56,7 @@ def split_rows(
 
 
 def value_ranks(frame: Rows, name: str, is_time: bool = False) -> np.ndarray:
-    """Return the place of each value among the different values of a column.
+    """Return the rank of each value among the different values of a column.
 
     Args:
         frame: The frame.

@@ -81,7 +81,7 @@ class TabularModel:
         spare: The free rows of tables for the new values of `continue_fit`, relative to the known
             ones.
         seed: The seed of the split, the initial weights and the order of rows, in `fit` and
-            `continue_fit`; None for other ones each time.
+            `continue_fit`; None for new ones each time.
 
     Attributes:
         keras_model: The MultiTaskModel, after `fit`.
@@ -215,8 +215,8 @@ class TabularModel:
         If it fails, an earlier model stays as it was.
 
         The validation rows stop the training, choose the best epoch of each branch, and fit the
-        mixtures. They must be as unlike the training rows as later rows will be: use `time` if the
-        model predicts later rows, and `group` if it predicts new users.
+        mixtures. They must differ from the training rows as the rows to predict will: use `time` if
+        the model predicts later rows, and `group` if it predicts new users.
 
         Args:
             frame: A frame of pandas or polars with all columns. Columns that are neither tasks nor
@@ -228,9 +228,10 @@ class TabularModel:
             time: A column such as a day: the validation rows have its last values. It has numbers,
                 dates, texts with ISO dates, or ordered categories. By default, they are random
                 rows.
-            group: A column, such as a user, whose rows with one value are all in one part. With
-                `time`, the groups with the last times are the validation rows. A value with most
-                rows is a part of training. Neither of them is an input, even if it is in `ids`.
+            group: A column, such as a user. All rows with the same value are on one side of the
+                split. With `time`, the groups with the last times are the validation rows. If most
+                rows have one value, they are training rows. `time` and `group` are not inputs, even
+                if they are in `ids`.
             sample_weight: The column with the weights of rows, or `{task: column}`; or an array, if
                 `validation` is a share.
             epochs: The largest number of epochs.
@@ -244,7 +245,7 @@ class TabularModel:
 
         Raises:
             TypeError: If `frame` is not a frame, or a column has values of a wrong type.
-            ValueError: If a column is missing or doubled, a task is an input, or is a column of the
+            ValueError: If a column is missing or repeated, a task is an input or is a column of the
                 frame and of `y`, a task has fewer than two labels that differ in the training or
                 validation rows, `time` or `group` lacks a value, `time` has texts that are not ISO
                 dates, a weight is negative or missing, `y` has a different number of rows, or there
@@ -256,12 +257,12 @@ class TabularModel:
                 with many values.
         """
         frame, weights = self._join(frame, y, sample_weight)
-        parts = self._split(frame, validation, time, group)
+        frames = self._split(frame, validation, time, group)
         tasks = TaskColumns(self._arguments["tasks"])
-        columns = self._fit_columns(parts[0], [*tasks.tasks, time, group, *weights.values()])
+        columns = self._fit_columns(frames[0], [*tasks.tasks, time, group, *weights.values()])
         tasks.fit(frame, {*columns.names, *columns._input_names(packed=True).values(), *BLOCKS})
         names = "training", "validation"
-        train, valid = (tasks.read(*each, columns, weights) for each in zip(parts, names))
+        train, valid = (tasks.read(*each, columns, weights) for each in zip(frames, names))
         options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
         with self._busy, _seeded(self._arguments["seed"]):
             model = self._new_model(columns, tasks)
@@ -294,9 +295,10 @@ class TabularModel:
         """Train the model on new rows, such as rows of the next day, with new values of ids.
 
         New values get free rows of the tables (see `spare`, `Columns.update` and `fill_new_rows`).
-        All weights and the optimizer go on, and a branch keeps the weights that it had before if no
-        epoch is better on the validation rows. A mixture counts as 50 labels, so that small days
-        hardly change it. If the call fails or is interrupted, the model stays as it was.
+        Training continues from the current weights and the state of the optimizer. A branch keeps
+        the weights that it had before if no epoch is better on the validation rows. A mixture
+        counts as 50 labels, so that small days hardly change it. If the call fails or is
+        interrupted, the model stays as it was.
 
         Args:
             frame: A frame with the columns of `fit`.
@@ -316,8 +318,8 @@ class TabularModel:
 
         Raises:
             TypeError: As for `fit`.
-            ValueError: As for `fit`, and if the tables have too few free rows for the new values,
-                so that it is time for `fit`.
+            ValueError: As for `fit`, and if the tables have too few free rows for the new values.
+                Then call `fit` on all rows.
 
         Warns:
             UserWarning: If no epoch improved a branch, so that nothing was learned.
@@ -326,9 +328,9 @@ class TabularModel:
         with self._busy, ExitStack() as undo:
             tasks, model, before = self._fitted(), self.keras_model, self._columns
             frame, weights = self._join(frame, y, sample_weight)
-            parts = self._split(frame, validation, time, group)
-            columns = before.update(parts[0])
-            train, valid = (tasks.read(each, None, columns, weights) for each in parts)
+            frames = self._split(frame, validation, time, group)
+            columns = before.update(frames[0])
+            train, valid = (tasks.read(each, None, columns, weights) for each in frames)
             hedge = FitHedge(valid, BATCH_SIZE, patience=patience)
             hedge.prior = {
                 task: 2 * PRIOR_LABELS * np.array([*head.branch_weights().values()])
@@ -344,7 +346,7 @@ class TabularModel:
             self._columns = columns
             undo.pop_all()
         if _best_epoch(model) < 0:
-            warn_user("No epoch improved a branch on the validation rows: nothing was learned")
+            warn_user("No epoch improved a branch on the validation rows, so nothing was learned")
         return self
 
     def _join(self, frame: Rows, y: Any, sample_weight: Any) -> tuple[Rows, dict[str, str]]:
@@ -390,7 +392,7 @@ class TabularModel:
             columns = Columns.infer(frame[used], left_out, ids)
         elif both := [name for name in columns.names if name in others]:
             raise ValueError(
-                "columns must not have tasks, `time`, `group` or the weights of rows. "
+                "columns must not contain tasks, `time`, `group` or the weights of rows. "
                 f"Received: columns with {both}"
             )
         elif columns.known or columns.scales:
@@ -417,7 +419,7 @@ class TabularModel:
         return model
 
     def predict(self, rows: Rows) -> Any:
-        """Return predictions, of binary tasks probabilities, as a frame or as a list of dicts.
+        """Return predictions as a frame or a list of dicts. Binary tasks have probabilities.
 
         A frame has the kind and the index of `rows`. Several threads can call it. It waits while
         another thread trains or uses the model, which is not true for `keras_model.predict`.
@@ -462,7 +464,7 @@ class TabularModel:
         return tasks
 
     def score(self, rows: Rows, y: Any = None) -> float:
-        """Return minus the mean relative loss of the tasks, for scikit-learn: more is better.
+        """Return minus the mean relative loss of the tasks, since scikit-learn maximizes scores.
 
         A relative loss is 1 for the best constant prediction, and 0 at best (see `task_report`).
 
@@ -553,8 +555,8 @@ class TabularModel:
     def report(self, rows: Rows, y: Any = None, *, group: str | None = None) -> TaskReport:
         """Report the tasks, with the gains of the mixture over each branch (see `task_report`).
 
-        The rows must be new to the model, neither trained nor validated, and like the rows that it
-        will predict.
+        The rows must be like the rows that the model will predict. It must not have been trained or
+        validated on them.
 
         Args:
             rows: A frame.
@@ -585,7 +587,7 @@ class TabularModel:
         return replace(report, **by_column)
 
     def save(self, folder: str | Path) -> None:
-        """Write the model to a folder, which is complete or, after an error, as it was before.
+        """Write the model to a folder, which stays as it was before if an error occurs.
 
         It contains model.keras, with the optimizer, columns.json and tasks.json. If the process is
         killed while it replaces a folder, `load` names the place of the old one.
@@ -600,11 +602,13 @@ class TabularModel:
         folder = Path(folder).resolve()  # also of "."
         files = {path.name for path in folder.glob("*")}
         if folder.exists() and (TASKS not in files or files - {MODEL, COLUMNS, TASKS}):
-            raise ValueError(f"folder must be new, or of a model. Received: {folder} with {files}")
+            raise ValueError(
+                f"folder must be new, or contain only a model. Received: {folder} with {files}"
+            )
         arguments = {**self._arguments, "ids": [*self._arguments["ids"]]}
         arguments["columns"] = self._arguments["columns"] is not None
-        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-        new, old = part / "new", part / "old"
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        new, old = temporary / "new", temporary / "old"
         try:
             new.mkdir()
             with self._busy:
@@ -624,7 +628,7 @@ class TabularModel:
         finally:
             if old.exists() and not folder.exists():
                 old.rename(folder)
-            shutil.rmtree(part)  # after one of the two is in its place
+            shutil.rmtree(temporary)  # after one of the two is in its place
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -640,13 +644,15 @@ class TabularModel:
         folder = Path(folder).resolve()
         if missing := [name for name in (MODEL, COLUMNS, TASKS) if not (folder / name).exists()]:
             left = [*folder.parent.glob(f".{glob.escape(folder.name)}-????????/old")]
-            rest = f". A killed `save` has left {short_repr([*map(str, left)])}" if left else ""
+            rest = (
+                f". An interrupted `save` has left {short_repr([*map(str, left)])}" if left else ""
+            )
             raise ValueError(f"{folder} must have the files of a model; missing: {missing}{rest}")
         text = json.loads((folder / TASKS).read_text())
         hashes = text["sha256"].items()
         if wrong := [name for name, each in hashes if _sha256(folder / name) != each]:
             raise ValueError(
-                f"{folder} must have files of one model, but {TASKS} is of another one. "
+                f"{folder} must have files of one model, but {TASKS} belongs to another one. "
                 f"Received: other contents of {wrong}"
             )
         arguments = keras.saving.deserialize_keras_object(text["arguments"])
@@ -675,7 +681,7 @@ def _best_epoch(model: MultiTaskModel) -> int:
 
 
 def _seeded(seed: int | None) -> ExitStack:
-    """Set a seed, and at the end the states before it of the generators of Python and NumPy."""
+    """Set a seed, and restore the states of the generators of Python and NumPy at the end."""
     stack = ExitStack()
     if seed is not None:
         stack.callback(random.setstate, random.getstate())

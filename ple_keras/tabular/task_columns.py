@@ -56,7 +56,7 @@ class TaskColumns:
         self.classes: dict[str, list[Value]] = {}
 
     def fit(self, frame: Rows, taken: Iterable[str]) -> None:
-        """Find the names of the tasks, which are not `taken`, and the classes of labels."""
+        """Find the classes of labels, and names of the tasks that are not `taken`."""
         self.names, self.classes = {}, {}
         for column, kind in self.tasks.items():
             name = safe_name(column, "task")
@@ -115,20 +115,20 @@ class TaskColumns:
             heads.append(HEADS[kind](self.names[column], tower=tower, **classes))
         return heads
 
-    def labels(self, frame: Rows, part: str | None = None) -> dict[str, np.ndarray]:
+    def labels(self, frame: Rows, kind: str | None = None) -> dict[str, np.ndarray]:
         """Return the labels of each task as numbers, with NaN for missing ones.
 
         Args:
             frame: The rows.
-            part: The name of a part of the rows in which each task needs two values.
+            kind: "training" or "validation" for rows in which each task needs two values.
         """
         labels = {}
         for column, name in self.names.items():
             labels[name] = self._labels(frame, column)
             values = np.unique(labels[name][~np.isnan(labels[name])])
-            if part and len(values) < 2:
+            if kind and len(values) < 2:
                 raise ValueError(
-                    f"{column} must have labels with two different values in the {part} rows. "
+                    f"{column} must have labels with two different values in the {kind} rows. "
                     f"Received: {values.tolist()}"
                 )
         return labels
@@ -145,21 +145,21 @@ class TaskColumns:
         values = column_values(frame, column)
         if new := {*values} - {*places, None}:
             warn_user(
-                f"{column} has labels that are none of the classes {self.classes[column]}, and "
+                f"{column} has labels that are not among the classes {self.classes[column]}. They "
                 f"count as missing: {short_repr(new)}"
             )
         return np.array([places.get(value, np.nan) for value in values])
 
-    def read(self, rows: Rows, part: str | None, columns: Any, weights: Mapping[str, str]) -> Any:
+    def read(self, rows: Rows, kind: str | None, columns: Any, weights: Mapping[str, str]) -> Any:
         """Return the inputs, the labels and the checked weights of rows.
 
         Args:
             rows: The rows.
-            part: As for `labels`.
+            kind: As for `labels`.
             columns: The Columns of the inputs.
             weights: The columns with weights of the tasks that have some.
         """
-        x, labels = columns.transform(rows, packed=True), self.labels(rows, part)
+        x, labels = columns.transform(rows, packed=True), self.labels(rows, kind)
         if not weights:
             return x, labels, None
         found = {self.names[task]: read_numbers(rows, name) for task, name in weights.items()}

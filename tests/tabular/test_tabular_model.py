@@ -104,7 +104,7 @@ def test_a_binary_task_predicts_the_second_class():
         is_one = frame[task] == one
         assert found[task][is_one].mean() > found[task][~is_one].mean()
     assert model.heads["old"].units == 1
-    with pytest.warns(UserWarning, match=r"liked it has labels that are none of .*{'maybe'}"):
+    with pytest.warns(UserWarning, match=r"liked it has labels that are not among .*{'maybe'}"):
         model.report(frame.assign(**{"liked it": "maybe"}))
 
 
@@ -259,7 +259,7 @@ FITS = {
         f"{name} as a column": (
             {"columns": pk.Columns([name]), "ids": ()},
             options,
-            *(ValueError, f"columns must not have tasks, .*Received: columns with \\['{name}'\\]"),
+            *(ValueError, f"must not contain tasks, .*Received: columns with \\['{name}'\\]"),
         )
         for name, options in (
             ("liked it", {}),
@@ -337,11 +337,11 @@ def test_a_model_without_fit_and_folders_that_are_not_whole_are_refused(tmp_path
         with pytest.raises(ValueError, match="Call fit first"):
             use(FRAME)
     model.fit(SMALL, **QUICK)
-    with pytest.raises(ValueError, match="folder must be new, or of a model"):
+    with pytest.raises(ValueError, match="folder must be new, or contain only a model"):
         model.save(tmp_path)
     model.save(tmp_path / "model")
     (tmp_path / "model" / "notes.txt").touch()
-    with pytest.raises(ValueError, match=r"of a model. Received: .*notes.txt"):
+    with pytest.raises(ValueError, match=r"only a model. Received: .*notes.txt"):
         model.save(tmp_path / "model")
     (tmp_path / "model" / "notes.txt").unlink()
     with contextlib.chdir(tmp_path / "model"):
@@ -397,7 +397,7 @@ def test_a_save_that_ends_at_any_point_loses_no_model(action, tmp_path, monkeypa
         change += 1
         if not folder.exists():
             assert action is kill
-            with pytest.raises(ValueError, match=r"A killed `save` has left \['") as error:
+            with pytest.raises(ValueError, match=r"An interrupted `save` has left \['") as error:
                 pk.TabularModel.load(folder)
             Path(str(error.value).split("'")[-2]).rename(folder)
         pk.TabularModel.load(folder)
