@@ -475,8 +475,8 @@ class Columns:
 
         An id becomes a row of a table, and a list or a text the mean of rows. A number becomes two
         features: the number, or 0 if it is missing, and 1 if it is missing. With `number_units`, a
-        number that has more than two values in training is also read by a NumberEmbedding, whose
-        boundaries are its quantiles. `network.input` has the inputs, keyed by column. `HedgedBlock`
+        number with more than two different quantiles is also read by a NumberEmbedding, whose
+        boundaries are these. `network.input` has the inputs, keyed by column. `HedgedBlock`
         and `StreamFeatures` copy the network.
 
         A number outside of the range in training is read as the smallest or largest one, and a
@@ -497,9 +497,10 @@ class Columns:
             same inputs.
 
         Raises:
-            TypeError: If a width is not an integer.
-            ValueError: If the columns are not fitted, a width is below 1, or `width` and
-                `number_units` are dicts with different streams.
+            TypeError: If a width or `number_units` is not an integer, or `dropout` not a number.
+            ValueError: If the columns are not fitted, a width or `number_units` is below 1,
+                `dropout` is not at least 0 and below 1, or `width` and `number_units` are dicts
+                with different streams.
         """
         from ple_keras.columns.network import build_network  # imports Keras
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import check_int, check_keys
+from ple_keras._checks import check_int, check_keys, check_number
 from ple_keras._typing import Tensor
 from ple_keras.columns.columns import free_name
 from ple_keras.layers.column_layers import ColumnFeatures, ColumnTable
@@ -30,6 +30,7 @@ def build_network(
         number_units: As for `Columns.network`.
         packed: As for `Columns.network`.
     """
+    dropout = check_number(dropout, "dropout", minimum=0, below=1)
     ids, sequences, numbers = columns.ids, columns.sequences, columns.numbers
     inputs: dict[str, Tensor] = {}
     input_names = columns._input_names(packed)
@@ -57,6 +58,7 @@ def build_network(
 
     def network(width: Any, units: Any, suffix: str = "") -> keras.Model:
         width = check_int(width, "width", minimum=1)
+        units = None if units is None else check_int(units, "number_units", minimum=1)
         features = []
         if codes:
             each = ops.concatenate(codes, axis=-1)
@@ -72,7 +74,9 @@ def build_network(
             low, high = columns._limits()  # a file can't contain the arrays of `clip`
             features.append(ops.minimum(ops.maximum(ops.nan_to_num(values), low), high))
             if units is not None and embedded:
-                read = values if len(embedded) == len(numbers) else ops.take(values, embedded, -1)
+                read = values
+                if len(embedded) < len(numbers):  # ONNX files of PyTorch can take only rows
+                    read = ops.transpose(ops.take(ops.transpose(values), embedded, axis=0))
                 bins = [columns._scaled_quantiles(numbers[i]).tolist() for i in embedded]
                 embedding = NumberEmbedding(units, len(bins[0]) - 1, bin_boundaries=bins)
                 features.append(embedding(read))

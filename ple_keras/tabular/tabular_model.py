@@ -404,16 +404,18 @@ class TabularModel:
     def _new_model(self, columns: Columns, tasks: TaskColumns) -> MultiTaskModel:
         """Return a compiled model."""
         arguments = self._arguments
+        dropout = check_number(arguments["table_dropout"], "table_dropout", minimum=0, below=1)
         heads = TaskHeads(tasks.heads(arguments["tower"]))
         units = {SHARED: None} | dict.fromkeys(heads.task_names, arguments["number_units"])
-        options = {"width": arguments["width"], "dropout": arguments["table_dropout"]}
-        networks = columns.network(**options, number_units=units, packed=True)
+        networks = columns.network(arguments["width"], dropout, units, packed=True)
         expert = ExpertBlock(arguments["units"], arguments["activation"], arguments["dropout"])
         inputs = networks[SHARED].input
         features = HedgedBlock(heads, expert, features=networks)(inputs)
         model = MultiTaskModel(inputs, heads(features))
         rate = arguments["table_rate"]
-        tables = None if rate is None else SparseAdagrad(rate)
+        tables = None
+        if rate is not None:
+            tables = SparseAdagrad(check_number(rate, "table_rate", above=0))
         adam = keras.optimizers.Adam(arguments["learning_rate"])
         model.compile(table_optimizer(adam, tables))
         return model

@@ -167,6 +167,8 @@ def test_numbers_are_limited_or_embedded(frame, tmp_path):
     embedded = network.predict_on_batch(x)
     assert embedded.shape == (6, 3 + 3 * 3 + 3)
     np.testing.assert_array_equal(embedded[:, [0, 1, 2, 12, 13, 14]], plain.predict_on_batch(x))
+    age = embedded[:, 3:6]  # which is missing in row 1, and ends at 50 and 10
+    np.testing.assert_array_equal(age[[2, 1]], age[[5, 3]])
     np.testing.assert_array_equal(loaded(network, tmp_path).predict_on_batch(x), embedded)
     own = columns.network({"shared": 4, "like": 2}, number_units=2)
     assert own["like"].output_shape == (None, 3 + 3 * 2 + 3)
@@ -176,11 +178,14 @@ def test_numbers_are_limited_or_embedded(frame, tmp_path):
         columns.network({"like": 4}, number_units={"shared": 4})
     numbers = numbers.assign(age=[1.0, 2.0, 1.0, 2.0, np.nan, 1.0])
     columns = pk.Columns(numbers=["age", "time"]).fit(numbers)
-    network = columns.network(number_units=2)
-    assert network.output_shape == (None, 2 + 2 + 2)  # "age" has two values
-    x = columns.transform(numbers)
-    expected = network.predict_on_batch(x)
-    np.testing.assert_array_equal(loaded(network, tmp_path).predict_on_batch(x), expected)
+    networks = [columns.network(number_units=2, packed=packed) for packed in (False, True)]
+    networks[1].set_weights(networks[0].get_weights())
+    x = [columns.transform(numbers, packed=packed) for packed in (False, True)]
+    expected = networks[0].predict_on_batch(x[0])
+    assert expected.shape == (6, 2 + 2 + 2)  # "age" has two values
+    for network, each in zip(networks, x):
+        for copy in (network, loaded(network, tmp_path)):
+            np.testing.assert_array_equal(copy.predict_on_batch(each), expected)
 
 
 def test_the_codes_of_other_columns_are_refused_by_the_name_of_their_column(columns, frame):
@@ -255,6 +260,11 @@ def test_widths_are_checked(columns):
     for width in ("16", {"shared": 16.0}):
         with pytest.raises(TypeError, match="width must be an integer"):
             columns.network(width)
+    for units in (0, {"shared": None, "click": 0}):
+        with pytest.raises(ValueError, match=r"number_units must be at least 1\. Received: numb"):
+            columns.network(number_units=units)
+    with pytest.raises(ValueError, match=r"dropout must be .* below 1\. Received: dropout=1"):
+        columns.network(dropout=1)
 
 
 @pytest.mark.parametrize("width", [4, {"shared": 4, "click": 2}])

@@ -8,8 +8,9 @@ import pytest
 
 import ple_keras as pk
 from ple_keras._keras.batches import Batches
+from ple_keras._keras.layers import find_layers
 from ple_keras.hedging.branched_model import BranchedModel
-from tests.compat.write_files import FOLDER, of_model, step, step_tabular
+from tests.compat.write_files import FOLDER, frame, of_model, step, step_tabular
 from tests.helpers import once
 
 BACKEND = keras.backend.backend()
@@ -46,6 +47,11 @@ def test_a_tabular_model_predicts_and_trains_as_when_it_was_written(folder):
         for key, value in found.items():
             if folder.parent.name == BACKEND or key.startswith("before/"):  # other random numbers
                 np.testing.assert_allclose(value, expected[key], rtol=1e-5, atol=1e-5, err_msg=key)
+    model = pk.TabularModel.load(folder)
+    model.fit(frame(), epochs=0, verbose=0)  # with the networks of 0.7.0
+    experts = find_layers(model.keras_model, pk.ExpertBlock)
+    assert {expert.activation for expert in experts} == {keras.activations.relu}
+    assert not find_layers(model.keras_model, pk.NumberEmbedding)
 
 
 @once

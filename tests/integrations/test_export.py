@@ -11,6 +11,7 @@ import warnings
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 import ple_keras as pk
@@ -46,10 +47,14 @@ def heads(*others):
     return pk.TaskHeads([click, buy, time, kind, *others])
 
 
-def embedded(inputs):
-    """Return the parts or embeddings of numbers, of which one lacks bins."""
-    boundaries = [[-1.0, 0.0, 1.0], [0.0], *[[-0.5, 0.5]] * (inputs.shape[-1] - 2)]
-    return pk.NumberEmbedding(2, num_bins=2, bin_boundaries=boundaries)(inputs)
+def number_network(width):
+    """Return a network of numbers and their embeddings, of which one lacks bins, and one all."""
+    numbers = dict(enumerate(features(50, width).T))
+    numbers = {
+        f"n{i}": np.round(x) if i == 1 else x > 0 if i == 2 else x for i, x in numbers.items()
+    }
+    columns = pk.Columns(numbers=[*numbers]).fit(pd.DataFrame(numbers))
+    return columns.network(number_units=2, packed=True)
 
 
 def with_gate_weights():
@@ -59,7 +64,9 @@ def with_gate_weights():
     options = {"gate_reads": "both", "enable_gate_weights_metrics": True, "name": "ple"}
     block = pk.PLEBlock(2, tasks, [16, 8], 2, 2, gate_kwargs={"dropout": 0.3}, **options)
     streams, by_level = block(
-        embedded(inputs["x"]), gate_context=inputs["device"], return_gate_weights=True
+        number_network(16)({"numbers": inputs["x"]}),
+        gate_context=inputs["device"],
+        return_gate_weights=True,
     )
     outputs, others = with_branches(tasks, streams)
     return keras.Model({**inputs, **others}, {**outputs, **plain({"gate": by_level})})
@@ -72,7 +79,8 @@ def by_stream_in_float16():
     block = pk.MMoEBlock(tasks, [16, 8], num_experts=4, gate_kwargs={"dropout": 0.3})
     streams = [*tasks.task_names, "shared"]
     inputs = {stream: keras.Input((16,), name=f"{stream}_x") for stream in streams}
-    by_stream = {stream: embedded(x) for stream, x in inputs.items()}
+    network = number_network(16)
+    by_stream = {stream: network({"numbers": x}) for stream, x in inputs.items()}
     outputs, others = with_branches(tasks, block(by_stream))
     model = keras.Model({x.name: x for x in inputs.values()} | others, outputs)
     keras.config.set_dtype_policy("float32")
@@ -84,7 +92,7 @@ def with_product():
     inputs = {"user": keras.Input((10,), name="user"), "item": keras.Input((6,), name="item")}
     product = pk.ProductHead("click_and_buy", of=("click", "buy"))
     tasks = heads(product)
-    columns = [embedded(inputs["user"]), inputs["item"]]
+    columns = [number_network(10)({"numbers": inputs["user"]}), inputs["item"]]
     block = pk.PLEBlock(2, tasks, [8])
     outputs, others = with_branches(tasks, block(keras.layers.Concatenate()(columns)))
     return keras.Model(inputs | others, outputs)
@@ -128,7 +136,7 @@ def test_files_predict_the_same_without_keras_for_any_batch_size(forms, tmp_path
     randomize(model, scale=0.3)
     x = {each.name: features(64, *each.shape[1:], seed=1) for each in model.inputs}
     for name, values in x.items():
-        if name in ("x", "user") or name.endswith("_x"):  # of NumberEmbedding
+        if name in ("x", "user") or name.endswith("_x"):  # of `number_network`
             values[::5, 0] = np.nan
     folders = [tmp_path / form for form in forms]
     for form, folder in zip(forms, folders):

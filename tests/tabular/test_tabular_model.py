@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 import ple_keras as pk
+from ple_keras._keras.layers import find_layers
 from ple_keras.tabular.row_split import split_rows
 from tests.helpers import once
 
@@ -214,6 +215,12 @@ ARGUMENTS = {
 }
 SMALL = without(FRAME, "kind", "visits", "spent", "stars")
 FITS = {
+    "activation": ({"activation": "rely"}, {}, ValueError, "activation must be known to Keras: "),
+    "number units": ({"number_units": 0}, {}, ValueError, "number_units must be at least 1. Rec"),
+    "table rate": ({"table_rate": 0}, {}, ValueError, "table_rate must be finite and above 0. R"),
+    "table dropout": (
+        {"table_dropout": 1}, {}, ValueError, "table_dropout must be .* below 1. Received: table"
+    ),
     **{
         name: ({"frame": SMALL.drop(columns="liked it")}, {"y": y}, ValueError, rule)
         for name, y, rule in (
@@ -315,6 +322,28 @@ def test_arguments_that_make_no_model_are_refused(name):
     arguments, error, reason = ARGUMENTS[name]
     with pytest.raises(error, match=reason):
         pk.TabularModel(**{"tasks": CLICK, "ids": ["user id"], **arguments})
+
+
+@once
+def test_arguments_reach_the_layers_and_the_optimizer_and_are_saved(tmp_path):
+    options = {"activation": "tanh", "number_units": 3, "table_rate": 0.25, "table_dropout": 0.5}
+    model = new_model(CLICK, **options).fit(SMALL, epochs=0, verbose=0)
+    model.save(tmp_path / "model")
+    loaded = pk.TabularModel.load(tmp_path / "model")
+    plain = new_model(CLICK, **dict.fromkeys(options)).set_params(table_dropout=0.0)
+    for each in (model, loaded, loaded.fit(SMALL, epochs=0, verbose=0)):
+        assert each.get_params().items() >= options.items()
+        layers = find_layers(each.keras_model, keras.Layer)
+        assert {x.units for x in layers if isinstance(x, pk.NumberEmbedding)} == {3}
+        assert {x.activation.__name__ for x in layers if type(x) is pk.ExpertBlock} == {"tanh"}
+        features = layers[layers.index(find_layers(each.keras_model, pk.HedgedBlock)[0]) :]
+        assert [x.rate for x in features if type(x) is keras.layers.Dropout][:2] == [0.5, 0.5]
+        assert each.keras_model.optimizer.optimizers[0].learning_rate == 0.25
+    plain.fit(SMALL, epochs=0, verbose=0)
+    assert not find_layers(plain.keras_model, pk.NumberEmbedding)
+    assert (
+        plain.keras_model.optimizer.optimizers[0].learning_rate == pk.SparseAdagrad().learning_rate
+    )
 
 
 @once

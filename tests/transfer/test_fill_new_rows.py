@@ -32,9 +32,12 @@ def fitted(frame=FRAME, spare=1.0):
 def model_of(kind, columns):
     """Return a trained model."""
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
-    width = {"shared": 4, "click": 2, "time": 1} if kind == "widths" else 4
-    network = columns.network(width, 0.1, number_units=3, packed=kind == "ple")
-    inputs = network["shared"].input if kind == "widths" else network.input
+    width, units = 4, 3
+    if kind == "streams":
+        width = {"shared": 4, "click": 2, "time": 1}
+        units = {"shared": None, "click": 3, "time": 2}
+    network = columns.network(width, 0.1, units, packed=kind == "ple")
+    inputs = network["shared"].input if kind == "streams" else network.input
     if kind == "ple":
         features = pk.PLEBlock(2, heads, [4])(network(inputs))
     else:
@@ -50,10 +53,10 @@ def train(model, columns, frame):
     return model
 
 
-MODELS = {"hedged": ("hedged", None), "ple": ("ple", loaded), "widths": ("widths", loaded)}
+MODELS = {"hedged": ("hedged", None), "ple": ("ple", loaded), "streams": ("streams", loaded)}
 
 
-@pytest.mark.parametrize(("kind", "copy"), fewer(MODELS, "hedged"))
+@pytest.mark.parametrize(("kind", "copy"), fewer(MODELS, "streams"))
 def test_predictions_are_equal_to_the_bit_and_new_rows_learn(kind, copy, tmp_path):
     columns = fitted()
     updated = columns.update(DAY, min_rows=2)
