@@ -58,10 +58,10 @@ def build(tasks, columns, steps):
     features = keras.layers.Dropout(0.1)(network.output)
     heads = pk.TaskHeads([pk.BinaryHead(task, tower=[32]) for task in tasks])
     if len(tasks) > 1:
-        experts = pk.ExpertBlock([96, 64], dropout=0.2)
+        experts = pk.ExpertBlock([96, 64], "silu", dropout=0.2)
         block = pk.PLEBlock(2, heads, experts, enable_gate_weights_metrics=True, name="ple")
     else:
-        block = pk.SharedBottomBlock(heads, pk.ExpertBlock([134, 64], dropout=0.2))
+        block = pk.SharedBottomBlock(heads, pk.ExpertBlock([134, 64], "silu", dropout=0.2))
     model = pk.MultiTaskModel(network.input, heads(block(features)))
     warmup = {"warmup_target": 5e-3, "warmup_steps": steps // 20}
     schedule = keras.optimizers.schedules.CosineDecay(0.0, steps, **warmup)
