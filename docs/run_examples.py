@@ -32,6 +32,7 @@ RESULTS = {
     "benchmarks/never_worse.py": "results/never_worse.md",
     "benchmarks/policies.py": "recipes/exposure.md",
     "benchmarks/recommender_seeds.py": "results.md",
+    "benchmarks/retail.py": "results/retail.md",
     "benchmarks/small_job.py": "performance.md",
     "benchmarks/step_time.py": "performance.md",
     "benchmarks/whole_job.py": "performance.md",

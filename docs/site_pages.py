@@ -54,6 +54,7 @@ PAGES = {
         "Overview": "results.md",
         "Never worse": "results/never_worse.md",
         "Against gradient boosting": "results/against_boosting.md",
+        "A retail log": "results/retail.md",
         "Performance": "performance.md",
     },
     "Migration": {

@@ -35,6 +35,8 @@ KINDS = {  # of tasks
         ["clicks", "votes", "mdvis", "totadm", "visits", "emergency", "hospital"], "count"
     ),
     **{"verified": "binary", "requests": "count"},
+    **dict.fromkeys(["buy", "discount", "coupon"], "binary"),  # of retail.py
+    **{"spend": "amount", "units": "count"},
 }
 
 

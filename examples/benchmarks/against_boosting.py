@@ -84,7 +84,12 @@ CAT_CHOICES = {"learning_rate": [0.1, 0.03, 0.06], "depth": [6, 4, 8], "l2_leaf_
 CAT_KINDS = {"binary": ("Logloss", "Probability"), "count": ("Poisson", "Exponent")}
 CAT_KINDS["regression"] = "RMSE", "RawFormulaVal"
 RANKED = {"hate by rating": ("hate", -1), "like by rating": ("like", 1)}
-MARGINS = {"binary": 1.0, "regression": 2.0, "count": 2.0}  # points of AUC, percents of errors
+MARGINS = {
+    "binary": 1.0,
+    "regression": 2.0,
+    "count": 2.0,
+    "amount": 2.0,
+}  # points of AUC, percents of errors
 PAIRS = ["hedged", "mixture", *CONTROLS, "single", "bottom", "linear"]
 PAIRS = [f"{model} over {RIVAL}" for model in PAIRS]
 PAIRS += [*(f"mixture over {control}" for control in CONTROLS), "hedged over single"]
