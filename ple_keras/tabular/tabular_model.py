@@ -64,7 +64,8 @@ class TabularModel:
         tasks: `{column: kind}` of the columns with labels. Kinds are "binary", "regression",
             "count", "amount" (at least 0, with many zeros or a long tail) and "multiclass", or an
             unbuilt head. Strings and booleans of binary tasks and classes become classes. For a
-            binary task, predictions are the probability of 1, True, or the second class in order.
+            binary task, predictions are the probability of 1, True, or the second class in order. A
+            factor of a `ProductHead` can have no column: its labels are missing.
         ids: Names of columns of integers that are ids. Strings and booleans are ids anyway (see
             `Columns.infer`).
         columns: A Columns instead of `ids`. `fit` fits a copy of it, unless it is fitted.
@@ -351,9 +352,7 @@ class TabularModel:
 
     def _join(self, frame: Rows, y: Any, sample_weight: Any) -> tuple[Rows, dict[str, str]]:
         """Return the frame with labels and weights, and the column of weights of each task."""
-        check_frame(frame, "frame")
-        tasks = [*self._arguments["tasks"]]
-        frame = join_columns(frame, y, tasks)
+        tasks, frame = [*self._arguments["tasks"]], self._labeled(frame, y, "frame")
         if not isinstance(sample_weight, str | Mapping | None):
             frame = join_columns(frame, sample_weight, [WEIGHTS], "sample_weight")
             sample_weight = WEIGHTS
@@ -366,11 +365,9 @@ class TabularModel:
         self, frame: Rows, validation: Any, time: str | None, group: str | None
     ) -> tuple[Rows, Rows]:
         """Return the training rows and the validation rows."""
-        if isinstance(validation, tuple):
-            valid, y = validation
-            return frame, join_columns(valid, y, [*self._arguments["tasks"]])
-        if hasattr(validation, "columns"):
-            return frame, validation
+        if isinstance(validation, tuple) or hasattr(validation, "columns"):
+            valid, y = validation if isinstance(validation, tuple) else (validation, None)
+            return frame, self._labeled(valid, y, "validation")
         share = check_number(validation, "validation", above=0, below=1)
         train, valid = split_rows(frame, share, time, group, self._arguments["seed"])
         taken: Any = getattr(frame, "iloc", frame)
@@ -454,10 +451,10 @@ class TabularModel:
             return dict(self.keras_model.predict_on_batch(x))
         return dict(self.keras_model.predict(x, batch_size=BATCH_SIZE, verbose=0))
 
-    def _labeled(self, rows: Rows, y: Any) -> Rows:
+    def _labeled(self, rows: Rows, y: Any, argument: str = "rows") -> Rows:
         """Return a frame with labels."""
-        check_frame(rows, "rows")
-        return join_columns(rows, y, [*self._arguments["tasks"]])
+        check_frame(rows, argument)
+        return TaskColumns(self._arguments["tasks"]).join(rows, y)
 
     def _fitted(self) -> TaskColumns:
         if self.keras_model is None:
@@ -495,7 +492,7 @@ class TabularModel:
         names = {c: name for c, name in tasks.names.items() if not is_constant(labels[name])}
         if not names:
             raise ValueError("rows must have labels of a task. Received: no labels that differ")
-        if others := [*tasks.names.keys() - names]:
+        if others := [*tasks.names.keys() - names - tasks.factors]:
             warn_user(f"Tasks without labels that differ in these rows do not count: {others}")
 
         def losses(x: Arrays) -> Arrays:
@@ -580,9 +577,10 @@ class TabularModel:
             tasks = self._fitted()
             x, y = self._columns.transform(rows, packed=True), tasks.labels(rows)
             report = task_report(self.keras_model, x, y, BATCH_SIZE, groups, new_rows=True)
-        columns = {name: column for column, name in tasks.names.items()}
+        unlabeled = [task for task in tasks.factors if np.isnan(y[task]).all()]
+        columns = {n: column for column, n in tasks.names.items() if n not in unlabeled}
         by_column: Any = {
-            key: {columns[task]: value for task, value in by_task.items()}
+            key: {columns[task]: value for task, value in by_task.items() if task in columns}
             for key, by_task in vars(report).items()
             if isinstance(by_task, dict)
         }

@@ -9,7 +9,7 @@ import numpy as np
 from ple_keras._checks import check_keys, short_repr, warn_user
 from ple_keras._typing import LayerLike
 from ple_keras.columns.columns import Rows, Value, column_values, free_name, read_numbers, safe_name
-from ple_keras.heads.binary_heads import BinaryHead, ProductHead
+from ple_keras.heads.binary_heads import BinaryHead, ProbabilityHead, ProductHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.ranking_head import RankingHead
@@ -34,6 +34,7 @@ class TaskColumns:
 
     Attributes:
         tasks: As above.
+        factors: The tasks of which a ProductHead is the product. They can have no labels.
         names: The name of the task of each column, after `fit`.
         classes: The classes of columns whose labels are not numbers, in the order of predictions.
     """
@@ -45,15 +46,32 @@ class TaskColumns:
                 f"Received: tasks={short_repr(tasks)}"
             )
         for column, kind in tasks.items():
-            is_head = isinstance(kind, Head) and not isinstance(kind, ProductHead | RankingHead)
+            is_head = isinstance(kind, Head) and not isinstance(kind, RankingHead)
             if kind not in [*HEADS] and (not is_head or getattr(kind, "built", False)):
                 raise ValueError(
                     f"tasks[{column!r}] must be one of {[*HEADS]}, or an unbuilt head that is not "
-                    f"a ProductHead or a RankingHead. Received: tasks[{column!r}]={kind!r}"
+                    f"a RankingHead. Received: tasks[{column!r}]={kind!r}"
                 )
         self.tasks = dict(tasks)
+        products = [kind for kind in tasks.values() if isinstance(kind, ProductHead)]
+        self.factors = {task for product in products for task in product.of}
+        known = {getattr(kind, "task", column) for column, kind in tasks.items()}
+        if unknown := self.factors - known:
+            raise ValueError(
+                "tasks must have the factors of each ProductHead; "
+                f"missing: {sorted(unknown)}. Received: tasks={short_repr(tasks)}"
+            )
         self.names: dict[str, str] = {}
         self.classes: dict[str, list[Value]] = {}
+
+    def join(self, frame: Rows, y: Any) -> Rows:
+        """Return a frame with the columns of `y`, and of missing labels of factors without them."""
+        names = y if isinstance(y, Mapping) else self.tasks
+        known = frame.columns if y is None else getattr(y, "columns", names)
+        empty = [task for task in self.tasks if task in self.factors and task not in known]
+        frame = join_columns(frame, y, [task for task in self.tasks if task not in empty])
+        missing = dict.fromkeys(empty, np.full(len(frame), np.nan))
+        return join_columns(frame, missing, empty) if empty else frame
 
     def fit(self, frame: Rows, taken: Iterable[str]) -> None:
         """Find the classes of labels, and names of the tasks that are not `taken`."""
@@ -64,7 +82,9 @@ class TaskColumns:
             name = name if is_free and not name.startswith("val_") else f"task_{name}"
             used = {*taken, *self.names.values()}
             self.names[column] = kind.task if isinstance(kind, Head) else free_name(name, used)
-            if kind in ("binary", "multiclass") or isinstance(kind, BinaryHead | MulticlassHead):
+            if kind in ("binary", "multiclass") or isinstance(
+                kind, ProbabilityHead | MulticlassHead
+            ):
                 self._find_classes(frame, column)
         predictions = [name for column in self.tasks for name in self._prediction_names(column)]
         if len({*predictions}) < len(predictions):
@@ -81,7 +101,10 @@ class TaskColumns:
     def _find_classes(self, frame: Rows, column: str) -> None:
         kind = self.tasks[column]
         values = [value for value in column_values(frame, column) if value is not None]
-        types, is_binary = {*map(type, values)}, kind == "binary" or isinstance(kind, BinaryHead)
+        types, is_binary = (
+            {*map(type, values)},
+            kind == "binary" or isinstance(kind, ProbabilityHead),
+        )
         if is_binary and types <= {int, float}:  # labels are 0 and 1, or probabilities
             if kind == "binary" and (wrong := [x for x in values if not 0 <= x <= 1]):
                 raise ValueError(
@@ -126,7 +149,7 @@ class TaskColumns:
         for column, name in self.names.items():
             labels[name] = self._labels(frame, column)
             values = np.unique(labels[name][~np.isnan(labels[name])])
-            if kind and len(values) < 2:
+            if kind and len(values) < 2 and not (name in self.factors and not len(values)):
                 raise ValueError(
                     f"{column} must have labels with two different values in the {kind} rows. "
                     f"Received: {values.tolist()}"

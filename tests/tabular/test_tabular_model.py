@@ -204,10 +204,11 @@ CLICK = {"liked it": "binary"}
 ARGUMENTS = {
     "no dict": ({"tasks": ["a"]}, TypeError, "tasks must be a dict with the kind"),
     "kind": ({"tasks": {"a": "class"}}, ValueError, r"tasks\['a'\] must be one of \['binary'"),
-    "ranking": (
+    "ranking": ({"tasks": {"a": pk.RankingHead("a")}}, ValueError, "that is not a RankingHead"),
+    "factors": (
         {"tasks": {"a": pk.ProductHead("a", of=("b", "c"))}},
         ValueError,
-        "not a ProductHead or a Rank",
+        r"the factors of each ProductHead; missing: \['b', 'c'\]",
     ),
     "both": ({"columns": pk.Columns(["city"])}, ValueError, "ids must be empty if columns are"),
     "text": ({"ids": "city"}, TypeError, "ids must be a list of names"),
@@ -564,6 +565,26 @@ def test_inputs_and_tasks_have_different_names():
     model.fit(frame[:150], validation=frame[150:], **QUICK)
     names = [*model.keras_model.input, *model.keras_model.output]
     assert len({*names}) == len(names)
+
+
+@once
+def test_a_factor_of_a_product_can_lack_a_column(tmp_path):
+    frame = without(FRAME, *LABELS, "stars", "liked it").assign(click=SCORE > 0, buy=SCORE > 1)
+    tasks = {
+        "click": "binary",
+        "later": pk.BinaryHead("later", loss_weight=0.0),
+        "buy": pk.ProductHead("buy", of=["click", "later"]),
+    }
+    y = frame[["click", "buy"]]
+    model = new_model(tasks).fit(frame.drop(columns=y.columns), y, group="day", **QUICK)
+    p = model.predict(frame)
+    np.testing.assert_allclose(p["buy"], p["click"] * p["later"], rtol=1e-5)
+    assert [*model.report(frame).tasks] == ["click", "buy"]
+    assert {*model.importance(frame, repeats=1)} == {"click", "buy"}
+    assert model.score(frame) == model.score(frame.assign(later=np.nan))
+    model.save(tmp_path / "model")
+    loaded = pk.TabularModel.load(tmp_path / "model").continue_fit(frame, **QUICK)
+    assert [*loaded.predict(frame)] == [*p]
 
 
 @once
