@@ -204,7 +204,6 @@ CLICK = {"liked it": "binary"}
 ARGUMENTS = {
     "no dict": ({"tasks": ["a"]}, TypeError, "tasks must be a dict with the kind"),
     "kind": ({"tasks": {"a": "class"}}, ValueError, r"tasks\['a'\] must be one of \['binary'"),
-    "ranking": ({"tasks": {"a": pk.RankingHead("a")}}, ValueError, "that is not a RankingHead"),
     "factors": (
         {"tasks": {"a": pk.ProductHead("a", of=("b", "c"))}},
         ValueError,
