@@ -457,8 +457,8 @@ class CGCBlock(GatedBlock):
         layers = self._level.experts.expert_layers() if self.built else {}
         if name not in layers:
             raise ValueError(
-                f"name must be one of {self.expert_names} of a block with stack_experts=False. "
-                f"Received: {name=}, stack_experts={self.stack_experts}, built={self.built}"
+                f"name must be one of {self.expert_names} of a built block with "
+                f"stack_experts=False. Received: {name=}, stack_experts={self.stack_experts}, built={self.built}"
             )
         return layers[name]
 

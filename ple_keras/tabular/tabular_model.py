@@ -478,10 +478,10 @@ class TabularModel:
             UserWarning: If a task does not count, since it has no labels that differ.
         """
         with self._busy:
-            x, losses = self._losses(rows, y)
+            x, losses = self._relative_losses(rows, y)
             return -float(np.mean([np.nanmean(each) for each in losses(x).values()]))
 
-    def _losses(self, rows: Rows, y: Any) -> tuple[Arrays, Losses]:
+    def _relative_losses(self, rows: Rows, y: Any) -> tuple[Arrays, Losses]:
         """Return encoded rows, and a function of such rows.
 
         It returns the relative loss of each row, with NaN for rows without a label, by the columns
@@ -547,7 +547,7 @@ class TabularModel:
         """
         repeats = check_int(repeats, "repeats", minimum=1)
         with self._busy:
-            x, losses = self._losses(rows, y)
+            x, losses = self._relative_losses(rows, y)
             groups = np.arange(len(rows)) if group is None else value_ranks(rows, group)
             return column_importance(self._columns, x, losses, groups, repeats, seed)
 

@@ -14,12 +14,12 @@ pytestmark = once
 
 def test_get_expert_refuses_unbuilt_blocks_unknown_names_and_stacked_experts():
     cgc = pk.CGCBlock(["click", "buy"], [4])
-    with pytest.raises(ValueError, match=r"the block built .*Received: .*built=False"):
+    with pytest.raises(ValueError, match=r"of a built block .*Received: .*built=False"):
         cgc.get_expert("click/expert_0")
     cgc.build((None, 3))
     with pytest.raises(ValueError, match=r"name must be one of .*.*name='click/expert_1'"):
         cgc.get_expert("click/expert_1")
-    with pytest.raises(ValueError, match=r"built with stack_experts=False"):
+    with pytest.raises(ValueError, match=r"a built block with stack_experts=False"):
         cgc.get_expert("click/expert_0")
 
 
