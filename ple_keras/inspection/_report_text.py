@@ -17,7 +17,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as dicts, lists, strings and numbers, ready for JSON."""
-        return dict(_to_json(asdict(self)))
+        return dict(to_json(asdict(self)))
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -45,8 +45,8 @@ def cells(figures: object, **forms: str) -> list[str]:
     return ["-" if math.isnan(value) else f"{value:{form}}" for value, form in values]
 
 
-def _to_json(value: object) -> Any:
+def to_json(value: object) -> Any:
     """Return nested dicts, with None for NaN and infinity."""
     if isinstance(value, dict):
-        return {key: _to_json(item) for key, item in value.items()}
+        return {key: to_json(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

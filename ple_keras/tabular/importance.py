@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ple_keras.columns.columns import BLOCKS, Columns
-from ple_keras.inspection._report_text import cells, table
+from ple_keras.inspection._report_text import cells, table, to_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +44,8 @@ class ImportanceReport(dict[str, dict[str, Importance]]):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as dicts and numbers, ready for JSON."""
-        return {task: {n: asdict(x) for n, x in each.items()} for task, each in self.items()}
+        by_task = self.items()
+        return dict(to_json({t: {n: asdict(x) for n, x in each.items()} for t, each in by_task}))
 
     def plot(self) -> "Figure":
         """Plot the importance of the columns for each task, with two errors on both sides.
@@ -61,8 +62,9 @@ class ImportanceReport(dict[str, dict[str, Importance]]):
         figure, panels = pyplot.subplots(1, len(self), sharey=True, squeeze=False, figsize=size)
         for panel, (task, by_column) in zip(panels[0], self.items()):
             increases, errors = np.array([[x.increase, x.error] for x in by_column.values()]).T
-            panel.barh([*by_column], increases, xerr=2 * errors)
-            panel.set(title=task, xlabel="increase")
+            names = [name.replace("$", r"\$") for name in (task, *by_column)]  # no formulas
+            panel.barh(names[1:], increases, xerr=2 * errors)
+            panel.set(title=names[0], xlabel="increase")
         panels[0, 0].invert_yaxis()
         figure.set_layout_engine("constrained")
         return figure

@@ -54,6 +54,10 @@ def test_the_columns_of_a_rule_are_the_first(model):
     assert json.loads(json.dumps(found.to_dict()))["like"]["age"].keys() == {"increase", "error"}
     figure = pytest.importorskip("matplotlib.figure").Figure
     assert isinstance(found.plot(), figure)
+    odd = type(found)({r"a$\b$": {r"$\c$ d$": found["stars"]["age"]}})
+    panel = odd.plot().axes[0]
+    panel.figure.canvas.draw()  # without an error of a formula
+    assert [panel.get_title(), panel.get_yticklabels()[0].get_text()] == [r"a\$\b\$", r"\$\c\$ d\$"]
 
 
 def test_importance_is_that_of_scikit_learn(model):
@@ -101,5 +105,6 @@ def test_rows_of_one_group_have_no_error_and_other_tasks_do_not_count(model):
         found = model.importance(frame, group="person", repeats=1)
     assert [*found] == ["stars"]
     assert np.isnan(found["stars"]["age"].error)
+    assert found.to_dict()["stars"]["age"]["error"] is None  # JSON has no NaN
     with pytest.raises(ValueError, match=r"repeats must be at least 1\. Received: repeats=0"):
         model.importance(frame, repeats=0)
