@@ -94,7 +94,7 @@ class TabularModel:
         n_features_in_: Their number.
 
     Raises:
-        TypeError: If `tasks` is not a dict.
+        TypeError: If `tasks` is not a dict with strings as keys.
         ValueError: If a kind is unknown, a head is built, or both `ids` and `columns` are given.
 
     Example:
@@ -257,7 +257,7 @@ class TabularModel:
                 index of the frame, or no branch improved after the first epoch and there are ids
                 with many values.
         """
-        frame, weights = self._join(frame, y, sample_weight)
+        frame, weights = self._join(frame, y, sample_weight, validation)
         frames = self._split(frame, validation, time, group)
         tasks = TaskColumns(self._arguments["tasks"])
         columns = self._fit_columns(frames[0], [*tasks.tasks, time, group, *weights.values()])
@@ -328,7 +328,7 @@ class TabularModel:
         options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
         with self._busy, ExitStack() as undo:
             tasks, model, before = self._fitted(), self.keras_model, self._columns
-            frame, weights = self._join(frame, y, sample_weight)
+            frame, weights = self._join(frame, y, sample_weight, validation)
             frames = self._split(frame, validation, time, group)
             columns = before.update(frames[0])
             train, valid = (tasks.read(each, None, columns, weights) for each in frames)
@@ -350,15 +350,27 @@ class TabularModel:
             warn_user("No epoch improved a branch on the validation rows, so nothing was learned")
         return self
 
-    def _join(self, frame: Rows, y: Any, sample_weight: Any) -> tuple[Rows, dict[str, str]]:
+    def _join(
+        self, frame: Rows, y: Any, sample_weight: Any, validation: Any
+    ) -> tuple[Rows, dict[str, str]]:
         """Return the frame with labels and weights, and the column of weights of each task."""
         tasks, frame = [*self._arguments["tasks"]], self._labeled(frame, y, "frame")
         if not isinstance(sample_weight, str | Mapping | None):
+            if isinstance(validation, tuple) or hasattr(validation, "columns"):
+                raise ValueError(
+                    "sample_weight must be a column of both frames if `validation` has its own "
+                    f"frame. Received: sample_weight={short_repr(sample_weight)}"
+                )
             frame = join_columns(frame, sample_weight, [WEIGHTS], "sample_weight")
             sample_weight = WEIGHTS
         is_dict = isinstance(sample_weight, Mapping)
         columns = sample_weight if is_dict else dict.fromkeys(tasks, sample_weight)
         check_keys(columns, tasks, "sample_weight", has_all=False)
+        if wrong := {t: x for t, x in columns.items() if not isinstance(x, str | None)}:
+            raise TypeError(
+                "sample_weight must be a column, a dict of columns, or one array. "
+                f"Received: sample_weight={short_repr(wrong)}"
+            )
         return frame, {task: name for task, name in columns.items() if name}
 
     def _split(
@@ -366,8 +378,13 @@ class TabularModel:
     ) -> tuple[Rows, Rows]:
         """Return the training rows and the validation rows."""
         if isinstance(validation, tuple) or hasattr(validation, "columns"):
-            valid, y = validation if isinstance(validation, tuple) else (validation, None)
-            return frame, self._labeled(valid, y, "validation")
+            pair = validation if isinstance(validation, tuple) else (validation, None)
+            if len(pair) != 2:
+                raise ValueError(
+                    "validation must be a share, a frame, or a tuple (frame, y). "
+                    f"Received: validation={short_repr(validation)}"
+                )
+            return frame, self._labeled(*pair, "validation")
         share = check_number(validation, "validation", above=0, below=1)
         train, valid = split_rows(frame, share, time, group, self._arguments["seed"])
         taken: Any = getattr(frame, "iloc", frame)

@@ -45,6 +45,8 @@ class TaskColumns:
                 "tasks must be a dict with the kind or the head of at least one column of labels. "
                 f"Received: tasks={short_repr(tasks)}"
             )
+        if wrong := [column for column in tasks if not isinstance(column, str)]:
+            raise TypeError(f"tasks must have strings as names of columns. Received: {wrong}")
         for column, kind in tasks.items():
             is_head = isinstance(kind, Head) and not isinstance(kind, RankingHead)
             if kind not in [*HEADS] and (not is_head or getattr(kind, "built", False)):
@@ -230,7 +232,7 @@ def join_columns(frame: Rows, values: Any, names: Sequence[str], argument: str =
     index: Any = getattr(frame, "index", None)
     if index is None:  # of polars
         return frame.with_columns(*type(frame)(dict(zip(names, columns))))
-    if not all(index.equals(getattr(each, "index", index)) for each in columns):
+    if not all(index.equals(each.index) for each in columns if hasattr(each, "iloc")):
         warn_user(f"{argument} and the frame have different indices: rows are aligned by position")
     arrays = [getattr(each, "array", each) for each in columns]
     return frame.assign(**dict(zip(names, arrays)))

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 import keras
@@ -19,6 +20,7 @@ import pytest
 import ple_keras as pk
 from ple_keras._keras.layers import find_layers
 from ple_keras.tabular.row_split import split_rows
+from ple_keras.tabular.task_columns import join_columns
 from tests.helpers import once
 
 ROWS = 120
@@ -209,6 +211,7 @@ ARGUMENTS = {
         ValueError,
         r"the factors of each ProductHead; missing: \['b', 'c'\]",
     ),
+    "numbers": ({"tasks": {0: "binary"}}, TypeError, r"strings as names of columns. Rec.*\[0\]"),
     "both": ({"columns": pk.Columns(["city"])}, ValueError, "ids must be empty if columns are"),
     "text": ({"ids": "city"}, TypeError, "ids must be a list of names"),
     "read once": ({"ids": iter(["city"])}, TypeError, "ids must be a list of names"),
@@ -236,6 +239,19 @@ FITS = {
     "weights twice": (
         {"frame": SMALL.assign(sample_weight=1)}, {"sample_weight": SCORE},
         *(ValueError, "frame must not have columns of sample_weight"),
+    ),
+    "weights of one frame": (
+        {}, {"sample_weight": SCORE, "validation": SMALL},
+        *(ValueError, "sample_weight must be a column of both frames"),
+    ),
+    "arrays of weights": (
+        {}, {"sample_weight": {"liked it": SCORE}}, TypeError, "dict of columns, or one array. Rec"
+    ),
+    "validation of three": (
+        {}, {"validation": (SMALL, None, SCORE)}, ValueError, r"or a tuple \(frame, y\)"
+    ),
+    "validation of arrays": (
+        {}, {"validation": (SCORE, SCORE)}, TypeError, "validation must be a frame of pandas"
     ),
     "list": ({"frame": [{"a": 1}]}, {}, TypeError, "frame must be a frame of pandas or polars"),
     "no task": ({"frame": SMALL.drop(columns="liked it")}, {}, ValueError, "'liked it' once"),
@@ -451,6 +467,10 @@ def test_labels_in_y_are_those_of_columns(monkeypatch):
             np.testing.assert_array_equal(labels[name], expected)
     model = new_model(CLICK).fit(x, y["liked it"].tolist(), validation=(x, y["liked it"]))
     assert model.score(x, y["liked it"]) == model.score(frame)
+    no_warning = warnings.catch_warnings(action="error", category=UserWarning)
+    with no_warning, keras.device("cpu"):  # the `index` of a tensor is something else
+        tensor = keras.ops.convert_to_tensor(x["age"].fillna(0).to_numpy() > 30)
+        join_columns(x, tensor, ["old"])
     with pytest.warns(UserWarning, match="y and the frame have different indices: rows are alig"):
         assert model.score(x, y["liked it"].reset_index(drop=True)) == model.score(frame)
     assert model._tasks.classes == {"liked it": ["no", "yes"]}
