@@ -458,7 +458,8 @@ class CGCBlock(GatedBlock):
         if name not in layers:
             raise ValueError(
                 f"name must be one of {self.expert_names} of a built block with "
-                f"stack_experts=False. Received: {name=}, stack_experts={self.stack_experts}, built={self.built}"
+                f"stack_experts=False. Received: {name=}, built={self.built}, "
+                f"stack_experts={self.stack_experts}"
             )
         return layers[name]
 
