@@ -50,7 +50,7 @@ def build_network(
         codes.append(keras.Input((length,), dtype="int32", name=input_names[name]))
         inputs[input_names[name]] = codes[-1]
     values = scalars(numbers, "numbers", "float32") if numbers else None
-    # A number with two values gains nothing by an embedding.
+    # A number with two values gains nothing from an embedding.
     distinct = [len({*columns._scaled_quantiles(name)}) for name in numbers]
     embedded = [i for i, count in enumerate(distinct) if count > 2]
     lengths = [*([len(ids)] if ids else []), *(length for _, length in sequences.values())]
