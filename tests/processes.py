@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import multiprocessing
 import os
 import runpy
 import shutil
@@ -66,6 +67,18 @@ def load_module(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def run_forks(function, count, *arguments):
+    """Run a function of an index and arguments in forks, which share the imports. Then exit."""
+    sys.modules["tensorflow"] = None  # otherwise, Keras imports it in every process
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=function, args=(i, *arguments)) for i in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    sys.exit(any(process.exitcode for process in processes))
 
 
 def free_address():

@@ -5,7 +5,6 @@ there. With `ranks=1`, the functions return the results of one process.
 """
 
 import json
-import multiprocessing
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +16,7 @@ import ple_keras as pk
 from tests.helpers import features, randomize
 from tests.models import chain, compiled
 from tests.optimizers import tables
-from tests.processes import EXAMPLES
+from tests.processes import EXAMPLES, run_forks
 
 TIMEOUT = timedelta(seconds=60)  # for a process that waits for another
 ROWS, BATCH, STEPS, EPOCHS = 80, 16, 20, 2
@@ -189,17 +188,5 @@ def run(rank, ranks, folder):
     (folder / f"{rank}.json").write_text(json.dumps(results))
 
 
-def main(folder):
-    """Run all processes as forks. They share the imports, which take longer than the trainings."""
-    sys.modules["tensorflow"] = None  # otherwise, Keras imports it in every process
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=run, args=(rank, 2, folder)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    sys.exit(any(process.exitcode for process in processes))
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_forks(run, 2, 2, Path(sys.argv[1]))

@@ -4,7 +4,6 @@ Each process writes its results to FOLDER/{process}.json.
 """
 
 import json
-import multiprocessing
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import ple_keras as pk
 from ple_keras.optimizers import sparse_adagrad
 from tests.backends.distribution_run import BATCH, data, hedged_model
 from tests.optimizers import tables
-from tests.processes import free_address
+from tests.processes import free_address, run_forks
 
 PROCESSES = 2
 
@@ -58,18 +57,5 @@ def run(process, address, folder):
     jax.distributed.shutdown()  # waits for the other process
 
 
-def main(folder):
-    """Run both processes as forks, which share the imports."""
-    sys.modules["tensorflow"] = None  # otherwise Keras imports it in each process
-    fork = multiprocessing.get_context("fork")
-    address = free_address()
-    processes = [fork.Process(target=run, args=(p, address, folder)) for p in range(PROCESSES)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    sys.exit(any(process.exitcode for process in processes))
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_forks(run, PROCESSES, free_address(), Path(sys.argv[1]))
