@@ -1,4 +1,4 @@
-"""MLflow and TensorBoard get the figures of the callbacks on the monitoring page."""
+"""The logs and MLflow get the figures of the callbacks on the monitoring page."""
 
 import re
 
@@ -31,11 +31,6 @@ def page():
     return names
 
 
-def fit(page, logger):
-    callbacks = [page["pk"].GateWeightsLogger(), page["LogHealth"](page["x"], page["y"]), logger]
-    return page["model"].fit(page["x"], page["y"], verbose=0, callbacks=callbacks).history
-
-
 def test_the_logs_have_the_figures(page):
     logs = page["history"].history
     assert set(logs) >= FIGURES
@@ -48,22 +43,11 @@ def test_mlflow_has_the_figures(page, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a database needs more packages
     mlflow.set_tracking_uri((tmp_path / "runs").as_uri())
     (log,) = re.findall(r"^log = .*?^\)$", PAGE, re.DOTALL | re.MULTILINE)
-    names = {"keras": keras, "mlflow": mlflow}
+    names, x, y = {"keras": keras, "mlflow": mlflow}, page["x"], page["y"]
     exec(log, names)
     with mlflow.start_run() as run:
-        logs = fit(page, names["log"])
+        callbacks = [page["pk"].GateWeightsLogger(), page["LogHealth"](x, y), names["log"]]
+        logs = page["model"].fit(x, y, verbose=0, callbacks=callbacks).history
     stored = mlflow.get_run(run.info.run_id).data.metrics
     assert set(stored) == set(logs)
     assert stored == pytest.approx({key: values[-1] for key, values in logs.items()})
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_tensorboard_has_the_figures(page, tmp_path):
-    pytest.importorskip("tensorflow")
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    fit(page, keras.callbacks.TensorBoard(tmp_path))
-    events = EventAccumulator(str(tmp_path / "train"), size_guidance={"tensors": 0})
-    events.Reload()
-    assert {f"epoch_{figure}" for figure in FIGURES} <= set(events.Tags()["tensors"])
