@@ -41,8 +41,9 @@ def heads_of(model):
 
 
 def compiled(model, optimizer="sgd", **kwargs):
-    """Compile a model with heads with only an optimizer."""
-    model.compile(optimizer, **{"jit_compile": QUICK_JIT, **kwargs})
+    """Compile a model with heads. TensorFlow takes longer to trace few steps than to run them."""
+    run_eagerly = keras.backend.backend() == "tensorflow" and "jit_compile" not in kwargs
+    model.compile(optimizer, **{"jit_compile": QUICK_JIT, "run_eagerly": run_eagerly, **kwargs})
     return model
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import ple_keras as pk
 from ple_keras.layers.levels import find_levels
-from tests.helpers import once
+from tests.helpers import QUICK, once
 from tests.models import clicks_and_buys, compiled, functional, nested, subclassed, tracked_block
 
 BACKEND = keras.backend.backend()
@@ -48,10 +48,11 @@ def of_gates(history):
     return {key: value for key, value in history.items() if "gate/" in key}
 
 
-@pytest.mark.parametrize("make_model", [subclassed, pytest.param(nested, marks=once)])
+@once
+@pytest.mark.parametrize("make_model", [subclassed, nested])
 def test_logged_statistics_are_those_of_the_weights_of_each_example(make_model):
     model = make_model(tracked_block())
-    compiled_without_learning(model, run_eagerly=BACKEND == "torch")  # not traced
+    compiled_without_learning(model, **QUICK)
     valid, labels = clicks_and_buys(rows=13, seed=1)
     history = fit_logged(model, epochs=2, validation_data=(valid, labels))
     x, _ = clicks_and_buys()
@@ -69,8 +70,10 @@ def test_logged_statistics_are_exact_with_jit_compile_and_steps_per_execution(ji
     model = compiled_without_learning(
         functional(tracked_block()), jit_compile=jit_compile, steps_per_execution=steps
     )
-    history = fit_logged(model)
-    for key, value in expected(model, clicks_and_buys()[0]).items():
+    valid, labels = clicks_and_buys(rows=13, seed=1)
+    history = fit_logged(model, validation_data=(valid, labels))
+    figures = {**expected(model, clicks_and_buys()[0]), **expected(model, valid, "val_gate")}
+    for key, value in figures.items():
         np.testing.assert_allclose(history[key], [value], rtol=1e-5, atol=1e-6, err_msg=key)
 
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.callbacks.fitting import fit_validated
 from tests.helpers import QUICK, every_backend, once
 from tests.models import (
     Subclassed,
@@ -29,10 +28,16 @@ def model():
     return click_and_time(None, **QUICK)
 
 
+def fit_validated(model, *callbacks, **kwargs):
+    x, y = clicks_and_times()
+    kwargs = {"validation_data": (x, y), "callbacks": callbacks, "verbose": 0, **kwargs}
+    return model.fit(x, y, **kwargs)
+
+
 @every_backend
 def test_a_gamma_of_one_half_halves_the_loss_of_a_frozen_model_in_each_epoch():
     steps = 1 if keras.backend.backend() == "torch" else 2  # in one execution
-    model = click_and_time(None, 0.0, steps_per_execution=steps)
+    model = click_and_time(None, 0.0, steps_per_execution=steps, run_eagerly=False)
     x, y = clicks_and_times()
     options = {"batch_size": 6, "epochs": 4, "shuffle": False, "validation_data": (x, y)}
     history = model.fit(x, y, verbose=0, callbacks=[decay()], **options).history
@@ -62,7 +67,7 @@ def test_the_schedule_is_called_for_every_task_and_epoch(model):
 def test_the_first_epoch_of_an_unbuilt_model_uses_the_schedule():
     """On TensorFlow, it is built during the first epoch."""
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
-    model = compiled(Subclassed([pk.SharedBottomBlock(heads, [2]), heads]))
+    model = compiled(Subclassed([pk.SharedBottomBlock(heads, [2]), heads]), run_eagerly=False)
     schedule = pk.LossWeightSchedule(lambda task, epoch: float(epoch))
     history = model.fit(*clicks_and_times(), epochs=2, verbose=0, callbacks=[schedule]).history
     assert history["loss"][0] == 0 < history["loss"][1]

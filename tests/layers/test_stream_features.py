@@ -7,7 +7,7 @@ import pytest
 from hypothesis import strategies as st
 
 import ple_keras as pk
-from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, once, randomize
+from tests.helpers import QUICK, assert_same, features, numpy_of, once, randomize
 from tests.layers.feature_networks import ROWS, columns, network, symbols
 from tests.models import cloned, loaded
 from tests.pairs import fewer
@@ -97,7 +97,7 @@ def test_a_model_with_adapted_features_trains_its_own_weights(tmp_path):
     joined = keras.layers.Concatenate()([item, scale(inputs["price"])])
     block = keras.Model(inputs, keras.layers.Dense(4)(joined))
     model = model_of(make(feature_block=block, name="features"))
-    model.compile("sgd", dict.fromkeys(TASKS, "mse"), jit_compile=QUICK_JIT)
+    model.compile("sgd", dict.fromkeys(TASKS, "mse"), **QUICK)
     model.fit(columns(), {task: np.ones((ROWS, 4)) for task in TASKS}, verbose=0)
     tables = [w for w in model.get_layer("features").trainable_weights if w.shape == (10, 3)]
     assert len({numpy_of(w).tobytes() for w in tables}) == len(TASKS) + 1

@@ -60,7 +60,7 @@ def assert_losses(logs, expected):
 
 # Steps
 
-SETTINGS = {"eager": {"run_eagerly": True}, **{f"jit={jit}": {"jit_compile": jit} for jit in JIT}}
+SETTINGS = {"eager": {"run_eagerly": True}, f"jit={JIT[-1]}": {"jit_compile": JIT[-1]}}
 if keras.backend.backend() == "jax":
     del SETTINGS["eager"]  # it compiles every operation
 
@@ -132,14 +132,14 @@ WEIGHTS = {
 }
 
 
-@pytest.mark.parametrize(("given", "weights"), fewer(WEIGHTS, "array"))
-def test_sample_weights_are_by_task_or_for_all_tasks(given, weights):
+@pytest.mark.parametrize(("sample_weight", "weights"), fewer(WEIGHTS, "array"))
+def test_sample_weights_are_by_task_or_for_all_tasks(sample_weight, weights):
     model = model_of(**QUICK)
     expected = losses_in_numpy(model(X), weights)
-    logs = model.train_on_batch(X, Y, sample_weight=given, return_dict=True)
+    logs = model.train_on_batch(X, Y, sample_weight=sample_weight, return_dict=True)
     assert_losses(logs, expected)
     if len(weights) == len(Y):  # `fit` of Keras wants weights for all tasks
-        logs = model.fit(X, Y, sample_weight=given, verbose=0).history
+        logs = model.fit(X, Y, sample_weight=sample_weight, verbose=0).history
         assert_losses({key: values[0] for key, values in logs.items()}, expected)
 
 

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import f1_score, r2_score, roc_auc_score
 
 import ple_keras as pk
-from tests.helpers import features, numpy_of, once, randomize
+from tests.helpers import QUICK, features, numpy_of, once, randomize
 from tests.models import compiled, heads_alone, nested, tracked_block
 from tests.pairs import fewer
 from tests.refusals import table
@@ -221,7 +221,8 @@ def test_metrics_without_a_label_are_nan_with_one_warning_for_each_task():
         *(pk.BinaryHead(task) for task in ("all", "one", "none")),
         pk.RegressionHead("number", extra_metrics=[vector]),
     ]
-    model, x, both = model_of(*heads), features(8, 3), np.repeat([0, 1], 4)  # a class a batch
+    model, x = model_of(*heads, **QUICK), features(8, 3)
+    both = np.repeat([0, 1], 4)  # a class a batch
     y = {"all": both, "one": both, "none": both, "number": both}
     none = np.full(8, NAN)
     valid = {"all": both, "one": np.where(both, 1, NAN), "none": none, "number": none}
@@ -232,7 +233,7 @@ def test_metrics_without_a_label_are_nan_with_one_warning_for_each_task():
     assert is_nan == {"val_one_auc", *(key for key in logs if key.startswith(("val_no", "val_nu")))}
     assert np.isfinite([np.ravel(logs[key]) for key in set(logs) - is_nan]).all()
     assert caught_in(lambda: evaluate(model, valid))[1] == []
-    compiled(model)
+    compiled(model, **QUICK)
     assert caught_in(lambda: evaluate(model, valid))[1] == messages
 
 
