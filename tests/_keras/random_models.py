@@ -179,18 +179,13 @@ def levels(draw, name, tasks, depth):
     if kind == "mmoe":
         count = draw(st.integers(1, 3))
         return Recipe(pk.MMoEBlock, tasks, expert, num_experts=count, name=name, **gates)
-    return draw(cgc_blocks(name, tasks, expert, gates, st.booleans()))
-
-
-@st.composite
-def cgc_blocks(draw, name, tasks, expert, gates, shared_gate):
     shared = draw(st.integers(0, 2))
     return Recipe(
         pk.CGCBlock,
         *(tasks, expert),
         num_task_experts=draw(task_experts(tasks, shared)),
         num_shared_experts=shared,
-        add_shared_gate=draw(shared_gate),
+        add_shared_gate=draw(st.booleans()),
         name=name,
         **gates,
     )
@@ -217,16 +212,6 @@ def ples(draw, name, tasks, depth):
 
 
 @st.composite
-def two_levels(draw, name, tasks, depth):
-    """Draw two CGCBlocks. The second reads the streams of the first."""
-    expert, gates = draw(templates("expert", depth - 1)), draw(gate_arguments(depth - 1))
-    second = draw(cgc_blocks("second", tasks, expert, gates, st.just(False)))
-    has_shared = st.just(second.keywords["num_shared_experts"] > 0)
-    first = draw(cgc_blocks("first", tasks, expert, gates, has_shared))
-    return Recipe(pk.SequentialBlock, [first, second], name=name)
-
-
-@st.composite
 def streams(draw, name, tasks, depth):
     """Draw a StreamFeatures, followed by a PLEBlock."""
     ple = draw(ples("levels", tasks, depth))
@@ -245,10 +230,7 @@ def streams(draw, name, tasks, depth):
 @st.composite
 def bodies(draw, name, tasks, depth):
     """Draw one layer that contains all parts before the heads."""
-    body = st.one_of(
-        *(ples(name, tasks, depth), levels(name, tasks, depth), two_levels(name, tasks, depth)),
-        streams(name, tasks, depth),
-    )
+    body = ples(name, tasks, depth) | levels(name, tasks, depth) | streams(name, tasks, depth)
     if depth == 1 or draw(st.booleans()):
         return draw(body)
     before = draw(rows(depth, name))
@@ -310,13 +292,13 @@ def sequential_in_a_model(layers):
     return functional([outermost, inner], "outer", pk.MultiTaskModel)
 
 
-def given_model(layers):
+def called_model(layers):
     model = Subclassed(layers, name="alone")
     model(features(ROWS, WIDTH))
     return model
 
 
-WHOLES = [functional_model, model_in_a_model, sequential_in_a_model, given_model]
+WHOLES = [functional_model, model_in_a_model, sequential_in_a_model, called_model]
 
 
 @st.composite

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK, features, numpy_of
+from tests.helpers import QUICK, features, numpy_of, once
 from tests.models import chain, compiled, loaded
 
 X = features(16, 5)
@@ -43,7 +43,9 @@ def states(model):
     return [numpy_of(variable) for variable in model.variables if "seed" in variable.path]
 
 
-@pytest.mark.parametrize(("stack_experts", "copy"), [(True, loaded), (False, weights_loaded)])
+@pytest.mark.parametrize(
+    ("stack_experts", "copy"), [(True, loaded), pytest.param(False, weights_loaded, marks=once)]
+)
 def test_training_continues_with_the_same_draws(stack_experts, copy, tmp_path):
     model = model_with_dropout(stack_experts=stack_experts)
     train(model)

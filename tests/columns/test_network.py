@@ -9,7 +9,7 @@ from keras import ops
 
 import ple_keras as pk
 from ple_keras._keras.tensors import to_numpy
-from tests.helpers import assert_same, every_backend, once
+from tests.helpers import QUICK, assert_same, every_backend, once
 from tests.models import loaded
 
 pytestmark = once
@@ -30,13 +30,12 @@ def model_of(columns, own=None, packed=False):
     return pk.MultiTaskModel(inputs, heads(pk.HedgedBlock(heads, [8], features=network)(inputs)))
 
 
-@every_backend
 def test_branches_have_copies_of_the_feature_network(columns, frame):
     keras.utils.set_random_seed(0)
     model = model_of(columns)
     x = columns.transform(frame)
     pk.check_inputs(model, x)
-    model.compile(pk.table_optimizer("adam"), hedge=False)
+    model.compile(pk.table_optimizer("adam"), hedge=False, **QUICK)
     y = {"click": np.array([0, 1, 0, 1, 1, 0]), "time": np.arange(6.0)}
     assert np.isfinite(model.fit(x, y, verbose=0).history["loss"]).all()
     tables = [w for w in model.trainable_variables if "table" in w.path]
@@ -76,9 +75,14 @@ def by_column(columns, width):
 
 
 @every_backend
-@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=once)])
-@pytest.mark.parametrize("optimizer", [keras.optimizers.SGD, pk.SparseAdagrad])
-@pytest.mark.parametrize("rows_per_id", [0, 6])  # below 6, JAX updates only the rows of a batch
+@pytest.mark.parametrize(
+    ("optimizer", "packed", "rows_per_id"),  # below 6, JAX updates only the rows of a batch
+    [
+        pytest.param(keras.optimizers.SGD, True, 0, marks=once),
+        (pk.SparseAdagrad, True, 0),
+        (pk.SparseAdagrad, False, 6),
+    ],
+)
 def test_one_table_has_the_predictions_and_steps_of_a_table_for_each_column(
     columns, frame, packed, optimizer, rows_per_id, monkeypatch
 ):
@@ -91,7 +95,7 @@ def test_one_table_has_the_predictions_and_steps_of_a_table_for_each_column(
         heads = pk.TaskHeads([pk.BinaryHead("click")])
         block = pk.SharedBottomBlock(heads, [3])
         model = pk.MultiTaskModel(network.input, heads(block(network(network.input))))
-        model.compile(optimizer(0.5))
+        model.compile(optimizer(0.5), **QUICK)
         models.append(model)
     after.get_layer("table").set_weights([rows])
     others = [[w for w in model.weights if "table" not in w.path] for model in models]
@@ -158,10 +162,10 @@ def test_numbers_are_limited_or_embedded(frame, tmp_path):
     network = columns.network(number_units=3)
     layer = next(each for each in network.layers if isinstance(each, pk.NumberEmbedding))
     assert [len(row) for row in layer.bin_boundaries] == [5, 6, 4]
-    parts = pk.NumberEmbedding(1, 16, None, layer.bin_boundaries)  # a kernel of ones: their sum
-    parts.build((None, 3))
-    parts.set_weights([np.ones((3, 16, 1)), np.zeros((3, 1)), parts.get_weights()[-1]])
-    shares = keras.ops.convert_to_numpy(parts(np.stack([x[n] for n in columns.numbers], -1)))
+    place = pk.NumberEmbedding(1, 16, None, layer.bin_boundaries)  # of ones: the sum over bins
+    place.build((None, 3))
+    place.set_weights([np.ones((3, 16, 1)), np.zeros((3, 1)), place.get_weights()[-1]])
+    shares = keras.ops.convert_to_numpy(place(np.stack([x[n] for n in columns.numbers], -1)))
     expected = [[2, 0], [0, 1], [4, 2], [0, 3], [1.5, 4], [4, 5]]  # of 10 to 50, and of seconds
     np.testing.assert_allclose(shares[:, :2], expected, atol=1e-5)
     embedded = network.predict_on_batch(x)

@@ -201,11 +201,7 @@ REFUSED = {
     "large": ([[3e38]], ValueError, r"^data must be NaN or within ±4\.3e\+37"),
     "text": ([["a"]], TypeError, r"^data must be an array of numbers"),
     "stream": (iter([[1.0]]), TypeError, r"^data must be an array of numbers"),
-    "no rows": (
-        np.zeros((0, 2)),
-        ValueError,
-        r"^data must be \(\.\.\., n\), not empty",
-    ),
+    "no rows": (np.zeros((0, 2)), ValueError, r"^data must be \(\.\.\., n\), not empty"),
     "rank": ([1.0], ValueError, r"^data must be \(\.\.\., n\)"),
 }
 

@@ -91,22 +91,15 @@ def test_a_template_is_unchanged_and_its_copies_are_built_with_unique_paths(make
     np.testing.assert_equal(template.get_weights(), weights)
 
 
-@every_backend
-@pytest.mark.parametrize(
-    "make_template", fewer(TEMPLATES, "expert_block_batchnorm", "built_sequential")
-)
+@pytest.mark.parametrize("make_template", fewer(TEMPLATES))
 def test_a_model_with_templates_can_be_trained_saved_and_loaded(make_template, tmp_path):
     heads = pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("b")])
     ple = pk.PLEBlock(1, heads, make_template("glorot_uniform"))
-    model = compiled(chain(ple, heads, width=4), **{**QUICK, "jit_compile": False})
+    model = compiled(chain(ple, heads, width=4), **QUICK)
     before, x = model.get_weights(), features(8, 4)
     model.train_on_batch(x, {"a": np.ones((8, 1)), "b": np.ones((8, 1))})
     assert any(not np.array_equal(w, v) for w, v in zip(model.get_weights(), before))
     again = loaded(model, tmp_path)
-    assert_same(numpy_of(again(x)), numpy_of(model(x)), atol=0)
-    model.save_weights(tmp_path / "model.weights.h5")
-    again.set_weights(before)
-    again.load_weights(tmp_path / "model.weights.h5")
     assert_same(numpy_of(again(x)), numpy_of(model(x)), atol=0)
 
 

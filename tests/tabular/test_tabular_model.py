@@ -65,6 +65,7 @@ def without(frame, *names):
 LABELS = [name for name in TASKS if name not in ("liked it", "stars")]
 
 
+@once
 def test_from_a_frame_to_a_saved_model(tmp_path, monkeypatch):
     model = new_model(TASKS)
     copy = FRAME.copy()
@@ -101,7 +102,7 @@ def test_from_a_frame_to_a_saved_model(tmp_path, monkeypatch):
 def test_a_binary_task_predicts_the_second_class():
     frame = without(FRAME).assign(old=FRAME["age"] > 25, cold=(FRAME["age"] > 25).astype(float))
     model = new_model({"liked it": "binary", "old": "binary", "cold": "binary"})
-    model.fit(frame, epochs=30, verbose=0)
+    model.fit(frame, epochs=15, verbose=0)
     found = model.predict(frame)
     for task, one in {"liked it": "yes", "old": True, "cold": 1}.items():
         is_one = frame[task] == one
@@ -493,8 +494,8 @@ def test_scikit_learn_clones_scores_searches_and_permutes():
     x, y = frame.drop(columns=["liked it", "stars"]), frame[["liked it", "stars"]]
     for each in ((frame, None), (x, y.to_numpy())):
         assert (selection.cross_val_score(model, *each, cv=2, params=QUICK) < 0).all()
-    search = selection.GridSearchCV(model, {"width": [2, 3]}, cv=2).fit(x, y, **QUICK)
-    assert search.best_params_["width"] in (2, 3)
+    search = selection.GridSearchCV(model, {"width": [3]}, cv=2).fit(x, y, **QUICK)
+    assert search.best_params_["width"] == 3
     found = search.best_estimator_.predict(frame)
     loaded = pickle.loads(pickle.dumps(search.best_estimator_))
     np.testing.assert_allclose(loaded.predict(frame), found, rtol=1e-5)
@@ -502,7 +503,7 @@ def test_scikit_learn_clones_scores_searches_and_permutes():
     pipeline.fit(x, y["liked it"], **{f"tabularmodel__{key}": each for key, each in QUICK.items()})
     assert pipeline.score(x, y["liked it"]) < 0
     assert pipeline.predict(x).columns.tolist() == ["liked it"]
-    permuted = permutation_importance(pipeline, x, y["liked it"], n_repeats=2)
+    permuted = permutation_importance(pipeline, x, y["liked it"], n_repeats=1)
     assert permuted.importances_mean.shape == (4,)
     assert pipeline[-1].n_features_in_ == 4
     with pytest.raises(ValueError, match=r"params must be among .* Received: \['widths'\]"):

@@ -20,7 +20,7 @@ keras_rs = pytest.importorskip("keras_rs")
 pytestmark = pytest.mark.usefixtures("small_tables_by_rows")
 
 # Others than PyTorch compile each model.
-FEW = "11:16" if keras.backend.backend() == "torch" else "11:14"
+FEW = "11:16" if keras.backend.backend() == "torch" else "11:13"
 SEEDS = range(*map(int, os.environ.get("STEPS_IN_NUMPY", FEW).split(":")))
 TOLERANCE, ENTRIES = 1e-5, 4  # ENTRIES: of each weight but the table
 TABLE_ROWS, RATE, TABLE_RATE, START = 6, 0.02, 0.1, 0.01  # START: of the sums of Adagrad

@@ -183,10 +183,7 @@ EQUAL = {
     "PLE with all parts": (ple_with_all_parts, {"sample_weight": WEIGHTS}),
     "heads": (many_heads, {}),
     "ranking": (ranking, {}),
-    "hedged branches": (
-        hedged,
-        {"callbacks": [lambda: DECAY]},
-    ),
+    "hedged branches": (hedged, {"callbacks": [lambda: DECAY]}),
     "tables": (with_tables, {"batch_size": 6, "traced": 2}),
     "a table optimizer alone": (lambda: with_tables(pk.SparseAdagrad(global_clipnorm=0.1)), {}),
     "callbacks": (dense, {"callbacks": [lambda: At(3, set_rate), lambda: At(4, halve)]}),
@@ -210,15 +207,6 @@ def test_traced_steps_are_equal_to_eager_ones(name):
     assert_equal_steps(make, **fit_kwargs)
 
 
-def trained_pair(make):
-    """Return a trained model, its eager copy, and their columns and labels."""
-    model = train(make, is_eager=False, epochs=1)[0]
-    eager = train(make, is_eager=True, epochs=1)[0]
-    x, y = data()
-    x = {tensor.name: x[tensor.name] for tensor in model.inputs if tensor.name in x}
-    return model, eager, x or data()[0]["numbers"], {t: y[t] for t in heads_of(model).trained_tasks}
-
-
 @pytest.mark.usefixtures("traces_soon")
 @pytest.mark.parametrize(
     "name", ["tables", *(pytest.param(name, marks=NIGHTLY) for name in [*EQUAL][:4])]
@@ -226,7 +214,10 @@ def trained_pair(make):
 def test_traced_evaluations_and_predictions_are_equal_to_eager_ones(name):
     if name == "ranking":
         pytest.importorskip("keras_rs")  # whose import draws seeds
-    model, eager, x, y = trained_pair(EQUAL[name][0])
+    model, eager = (train(EQUAL[name][0], is_eager, epochs=1)[0] for is_eager in (False, True))
+    x, y = data()
+    y = {task: y[task] for task in heads_of(model).trained_tasks}
+    x = {i.name: x[i.name] for i in model.inputs if i.name in x} or x["numbers"]
 
     def results(model):
         evaluated = [model.evaluate(x, y, batch_size=4, verbose=0) for _ in range(2)]
