@@ -26,19 +26,19 @@ RUN = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 INLINE_CODE = re.compile(r"`[^`\n]*`")
-NEEDS = re.compile(r"^This recipe needs Keras (\d+)\.(\d+)", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 EXTERNAL = re.compile(r"[a-z]+:")
 
 # With lines of more than 84 columns, which scroll sideways on the site.
-WIDE = {
-    "README.md",
-    "docs/results/against_boosting.md",
-}
-# Each takes ten seconds or more, and other tests cover what it shows.
+WIDE = {"README.md", "docs/results/against_boosting.md"}
+# Each takes several seconds, and other tests cover what it shows.
 LONG = {
+    "docs/columns.md",
+    "docs/getting_started.md",
     "docs/hedged_branches.md",
     "docs/recipes/boosting.md",
+    "docs/recipes/exposure.md",
+    "docs/recipes/ranking.md",
     "docs/recipes/training_every_day.md",
     "docs/tuning.md",
 }
@@ -81,10 +81,6 @@ def skip_pages(page):
     of_blocks = {name for names, *_ in RUN.findall(page.read_text()) for name in names.split(", ")}
     if backend not in {"torch", *of_blocks}:
         pytest.skip("the code of this page runs on PyTorch only")
-    installed = tuple(map(int, keras.__version__.split(".")[:2]))
-    for needed in NEEDS.findall(page.read_text()):
-        if installed < tuple(map(int, needed)):
-            pytest.skip(f"needs Keras {'.'.join(needed)}")
 
 
 @every_backend

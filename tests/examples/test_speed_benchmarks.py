@@ -6,14 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from examples.benchmarks import (
-    _step_models,
-    _timing,
-    small_job,
-    step_time,
-    whole_job,
-    wide_tables,
-)
+from examples.benchmarks import _step_models, _timing, small_job, step_time, whole_job, wide_tables
 from tests.helpers import once
 
 pytestmark = [pytest.mark.nightly, once]
