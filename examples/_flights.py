@@ -42,9 +42,9 @@ def load_flights(rows):
     }
     # Flights on the same day share their weather, so whole weeks are for training or testing.
     is_test = (flights["time"].dt.day_of_year // 7 % 5 == 3).to_numpy()
-    parts = [np.flatnonzero(chosen) for chosen in (~is_test, is_test)]
-    drawn = [np.random.default_rng(0).permutation(part)[:rows] for part in parts]
-    return *(tuple(take(each, part) for each in (x, y)) for part in drawn), int(first[-1])
+    sides = [np.flatnonzero(chosen) for chosen in (~is_test, is_test)]
+    drawn = [np.random.default_rng(0).permutation(side)[:rows] for side in sides]
+    return *(tuple(take(each, rows) for each in (x, y)) for rows in drawn), int(first[-1])
 
 
 def take(arrays, rows):

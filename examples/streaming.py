@@ -155,8 +155,8 @@ def shuffled_window(groups):
     rows = sum(len(x["user"]) for x, _ in groups)
     order = np.random.default_rng().permutation(rows)  # workers draw different orders
     columns = (
-        {name: np.concatenate([group[part][name] for group in groups])[order] for name in names}
-        for part, names in enumerate((COLUMNS, TASKS))
+        {name: np.concatenate([group[place][name] for group in groups])[order] for name in names}
+        for place, names in enumerate((COLUMNS, TASKS))
     )
     return tuple(columns)
 
@@ -187,7 +187,7 @@ def tf_data_stream(groups, batch_size, workers):
 
     def read(number):
         values = tf.numpy_function(
-            lambda n: [column for part in groups[n] for column in part.values()],
+            lambda n: [column for arrays in groups[n] for column in arrays.values()],
             [number],
             [spec.dtype for spec in columns],
         )
@@ -228,7 +228,7 @@ def data_loader_stream(groups, batch_size, workers):
     for x, y in windows:
         for start in range(0, len(x["user"]) - batch_size + 1, batch_size):
             rows = slice(start, start + batch_size)
-            yield tuple({name: part[name][rows] for name in part} for part in (x, y))
+            yield tuple({name: arrays[name][rows] for name in arrays} for arrays in (x, y))
 
 
 # The model

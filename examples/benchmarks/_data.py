@@ -73,8 +73,8 @@ class Dataset:
     def with_tasks(self, tasks: list[str]) -> "Dataset":
         """Return the data with some of the tasks."""
         train, validation, test = (
-            Split(part.inputs, {task: part.labels[task] for task in tasks})
-            for part in (self.train, self.validation, self.test)
+            Split(split.inputs, {task: split.labels[task] for task in tasks})
+            for split in (self.train, self.validation, self.test)
         )
         return Dataset(train, validation, test, self.cardinalities)
 
@@ -203,8 +203,8 @@ def load_income(second: str, rows: int, seed: int) -> Dataset:
         seed: Seed of the rows, the unrelated function and the noise.
     """
     dataset = load_census(rows, seed)
-    parts, sizes = (dataset.train, dataset.validation, dataset.test), dict(dataset.cardinalities)
-    inputs = [part.inputs for part in parts]
+    splits, sizes = (dataset.train, dataset.validation, dataset.test), dict(dataset.cardinalities)
+    inputs = [split.inputs for split in splits]
     if second == "age":
         age = NUMERIC.index("age")
         labels = [x["numbers"][:, age] for x in inputs]  # standardized log(1 + age)
@@ -217,11 +217,11 @@ def load_income(second: str, rows: int, seed: int) -> Dataset:
         labels = _random_function([x["categories"] for x in inputs], sizes["categories"], seed)
     else:
         rng = np.random.default_rng([seed, 2])
-        labels = [rng.standard_normal(len(part)) for part in parts]
+        labels = [rng.standard_normal(len(split)) for split in splits]
     mean, deviation = labels[0].mean(), labels[0].std()
     splits = [
-        Split(x, {INCOME: part.labels[INCOME], second: ((y - mean) / deviation).astype("float32")})
-        for part, x, y in zip(parts, inputs, labels)
+        Split(x, {INCOME: split.labels[INCOME], second: ((y - mean) / deviation).astype("float32")})
+        for split, x, y in zip(splits, inputs, labels)
     ]
     return Dataset(*splits, sizes)
 
@@ -237,7 +237,7 @@ def _random_function(codes: list[np.ndarray], sizes: list[int], seed: int) -> li
         projections = sum(table[column] for table, column in columns) / np.sqrt(len(tables))
         return np.sin(projections * frequency + phase).sum(axis=1)
 
-    return [function(part) for part in codes]
+    return [function(rows) for rows in codes]
 
 
 def _draw_waves(rng: np.random.Generator, count: int, low: float) -> tuple[np.ndarray, np.ndarray]:
@@ -311,5 +311,5 @@ def _draw(
     everything = Split(
         {"numbers": x.astype("float32")}, {task: y.astype("float32") for task, y in labels.items()}
     )
-    parts = np.split(np.arange(len(x)), [rows, rows + rows // 4])
-    return Dataset(*(everything.take(part) for part in parts))
+    rows_of_splits = np.split(np.arange(len(x)), [rows, rows + rows // 4])
+    return Dataset(*(everything.take(rows) for rows in rows_of_splits))

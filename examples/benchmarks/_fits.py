@@ -112,10 +112,10 @@ class Fit:
     @property
     def key(self) -> str:
         """Name of the fit in a file of results. Equal fits of several cases have one name."""
-        parts = [self.case.setting, self._case_name, self._trained_kind, f"seed {self.seed}"]
+        words = [self.case.setting, self._case_name, self._trained_kind, f"seed {self.seed}"]
         options = ("rows", "epochs", "rate", "validation")
-        parts += [f"{name} {getattr(self, name):g}" for name in options if getattr(self, name)]
-        return " | ".join(parts)
+        words += [f"{name} {getattr(self, name):g}" for name in options if getattr(self, name)]
+        return " | ".join(words)
 
     @property
     def mixture(self) -> str:

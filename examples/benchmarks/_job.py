@@ -244,8 +244,8 @@ def _torch_job(model: Any, optimizers: list[Any], binary_loss: Callable[..., Any
     losses = {"click": binary_loss, "buy": binary_loss, "seconds": torch.nn.functional.mse_loss}
 
     def tensors(arrays: Arrays, size: int) -> Iterator[dict[str, Any]]:
-        parts = {name: torch.from_numpy(array).split(size) for name, array in arrays.items()}
-        return (dict(zip(parts, part)) for part in zip(*parts.values()))
+        batches = {name: torch.from_numpy(array).split(size) for name, array in arrays.items()}
+        return (dict(zip(batches, batch)) for batch in zip(*batches.values()))
 
     def fit(x: Arrays, y: Arrays, valid: tuple[Arrays, Arrays]) -> None:
         for inputs, labels in zip(tensors(x, BATCH), tensors(y, BATCH)):
@@ -324,13 +324,13 @@ def train(
     (x, y), *held_out = data
     start = clock()
     fit, predict = RUNS[name][0](*columns)
-    fit(*(slice_rows(part, 0, FIRST_ROWS) for part in (x, y)), held_out[0])
+    fit(*(slice_rows(arrays, 0, FIRST_ROWS) for arrays in (x, y)), held_out[0])
     began = clock()
     seconds, found = [], []
     for epoch in range(epochs):
         start_of_epoch = clock()
         first = 0 if epoch else FIRST_ROWS
-        fit(*(slice_rows(part, first, len(y["click"])) for part in (x, y)), held_out[0])
+        fit(*(slice_rows(arrays, first, len(y["click"])) for arrays in (x, y)), held_out[0])
         seconds.append(clock() - start_of_epoch)
         found.append([scores(labels, _predict(predict, inputs)) for inputs, labels in held_out])
     # AUCs are better if they are higher, and errors if they are lower.
@@ -348,5 +348,5 @@ def train(
 
 
 def _predict(predict: Callable[[Arrays], dict[str, Any]], x: Arrays) -> dict[str, Any]:
-    parts = [predict(slice_rows(x, i, i + PREDICTED)) for i in range(0, HELD_OUT, PREDICTED)]
-    return {task: np.concatenate([np.ravel(part[task]) for part in parts]) for task in TASKS}
+    batches = [predict(slice_rows(x, i, i + PREDICTED)) for i in range(0, HELD_OUT, PREDICTED)]
+    return {task: np.concatenate([np.ravel(batch[task]) for batch in batches]) for task in TASKS}

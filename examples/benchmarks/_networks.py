@@ -347,14 +347,14 @@ def build_features(
     All integer columns share one embedding table, in which each has its own rows. One lookup for
     all columns is faster on every backend than one per column.
     """
-    parts = [x for name, x in inputs.items() if name not in dataset.cardinalities]
+    features = [x for name, x in inputs.items() if name not in dataset.cardinalities]
     if dataset.cardinalities:
         sizes = np.concatenate(list(dataset.cardinalities.values()))
         first_rows = np.cumsum(sizes) - sizes
         codes = keras.ops.concatenate([inputs[name] for name in dataset.cardinalities], axis=-1)
         table = keras.layers.Embedding(int(sizes.sum()), width, name=TABLE)
-        parts.append(keras.layers.Flatten()(table(codes + first_rows.astype("int32"))))
-    joined = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
+        features.append(keras.layers.Flatten()(table(codes + first_rows.astype("int32"))))
+    joined = keras.layers.Concatenate()(features) if len(features) > 1 else features[0]
     return keras.layers.Dropout(recipe.input_dropout)(joined) if recipe.input_dropout else joined
 
 

@@ -214,8 +214,8 @@ def torch_ple(
             for name, gate in of_gates.items():
                 read = streams if name == "shared" else (name, "shared")
                 weights = gate(inputs[name]).softmax(1).split(1, dim=1)
-                parts = [w * found[one] for w, one in zip(weights, read, strict=True)]
-                mixtures[name] = sum(parts[1:], parts[0])
+                terms = [w * found[one] for w, one in zip(weights, read, strict=True)]
+                mixtures[name] = sum(terms[1:], terms[0])
             inputs = mixtures
         return inputs
 

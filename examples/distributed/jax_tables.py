@@ -65,8 +65,8 @@ def print_split(model):
     """Print the number of rows of each table, and the rows on a device of this process."""
     for variable in (*model.trainable_variables, *model.optimizer.variables):
         if "embeddings" in variable.path:
-            part = variable.value.addressable_shards[0].data
-            print(f"{variable.path}: {variable.shape[0]} rows, {part.shape[0]} on a device")
+            shard = variable.value.addressable_shards[0].data
+            print(f"{variable.path}: {variable.shape[0]} rows, {shard.shape[0]} on a device")
 
 
 def make_data(users=USERS, items=ITEMS):

@@ -43,8 +43,8 @@ def select_devices(count):
     if len(tf.config.list_physical_devices("GPU")) >= count:
         return [f"GPU:{index}" for index in range(count)]
     (cpu, *_) = tf.config.list_physical_devices("CPU")
-    parts = [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
-    tf.config.set_logical_device_configuration(cpu, parts)
+    devices = [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
+    tf.config.set_logical_device_configuration(cpu, devices)
     return [f"CPU:{index}" for index in range(count)]
 
 

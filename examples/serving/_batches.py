@@ -86,11 +86,11 @@ def answer(requests, outputs):
     """Set the outputs of each request's rows, or an exception, unless its client has gone."""
     start = 0
     for rows, future in requests:
-        part = slice(start, start + len(rows))
-        start = part.stop
+        own = slice(start, start + len(rows))
+        start = own.stop
         if future.done():
             continue
         if isinstance(outputs, Exception):
             future.set_exception(HTTPException(500, "the prediction failed"))
         else:
-            future.set_result({name: values[part] for name, values in outputs.items()})
+            future.set_result({name: values[own] for name, values in outputs.items()})

@@ -59,13 +59,13 @@ def publish(folder, model, columns=None):
         model, columns = model.keras_model, model.columns
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for part in folder.glob(f"{PART}*"):
-        if part.stat().st_mtime < time.time() - DAY:
-            shutil.rmtree(part)
+    for unfinished in folder.glob(f"{PART}*"):
+        if unfinished.stat().st_mtime < time.time() - DAY:
+            shutil.rmtree(unfinished)
     packed = not {x.name for x in model.inputs} >= {*columns.transform([])}
     pk.check_inputs(model, columns.transform([columns.example()], packed), columns=columns)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=PART) as part:
-        version = Path(part, "version")
+    with tempfile.TemporaryDirectory(dir=folder, prefix=PART) as unfinished:
+        version = Path(unfinished, "version")
         version.mkdir()
         columns.save(version / "columns.json")
         model.save(version / "model.keras")
@@ -88,8 +88,8 @@ def by_column(columns, x, packed):
     """Return the inputs as a dict keyed by column."""
     names = {input_name: name for name, input_name in columns.inputs.items()}
     blocks = {"ids": columns.ids, "numbers": columns.numbers} if packed else {}
-    parts = [zip(blocks[k], v.T) if k in blocks else [(names.get(k, k), v)] for k, v in x.items()]
-    return dict(chain(*parts))
+    pairs = [zip(blocks[k], v.T) if k in blocks else [(names.get(k, k), v)] for k, v in x.items()]
+    return dict(chain(*pairs))
 
 
 def sha256(path):
