@@ -12,7 +12,7 @@ LightGBM learns each task alone, with the objectives poisson, gamma and tweedie,
 settings by the deviance of 2,000 rows, at which it also stops. Hedged branches have the sizes of
 TabularModel, and stop on the same rows. Another 2,000 rows, which are new to both, fit the mixture
 of both (`mix_predictions`). The table has means over three seeds, with new rows for each, and the
-standard error of the difference from LightGBM. Takes about ten minutes on one core.
+standard error of the difference from LightGBM. The CPU time is 0.17 hours.
 """
 
 import warnings

@@ -17,7 +17,7 @@ on one fixed batch:
 
 They take turns in short rounds. The tables have medians over the rounds; "of floor" is the median
 of the ratios to the floor in the same round. Times vary between machines and runs: compare only
-ratios, and only within one run.
+ratios, and only within one run. The CPU time is 0.02 hours per backend.
 
     A   3 tasks, 2 + 2 experts [256, 128], 2 levels, 128 features, batch 4096
     B   8 tasks, 2 + 2 experts [64, 32], 3 levels, 32 features, batch 512

@@ -28,7 +28,7 @@ on 50,000 validation rows in between: the AUC of clicks and purchases, and the R
 
 `--json FILE` keeps every finished run, and a later call with the same file skips these runs. A run
 takes half a minute to two minutes on one core. Without `--run`, the runs of the table on the page
-are measured.
+are measured: with five seeds, 0.6 CPU hours.
 """
 
 import argparse
