@@ -24,20 +24,6 @@ LABELED = 0.05  # share of the labels of their scarce task in training and valid
 CUTS = [0.7, 0.85]  # of the rows: for training, validation and the test
 ALL = ", all rows"
 NEW = ["loans", "hotels"]  # tables that were named before any choice of defaults
-KINDS = {  # of tasks
-    **dict.fromkeys(["canceled", "departed_late", INCOME, NEVER_MARRIED], "binary"),
-    **dict.fromkeys(["like", "hate", "bought", "flagged", "union"], "binary"),
-    **dict.fromkeys(["hate by rating", "like by rating"], "binary"),
-    **dict.fromkeys(["arrival_delay", "rating", "ln_wage", "hours", "lnmeddol"], "regression"),
-    **dict.fromkeys(["log_price", "length", "height"], "regression"),
-    **dict.fromkeys(["interest_rate", "log_amount", "log_lead", "room_price"], "regression"),
-    **dict.fromkeys(
-        ["clicks", "votes", "mdvis", "totadm", "visits", "emergency", "hospital"], "count"
-    ),
-    **{"verified": "binary", "requests": "count"},
-    **dict.fromkeys(["buy", "discount", "coupon"], "binary"),  # of retail.py
-    **{"spend": "amount", "units": "count"},
-}
 
 
 class Table(NamedTuple):

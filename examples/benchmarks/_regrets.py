@@ -26,6 +26,7 @@ from ._plan import (
     with_small_validation,
 )
 from ._tables import align_columns
+from ._verdicts import count_verdicts
 
 ALL_ENSEMBLES = [*ENSEMBLES, *(kind for kind in MIXTURES if kind.startswith("hedged-bottoms"))]
 OTHER_MIXTURES = [kind for kind in MIXTURES if kind not in ALL_ENSEMBLES]
@@ -263,15 +264,15 @@ def ablations(store: Store) -> str:
     """Return the tables of the ablations that have their own fits."""
     exponents = [HEDGED, "hedged-exponent-0", "hedged-exponent-1"]
     kinds = [*BASELINES, HEDGED]
-    parts = [
+    tables = [
         _ablation("gradient of a task", store, exponents, EXPONENT_CASES),
         _ablation("Adam", store, kinds, ABLATION_CASES),
     ]
     for optimizer in ("AdamW", "Adagrad", "SGD"):
         of_optimizer = [f"{kind}-{optimizer.lower()}" for kind in kinds]
-        parts.append(_ablation(optimizer, store, of_optimizer, ABLATION_CASES))
-    parts.append(_ablation("one pass", store, kinds, ABLATION_CASES, **ONE_PASS))
-    return "\n\n".join(parts)
+        tables.append(_ablation(optimizer, store, of_optimizer, ABLATION_CASES))
+    tables.append(_ablation("one pass", store, kinds, ABLATION_CASES, **ONE_PASS))
+    return "\n\n".join(tables)
 
 
 def _ablation(
@@ -308,6 +309,7 @@ def report(store: Store) -> dict[str, str]:
     few = f"{SMALL_VALIDATION} validation rows"
     return {
         "counts": counts(scores, same, small),
+        "real tables": count_verdicts(),
         "problems": equivalence(problems),
         few: equivalence({few: regrets(small, HEDGED), "all": regrets(same, HEDGED)}),
         "tasks": equivalence(tasks),
@@ -326,7 +328,7 @@ def draw(store: Store, path: Path) -> None:
     for panel, metric in zip(panels, MARGINS):
         worst = {title(k): worst_of(scores, k, metric)[0].estimate for k in CHART}
         colors = ["#0969da" if name == title(HEDGED) else "#8c959f" for name in worst]
-        means, halves = ([getattr(x, part) for x in worst.values()] for part in ("mean", "half"))
+        means, halves = ([getattr(x, name) for x in worst.values()] for name in ("mean", "half"))
         panel.barh([*worst], means, xerr=halves, color=colors, ecolor="#57606a")
         for height, (mean, half) in enumerate(zip(means, halves)):
             panel.text(mean + half, height, f" {max(mean, 0):.3f}", va="center", fontsize=9)

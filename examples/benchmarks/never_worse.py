@@ -6,11 +6,12 @@
 
 The baselines are single-task networks and a shared bottom. The rules are in
 docs/maintainers/never_worse.md, and the fits are kept in docs/results/never_worse.json.
-Without `--run`, nothing is trained: the tables are printed from the kept fits.
+Without `--run`, nothing is trained: the tables are printed from the kept fits, and that of real
+tables from the kept gains of against_boosting.py and retail.py.
 
-`--run` first runs the missing fits. The kept fits took eight hours on one core, without compiling
-equal networks again. You can stop a run after any fit, and continue later. Set
-JAX_COMPILATION_CACHE_DIR to a folder in which JAX keeps compiled networks.
+`--run` first runs the missing fits. All kept fits are of earlier releases, and took eight hours on
+one core, without compiling equal networks again. You can stop a run after any fit, and continue
+later. Set JAX_COMPILATION_CACHE_DIR to a folder in which JAX keeps compiled networks.
 
 `--write` also writes the tables into the pages of docs/ that show them, and draws the chart.
 """
