@@ -54,24 +54,19 @@ def measure(seed: int, data: Path) -> Scores:
 
 def format_table(kept: dict[str, Scores]) -> str:
     """Return the mean scores, and the gains of hedged branches."""
-    table = [("", *(f"{task}, {metric}" for task, metric in METRICS.items()))]
-    gains = [("gain of hedged branches", *[""] * len(METRICS))]
-    values = {
-        name: np.array([[scores[name][task] for task in METRICS] for scores in kept.values()])
-        for name in NETWORKS
-    }
-    signs = [-1 if metric == "rmse" else 1 for metric in METRICS.values()]
-    for name, of_network in values.items():
-        pairs = zip(of_network.mean(axis=0), of_network.std(axis=0, ddof=1))
-        table.append((name, *(f"{mean:.4f} ± {spread:.4f} " for mean, spread in pairs)))
-        if name != NETWORKS[0]:
-            gain = (values[NETWORKS[0]] - of_network) * signs
-            half = stats.t.ppf(0.975, len(kept) - 1) * stats.sem(gain)
-            cells = [
-                f"{mean:+.4f} ± {width:.4f}{'*' if abs(mean) > width else ' '}"
-                for mean, width in zip(gain.mean(axis=0), half)
-            ]
-            gains.append((name, *cells))
+    table, gains = [("", *NETWORKS)], [("gain of hedged branches", *[""] * len(NETWORKS))]
+    for task, metric in METRICS.items():
+        scores = np.array([[each[name][task] for name in NETWORKS] for each in kept.values()])
+        pairs = zip(scores.mean(axis=0), scores.std(axis=0, ddof=1))
+        cells = [f"{mean:.4f} ± {spread:.4f} " for mean, spread in pairs]
+        table.append((f"{task}, {metric}", *cells))
+        gain = (scores[:, :1] - scores[:, 1:]) * (-1 if metric == "rmse" else 1)
+        half = stats.t.ppf(0.975, len(kept) - 1) * stats.sem(gain)
+        cells = [
+            f"{mean:+.4f} ± {width:.4f}{'*' if abs(mean) > width else ' '}"
+            for mean, width in zip(gain.mean(axis=0), half)
+        ]
+        gains.append((f"{task}, {metric}", "", *cells))
     return align_columns([*table, *gains])
 
 
