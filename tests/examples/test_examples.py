@@ -58,6 +58,7 @@ def test_layers_train_on_missing_labels_and_are_compared_reported_drawn_and_save
     assert saved == {"model.keras", "columns.json", "weights.png", "history.png"}
 
 
+@pytest.mark.nightly
 def test_a_custom_expert_and_a_custom_head_are_saved_and_loaded(tmp_path):
     out = run(tmp_path, "own_expert.py")
     assert "click/expert_0 of the first level: <ResidualExpert" in out

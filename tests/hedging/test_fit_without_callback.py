@@ -86,8 +86,7 @@ FORMS = {
 
 @every_backend
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(x, marks=once if x == "batches" else pytest.mark.nightly) for x in FORMS],
+    "name", [pytest.param(x, marks=once if x == "batches" else pytest.mark.nightly) for x in FORMS]
 )
 def test_fit_is_equal_to_stream_features_and_a_callback_by_hand(name):
     make_features, sequences, form = FORMS[name]

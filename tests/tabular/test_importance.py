@@ -33,11 +33,11 @@ def draw(rows, seed):
 @pytest.fixture(scope="module")
 def model():
     model = pk.TabularModel({"stars": "regression", "like": "binary"}, units=(16,), seed=0)
-    return model.fit(draw(3000, 0).drop(columns="person"), epochs=12, verbose=0)
+    return model.fit(draw(2000, 0).drop(columns="person"), epochs=8, verbose=0)
 
 
 def test_the_columns_of_a_rule_are_the_first(model):
-    found = model.importance(draw(1500, 1), seed=0)
+    found = model.importance(draw(1000, 1), seed=0)
     assert [*found] == ["stars", "like"]
     beyond = 0
     for task, rule in RULE.items():
