@@ -99,6 +99,24 @@ def test_the_pages_have_the_kept_tables():
     assert all(tables[name] == table for name, table in shown)
 
 
+def test_pages_have_the_verdicts_over_other_networks():
+    gains = against_boosting.read_gains(json.loads(against_boosting.KEPT.read_text()))
+    is_whole = gains["table"].str.endswith(_frames.ALL)
+    is_small = ~is_whole & ~gains["table"].isin(_frames.NEW)
+    tables = [against_boosting.format_verdicts(gains[rows]) for rows in (is_small, is_whole)]
+    counts = [row.split()[3:7] for table in tables for row in table.splitlines()[-2:]]
+    assert {worse for *_, worse in counts} == {"0"}
+    single, bottom, single_whole, bottom_whole = (better for better, *_ in counts)
+    pages = " ".join((ROOT / name).read_text() for name in ("README.md", "docs/choosing.md"))
+    text = " ".join(re.sub(r"\]\(\S+\)", "]", pages).split())
+    assert f"single networks in {single} and than a shared bottom in {bottom}, and worse in" in text
+    assert f"with [all rows], in {single_whole}, {bottom_whole} and none of 8." in text
+    assert (
+        f"tasks in {single} of 25 tasks and than a shared bottom in {bottom}, and worse in" in text
+    )
+    assert f"in {single_whole} of 8 and in {bottom_whole}, and worse in none" in text
+
+
 def test_choosing_has_the_numbers_of_verdicts():
     table = against_boosting.tables_of(json.loads(against_boosting.KEPT.read_text()))["verdicts"]
     counts = [[int(cell) for cell in row.split()[3:7]] for row in table.splitlines()[1:3]]
