@@ -62,9 +62,12 @@ def test_logged_statistics_are_those_of_the_weights_of_each_example(make_model):
         np.testing.assert_allclose(history[key], [value, value], rtol=1e-5, atol=1e-6, err_msg=key)
 
 
+XLA = pytest.param(True, 1, marks=pytest.mark.nightly)  # TensorFlow compiles for long
+
+
 @pytest.mark.parametrize(
     ("jit_compile", "steps"),
-    {"torch": [(False, 1)], "jax": [(True, 3)], "tensorflow": [(False, 3), (True, 1)]}[BACKEND],
+    {"torch": [(False, 1)], "jax": [(True, 3)], "tensorflow": [(False, 3), XLA]}[BACKEND],
 )
 def test_logged_statistics_are_exact_with_jit_compile_and_steps_per_execution(jit_compile, steps):
     model = compiled_without_learning(

@@ -26,9 +26,9 @@ NEEDS = {
     "jax": {"saved_model": ["tensorflow"], "onnx": ["jax2onnx"]},
     "torch": {"torch": [], "onnx": ["onnx"]},
 }[BACKEND]
-# JAX needs TensorFlow, or jax2onnx, which `.ci/run` installs only for nightly tests. ONNX files of
-# PyTorch come from the same program as its own.
-NIGHTLY = {"tensorflow": [], "jax": ["onnx", "saved_model"], "torch": ["torch"]}[BACKEND]
+# JAX needs TensorFlow, or jax2onnx, which `.ci/run` installs for nightly tests. LiteRT converts a
+# SavedModel, and ONNX files of PyTorch come from the program that torch.export writes.
+NIGHTLY = {"tensorflow": ["litert"], "jax": ["onnx", "saved_model"], "torch": ["torch"]}[BACKEND]
 FORMATS = [
     *([sorted({*NEEDS} - {*NIGHTLY})] if BACKEND != "jax" else []),
     *(pytest.param([form], marks=pytest.mark.nightly) for form in NIGHTLY),

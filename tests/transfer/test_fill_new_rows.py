@@ -56,7 +56,7 @@ def train(model, columns, frame):
 MODELS = {"hedged": ("hedged", None), "ple": ("ple", loaded), "streams": ("streams", loaded)}
 
 
-@pytest.mark.parametrize(("kind", "copy"), fewer(MODELS, "ple"))
+@pytest.mark.parametrize(("kind", "copy"), fewer(MODELS))
 def test_predictions_are_equal_to_the_bit_and_new_rows_learn(kind, copy, tmp_path):
     columns = fitted()
     updated = columns.update(DAY, min_rows=2)
