@@ -33,13 +33,9 @@ def model_of_embeddings():
     return compiled(model, pk.table_optimizer("adam"), **QUICK)
 
 
-def data():
-    x = {"user": np.arange(ROWS, dtype="int32")[:, None] % USERS}
-    return x, {"click": np.arange(ROWS) % 2, "time": np.where(np.arange(ROWS) % 3, 1.0, np.nan)}
-
-
 def test_embeddings_are_trained_and_saved_with_the_block(tmp_path):
-    x, y = data()
+    x = {"user": np.arange(ROWS, dtype="int32")[:, None] % USERS}
+    y = {"click": np.arange(ROWS) % 2, "time": np.where(np.arange(ROWS) % 3, 1.0, np.nan)}
     model = model_of_embeddings()
     (table,) = [w for w in model.trainable_weights if w.shape[0] == USERS]
     before = np.array(table)
