@@ -505,7 +505,7 @@ class TaskHeads(BaseLayer):
         heads = keras.saving.deserialize_keras_object(config["heads"])
         config = {**config, "heads": heads}
         if given := config.pop("given", None):  # in files of 0.7.0
-            raise removed_error("TaskHeads(given=...)", "mix_predictions", f"{given=}")
+            raise removed_error("TaskHeads(given=...)", f"{given=}")
         return super().from_config(config)
 
 

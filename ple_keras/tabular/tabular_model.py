@@ -44,12 +44,7 @@ MODEL, COLUMNS, TASKS = "model.keras", "columns.json", "tasks.json"
 MANY_VALUES = 100  # known values of an id, above which a warning can name it
 WEIGHTS = "sample_weight"  # the column of an array of weights
 PRIOR_LABELS = 50  # labels that a mixture counts for in `continue_fit`
-REMOVED = {  # arguments of 0.7.0, and what to use instead
-    "given": "mix_predictions",
-    "block": "a MultiTaskModel of layers",
-    "hidden_ids": "a model without them",
-    "stacked": "a regression of each task on model.predict(valid)",
-}
+REMOVED = ("given", "block", "hidden_ids", "stacked")  # arguments of 0.7.0
 
 
 class TabularModel:
@@ -674,10 +669,10 @@ class TabularModel:
             )
         arguments = keras.saving.deserialize_keras_object(text["arguments"])
         arguments.setdefault("activation", "relu")  # as in 0.7.0
-        for name, instead in REMOVED.items():
+        for name in REMOVED:
             removed = arguments.pop(name, None)
             if text.get(name, removed):
-                raise removed_error(f"TabularModel({name}=...)", instead, f"folder={str(folder)!r}")
+                raise removed_error(f"TabularModel({name}=...)", f"folder={str(folder)!r}")
         columns = Columns.load(folder / COLUMNS)
         arguments["columns"] = columns._unfitted() if arguments["columns"] else None
         model = cls(**arguments)
