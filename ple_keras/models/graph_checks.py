@@ -5,11 +5,10 @@ from collections.abc import Mapping
 import keras
 
 from ple_keras._checks import short_repr
-from ple_keras._keras.internals import functional_outputs, tensor_source
+from ple_keras._keras.internals import tensor_source
 from ple_keras._keras.layers import find_layers
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.task_heads import TaskHeads
-from ple_keras.layers.sequential_block import SequentialBlock
 
 
 def only_task_heads(model: keras.Layer) -> TaskHeads:
@@ -33,20 +32,10 @@ def check_graph(model: keras.Model, heads: TaskHeads, outputs: Tensor) -> None:
 
 def _is_prediction(heads: TaskHeads, task: str, tensor: keras.KerasTensor) -> bool:
     """Return whether a symbolic tensor is a TaskHeads' prediction of a task."""
-    layer, index = _inner_source(tensor)
-    if layer is not heads:  # the layer can call the heads itself
+    layer, index = tensor_source(tensor)
+    if layer is not heads:  # a layer, block or model that calls the heads
         return isinstance(layer, keras.Layer) and heads in find_layers(layer, TaskHeads)
     return bool(sorted(heads)[index] == task)
-
-
-def _inner_source(tensor: keras.KerasTensor) -> tuple[keras.Operation, int]:
-    """Return the layer that created a tensor, even inside a model or block, and its index."""
-    layer, index = tensor_source(tensor)
-    if isinstance(layer, keras.Model) and functional_outputs(layer) is not None:
-        return _inner_source(layer.outputs[index])
-    while isinstance(layer, SequentialBlock | keras.Sequential):
-        layer = layer.layers[-1]
-    return layer, index
 
 
 def outputs_error(model: keras.Model, heads: TaskHeads, outputs: Nested) -> ValueError:
