@@ -65,7 +65,8 @@ def find_weights(model: keras.Layer) -> dict[StoppingGroup, list[WeightSlice]]:
         UserWarning: If a trainable variable before the heads belongs to no branch.
     """
     readers = _find_readers(model)
-    slices = [each for stack in find_layers(model, StackedExperts) for each in stack.all_slices()]
+    stacks = find_layers(model, StackedExperts)
+    slices = [x for stack in stacks for name in stack._streams.value for x in stack.slices(name)]
     known = {id(variable) for variable, _ in slices}
     # Statistics of gates and of labels, which training does not change.
     known |= {id(getattr(gate, "_sums", None)) for gate in find_layers(model, Gate)}

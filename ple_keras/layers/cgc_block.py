@@ -1,6 +1,6 @@
 """Customized Gate Control, one level of PLE."""
 
-from collections import UserList
+from collections import Counter, UserList
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -232,7 +232,8 @@ class CGCBlock(GatedBlock):
     @property
     def num_task_experts(self) -> dict[str, int]:
         """The number of experts of each task."""
-        return {task: len(self._connections.experts_of(task)) for task in self._connections.tasks}
+        counts = Counter(self._connections.experts.values())
+        return {task: counts[task] for task in self._connections.tasks}
 
     @property
     def gate_kwargs(self) -> dict[str, Any]:

@@ -42,10 +42,6 @@ class Connections:
         has_shared_stream = SHARED in {*self.experts.values(), *gates}
         self.streams = [*self.tasks, SHARED] if has_shared_stream else self.tasks
 
-    def experts_of(self, stream: str) -> list[str]:
-        """Return the experts that read a stream."""
-        return [expert for expert, source in self.experts.items() if source == stream]
-
     def shapes(self, shape: StreamShapes | None) -> dict[str, Shape]:
         """Return the shape of each stream, `(batch, ..., features)`.
 

@@ -1,7 +1,7 @@
 """The experts of a level: ExpertBlocks with stacked weights, or a layer for each expert."""
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import keras
 from keras import ops
@@ -56,10 +56,6 @@ class Experts(keras.Layer):
             expert's weights. The index is () if the whole variable belongs to the expert.
         """
         raise NotImplementedError
-
-    def all_slices(self) -> list[WeightSlice]:
-        """Return the slices of all experts, in order."""
-        return [each for expert in self._streams.value for each in self.slices(expert)]
 
     def expert_layers(self) -> dict[str, keras.Layer]:
         """Return the layer of each expert, unless the experts are stacked."""
@@ -131,7 +127,7 @@ class StackedExperts(Experts):
             name=f"{kind}_{step}",
             shape=(len(dense), *shape),
             initializer=StackedInitializer([getattr(x, f"{kind}_initializer") for x in dense]),
-            regularizer=regularizer and StackedRegularizer(regularizer),
+            regularizer=regularizer and (lambda x: sum(map(regularizer, unstack_experts(x)))),
         )
 
     def _build_after_dense(self, step: int, shape: Shape) -> None:
@@ -188,16 +184,6 @@ class StackedInitializer(keras.initializers.Initializer):
 
     def __call__(self, shape: Shape, dtype: DType = None) -> Tensor:
         return ops.stack([initializer(shape[1:], dtype=dtype) for initializer in self.initializers])
-
-
-class StackedRegularizer(keras.Regularizer):
-    """Regularizer of a stack: the sum of a regularizer's values for all slices."""
-
-    def __init__(self, regularizer: Callable[[Tensor], Tensor]) -> None:
-        self.regularizer = regularizer
-
-    def __call__(self, stack: Tensor) -> Tensor:
-        return sum(self.regularizer(weight) for weight in unstack_experts(stack))
 
 
 def unstack_experts(stack: Tensor | keras.Variable) -> list[Tensor]:
