@@ -110,9 +110,7 @@ def _check_batch(model: keras.Layer, x: Nested) -> dict[str, str]:
         if is_number(str(array.dtype)):
             by_column = zip(packed.get(path[-1] if path else "", []), _flat(array).T)
             arrays = {f"{name}[{column!r}]": values for column, values in by_column}
-            numbers |= (arrays := arrays or {name: array})
-            if path in inputs and "int" in inputs[path].dtype:
-                _check_integers(arrays, inputs[path].dtype)
+            numbers |= arrays or {name: array}
     found = [np.arange(min(CALLED_ROWS, len(keras.tree.flatten(x)[0])))]
     for array in numbers.values():
         columns = _flat(array)[:, :MAX_COLUMNS]
@@ -138,16 +136,6 @@ def _inputs_by_path(model: keras.Layer, x: Nested) -> dict[tuple[str], keras.Ker
             )
         check_keys(x, list(model.input), "x")
     return {(x.name,): x for x in model.inputs} | dict(keras.tree.flatten_with_path(model.input))
-
-
-def _check_integers(arrays: Arrays, dtype: str) -> None:
-    """Check that an input of integers can represent the columns of an array."""
-    for name, values in arrays.items():
-        for index in np.argwhere(values != values.astype(dtype))[:1]:
-            raise ValueError(
-                f"x must have values of {dtype}, like the input of the model. "
-                f"Received: {_place(name, *index)}={values[*index]}"
-            )
 
 
 def _place(name: str, *index: object) -> str:
