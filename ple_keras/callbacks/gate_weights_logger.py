@@ -115,7 +115,7 @@ class GateWeightsLogger(keras.callbacks.Callback):
         """Return the statistics of each gate in this process, times the count, and the count."""
         sums = {}
         for level, block in self._levels().items():
-            for gate, found in (block.gate_statistics() if block.built else {}).items():
+            for gate, found in block.gate_statistics().items():
                 means, count = [*found["mean"], found["entropy"], found["max"]], found["count"]
                 sums[level, gate] = np.append(np.nan_to_num(means) * count, count)
         return sums

@@ -469,16 +469,13 @@ class CGCBlock(GatedBlock):
 
         Returns:
             `{gate: {"mean": ..., "entropy": ..., "max": ..., "count": ...}}` (see
-            `Gate.statistics`).
+            `Gate.statistics`). The dict is empty before the block is built.
 
         Raises:
-            ValueError: If the block is not built, or `enable_gate_weights_metrics` is False.
+            ValueError: If `enable_gate_weights_metrics` is False.
         """
-        if not (self.built and self.enable_gate_weights_metrics):
-            raise ValueError(
-                f"Build it with enable_gate_weights_metrics=True. Received: built={self.built}"
-            )
-        return {name: gate.statistics() for name, gate in self._level.gates.items()}
+        gates = self._level.gates if self.built else {}
+        return {name: gate.statistics() for name, gate in gates.items()}
 
     def reset_gate_statistics(self) -> None:
         """Reset the statistics of all gates."""

@@ -196,7 +196,8 @@ class Gate(BaseLayer):
         """
         if not (self.track_weights and self.built):
             raise ValueError(
-                f"the gate must be built with track_weights=True. Received: built={self.built}"
+                "the gate must be built with track_weights=True, by its block with "
+                f"enable_gate_weights_metrics=True. Received: built={self.built}"
             )
         sums = np.array(ops.convert_to_numpy(self._sums))
         means = sums / (sums[-1] or math.nan)

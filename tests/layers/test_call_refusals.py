@@ -207,7 +207,7 @@ REFUSED = [
     (built_level, calling("gate_weights", [X]), "must be a tensor.*Received: built=True, inputs="),
     (level, calling("expert_outputs", X), NEW),
     (level, calling("gate_weights", X), NEW),
-    (level, calling("gate_statistics"), "Received: built="),
+    (built_level, calling("gate_statistics"), "enable_gate_weights_metrics=True"),
     (tracking_gate, calling("statistics"), "be built.*Received: built=False$"),
     (read_level, with_input(SYMBOL), r"Received: gate_context.shape=None"),
     (
