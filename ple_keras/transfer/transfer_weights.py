@@ -219,11 +219,9 @@ def _layer_groups(layer: keras.Layer) -> Iterator[_WeightGroup]:
             yield _WeightGroup(f"{task}/loss_weight", [(state, (index,)) for state in states])
     elif isinstance(layer, Head):
         tower = layer._tower.weights if hasattr(layer, "_tower") else []
-        standardize = getattr(layer, "standardize", None)
-        meaning = "" if standardize is None else f"{standardize=}"
         rest = [weight for weight in layer.weights if not any(weight is x for x in tower)]
         yield from [_WeightGroup("tower", whole_slices(tower))] if tower else []
-        yield from [_WeightGroup("head", whole_slices(rest), meaning)] if rest else []
+        yield from [_WeightGroup("head", whole_slices(rest))] if rest else []
 
 
 def _level_groups(block: CGCBlock) -> Iterator[_WeightGroup]:
