@@ -202,18 +202,15 @@ def _mean_and_deviation(values: np.ndarray, is_list: bool) -> tuple[float, float
 def figure_warnings(task: str, figures: TaskFigures, head: Head) -> Iterator[str]:
     """Yield warnings about the predictions of a task."""
     unit = figures.label_deviation if figures.label_deviation > 0 else 1.0
+    mean, calibration = figures.label_mean, figures.calibration
     if figures.prediction_deviation < CONSTANT_DEVIATION * unit:
         yield (
             f"{task}: the predictions are constant, with a standard deviation of "
             f"{figures.prediction_deviation:.0e}. Check the scale of x, or lower the learning rate."
         )
-    elif (
-        figures.labels >= MIN_LABELS and not CALIBRATION[0] <= figures.calibration <= CALIBRATION[1]
-    ):
-        mean, calibration = figures.label_mean, figures.calibration
-        error = math.sqrt(
-            max(calibration * mean, mean, figures.label_deviation**2) / figures.labels
-        )
+    elif figures.labels >= MIN_LABELS and not CALIBRATION[0] <= calibration <= CALIBRATION[1]:
+        variance = max(calibration * mean, mean, figures.label_deviation**2)
+        error = math.sqrt(variance / figures.labels)
         remedy = "Check that missing labels are NaN, and that x is like the training data."
         if getattr(head, "pos_weight", None) is not None:
             remedy = "Divide the predicted odds by the pos_weight."

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -99,9 +100,9 @@ class NumberEmbedding(BaseLayer):
         is_half = self.compute_dtype in HALF_DTYPES
         self._parts_dtype = "float32" if is_half else self.compute_dtype
         self._limit = float(np.finfo(self._parts_dtype).max) / 8  # 1 / width is not 0
-        self._boundaries = (
-            None if bin_boundaries is None else self._check_boundaries(bin_boundaries)
-        )
+        self._boundaries: np.ndarray | None = None
+        if bin_boundaries is not None:
+            self._boundaries = self._check_boundaries(bin_boundaries)
         self._boundary_weights: keras.Variable = None
 
     @property
@@ -132,9 +133,8 @@ class NumberEmbedding(BaseLayer):
             rows = rows[np.random.default_rng(0).choice(len(rows), MAX_ROWS, replace=False)]
         shares = np.linspace(0, 1, self.num_bins + 1)
         columns = [column[~np.isnan(column)] for column in rows.T]
-        self._boundaries = self._check_boundaries(
-            [np.quantile(x, shares, method="inverted_cdf") if len(x) else x for x in columns]
-        )
+        quantiles = partial(np.quantile, q=shares, method="inverted_cdf")
+        self._boundaries = self._check_boundaries([quantiles(x) if len(x) else x for x in columns])
         if self._boundary_weights is not None:
             self._boundary_weights.assign(self._boundaries)
 
@@ -185,9 +185,8 @@ class NumberEmbedding(BaseLayer):
                 f"bin_boundaries. Received: {input_shape=}"
             )
         self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: count})
-        initial = keras.initializers.Constant(
-            math.nan if self._boundaries is None else self._boundaries
-        )
+        known = math.nan if self._boundaries is None else self._boundaries
+        initial = keras.initializers.Constant(known)
         options = {"name": "bin_boundaries", "trainable": False, "autocast": False}
         shape = (count, self.num_bins + 1)
         self._boundary_weights = self.add_weight(shape, initial, self._parts_dtype, **options)

@@ -1,7 +1,7 @@
 """The rows that `fit` reads: their labels, validation rows and batches."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import chain
 from operator import itemgetter
 from types import GeneratorType
@@ -48,9 +48,8 @@ def fit_data(fit_arguments: FitArguments) -> tuple[tuple[Nested, Nested], Nested
     if not share or is_dataset(x) or not all(hasattr(array, "shape") for array in arrays):
         return trained, None
     end = math.floor(len(arrays[0]) * (1 - share))  # as in Keras
-    return map_arrays(itemgetter(slice(end)), trained), map_arrays(
-        itemgetter(slice(end, None)), (x, *trained)
-    )
+    first, last = itemgetter(slice(end)), itemgetter(slice(end, None))
+    return map_arrays(first, trained), map_arrays(last, (x, *trained))
 
 
 def adapt_heads(heads: TaskHeads, y: Nested, sample_weight: Nested, steps: int | None) -> None:
@@ -63,11 +62,8 @@ def adapt_heads(heads: TaskHeads, y: Nested, sample_weight: Nested, steps: int |
         steps: The number of batches of a dataset in an epoch; None for all.
     """
     trained = heads._trained_heads()
-    if len(trained) == 1 and not isinstance(y, Mapping) and not is_dataset(y):
-        y = dict.fromkeys(trained, y)
-    is_known = is_dataset(y) and not isinstance(y, Iterator)
-    if isinstance(y, Mapping):
-        is_known = all(hasattr(labels, "shape") for labels in y.values())
+    are_arrays = all(hasattr(labels, "shape") for labels in keras.tree.flatten(y))
+    is_known = not isinstance(y, Iterator) if is_dataset(y) else are_arrays
     tasks = unadapted(trained) if is_known else []
     for task, statistics in read_labels(y, trained, steps, sample_weight).items() if tasks else ():
         if task in tasks:

@@ -397,8 +397,6 @@ class MultiTaskTraining(Mixin):
         Raises:
             ValueError: If the mean of the labels of a standardized head is unknown.
         """
-        if self.train_function is None or force:
-            check_adapted(find_heads(self))
         return self._make_traced("train", force)
 
     def make_test_function(self, force: bool = False) -> Any:
@@ -410,8 +408,6 @@ class MultiTaskTraining(Mixin):
         Raises:
             ValueError: As for `make_train_function`.
         """
-        if self.test_function is None or force:
-            check_adapted(find_heads(self))
         return self._make_traced("test", force)
 
     def make_predict_function(self, force: bool = False) -> Any:
@@ -425,6 +421,8 @@ class MultiTaskTraining(Mixin):
     def _make_traced(self, kind: str, force: bool) -> Any:
         name = f"{kind}_function"
         is_new = getattr(self, name) is None or force
+        if is_new and kind != "predict":
+            check_adapted(find_heads(self))
         getattr(super(), f"make_{name}")(force)
         return trace_function(self, kind) if is_new else getattr(self, name)
 

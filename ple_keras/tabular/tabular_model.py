@@ -656,9 +656,8 @@ class TabularModel:
         folder = Path(folder).resolve()
         if missing := [name for name in (MODEL, COLUMNS, TASKS) if not (folder / name).exists()]:
             left = [*folder.parent.glob(f".{glob.escape(folder.name)}-????????/old")]
-            rest = (
-                f". An interrupted `save` has left {short_repr([*map(str, left)])}" if left else ""
-            )
+            rest = f". An interrupted `save` has left {short_repr([*map(str, left)])}"
+            rest = rest if left else ""
             raise ValueError(f"{folder} must have the files of a model; missing: {missing}{rest}")
         text = json.loads((folder / TASKS).read_text())
         hashes = text["sha256"].items()

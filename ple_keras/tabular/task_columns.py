@@ -84,9 +84,8 @@ class TaskColumns:
             name = name if is_free and not name.startswith("val_") else f"task_{name}"
             used = {*taken, *self.names.values()}
             self.names[column] = kind.task if isinstance(kind, Head) else free_name(name, used)
-            if kind in ("binary", "multiclass") or isinstance(
-                kind, ProbabilityHead | MulticlassHead
-            ):
+            has_classes = isinstance(kind, ProbabilityHead | MulticlassHead)
+            if has_classes or kind in ("binary", "multiclass"):
                 self._find_classes(frame, column)
         predictions = [name for column in self.tasks for name in self._prediction_names(column)]
         if len({*predictions}) < len(predictions):
@@ -103,10 +102,8 @@ class TaskColumns:
     def _find_classes(self, frame: Rows, column: str) -> None:
         kind = self.tasks[column]
         values = [value for value in column_values(frame, column) if value is not None]
-        types, is_binary = (
-            {*map(type, values)},
-            kind == "binary" or isinstance(kind, ProbabilityHead),
-        )
+        types = {*map(type, values)}
+        is_binary = kind == "binary" or isinstance(kind, ProbabilityHead)
         if is_binary and types <= {int, float}:  # labels are 0 and 1, or probabilities
             if kind == "binary" and (wrong := [x for x in values if not 0 <= x <= 1]):
                 raise ValueError(
