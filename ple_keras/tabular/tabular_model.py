@@ -252,7 +252,7 @@ class TabularModel:
                 index of the frame, or no branch improved after the first epoch and there are ids
                 with many values.
         """
-        frame, weights = self._join(frame, y, sample_weight, validation)
+        frame, weights = self._join(frame, y, sample_weight)
         frames = self._split(frame, validation, time, group)
         tasks = TaskColumns(self._arguments["tasks"])
         columns = self._fit_columns(frames[0], [*tasks.tasks, time, group, *weights.values()])
@@ -323,7 +323,7 @@ class TabularModel:
         options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
         with self._busy, ExitStack() as undo:
             tasks, model, before = self._fitted(), self.keras_model, self._columns
-            frame, weights = self._join(frame, y, sample_weight, validation)
+            frame, weights = self._join(frame, y, sample_weight)
             frames = self._split(frame, validation, time, group)
             columns = before.update(frames[0])
             train, valid = (tasks.read(each, None, columns, weights) for each in frames)
@@ -345,17 +345,10 @@ class TabularModel:
             warn_user("No epoch improved a branch on the validation rows, so nothing was learned")
         return self
 
-    def _join(
-        self, frame: Rows, y: Any, sample_weight: Any, validation: Any
-    ) -> tuple[Rows, dict[str, str]]:
+    def _join(self, frame: Rows, y: Any, sample_weight: Any) -> tuple[Rows, dict[str, str]]:
         """Return the frame with labels and weights, and the column of weights of each task."""
         tasks, frame = [*self._arguments["tasks"]], self._labeled(frame, y, "frame")
         if not isinstance(sample_weight, str | Mapping | None):
-            if isinstance(validation, tuple) or hasattr(validation, "columns"):
-                raise ValueError(
-                    "sample_weight must be a column of both frames if `validation` has its own "
-                    f"frame. Received: sample_weight={short_repr(sample_weight)}"
-                )
             frame = join_columns(frame, sample_weight, [WEIGHTS], "sample_weight")
             sample_weight = WEIGHTS
         is_dict = isinstance(sample_weight, Mapping)

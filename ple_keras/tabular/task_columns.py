@@ -57,12 +57,6 @@ class TaskColumns:
         self.tasks = dict(tasks)
         products = [kind for kind in tasks.values() if isinstance(kind, ProductHead)]
         self.factors = {task for product in products for task in product.of}
-        known = {getattr(kind, "task", column) for column, kind in tasks.items()}
-        if unknown := self.factors - known:
-            raise ValueError(
-                "tasks must have the factors of each ProductHead; "
-                f"missing: {sorted(unknown)}. Received: tasks={short_repr(tasks)}"
-            )
         self.names: dict[str, str] = {}
         self.classes: dict[str, list[Value]] = {}
 

@@ -207,11 +207,6 @@ CLICK = {"liked it": "binary"}
 ARGUMENTS = {
     "no dict": ({"tasks": ["a"]}, TypeError, "tasks must be a dict with the kind"),
     "kind": ({"tasks": {"a": "class"}}, ValueError, r"tasks\['a'\] must be one of \['binary'"),
-    "factors": (
-        {"tasks": {"a": pk.ProductHead("a", of=("b", "c"))}},
-        ValueError,
-        r"the factors of each ProductHead; missing: \['b', 'c'\]",
-    ),
     "numbers": ({"tasks": {0: "binary"}}, TypeError, r"strings as names of columns. Rec.*\[0\]"),
     "both": ({"columns": pk.Columns(["city"])}, ValueError, "ids must be empty if columns are"),
     "text": ({"ids": "city"}, TypeError, "ids must be a list of names"),
@@ -243,7 +238,7 @@ FITS = {
     ),
     "weights of one frame": (
         {}, {"sample_weight": SCORE, "validation": SMALL},
-        *(ValueError, "sample_weight must be a column of both frames"),
+        *(ValueError, "The frame must have the column 'sample_weight' once"),
     ),
     "arrays of weights": (
         {}, {"sample_weight": {"liked it": SCORE}}, TypeError, "dict of columns, or one array. Rec"
