@@ -85,14 +85,15 @@ def build_network(
         features = ColumnFeatures(columns.digest, blocks)(features)
         return keras.Model(inputs, features, name=f"features{suffix}")
 
-    streams = next(([*each] for each in (width, number_units) if isinstance(each, Mapping)), None)
-    if streams is None:
+    dicts = [each for each in (width, number_units) if each and isinstance(each, Mapping)]
+    if not dicts:  # an empty dict is not an integer
         return network(width, number_units)
+    streams = [*dicts[0]]
     widths, units = (
         dict(each) if isinstance(each, Mapping) else dict.fromkeys(streams, each)
         for each in (width, number_units)
     )
-    check_keys(units, [*widths], "number_units")
+    check_keys(widths, [*units], "width")
     return {stream: network(widths[stream], units[stream], f"-{stream}") for stream in streams}
 
 

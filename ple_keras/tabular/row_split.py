@@ -66,8 +66,7 @@ def value_ranks(frame: Rows, name: str, is_time: bool = False) -> np.ndarray:
     values = column_values(frame, name)
     if missing := values.count(None):
         raise ValueError(
-            f"{name} must have a value in each row, since it splits them. "
-            f"Received: {missing} missing values"
+            f"{name} must have a value in each row. Received: {missing} missing values"
         )
     dtype = frame[name].dtype
     try:

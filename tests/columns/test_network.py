@@ -178,7 +178,7 @@ def test_numbers_are_limited_or_embedded(frame, tmp_path):
     assert own["like"].output_shape == (None, 3 + 3 * 2 + 3)
     own = columns.network(number_units={"shared": None, "like": 2})
     assert [own[stream].output_shape[1] for stream in ("shared", "like")] == [6, 12]
-    with pytest.raises(ValueError, match=r"number_units must have exactly the keys \['like'\]"):
+    with pytest.raises(ValueError, match=r"width must have exactly the keys \['shared'\]"):
         columns.network({"like": 4}, number_units={"shared": 4})
     numbers = numbers.assign(age=[1.0, 2.0, 1.0, 2.0, np.nan, 1.0])
     columns = pk.Columns(numbers=["age", "time"]).fit(numbers)
