@@ -107,9 +107,10 @@ class TaskMetrics:
         return marked
 
     def unlabeled_tasks(self) -> list[TaskName]:
-        """Return the tasks without a label; none in a trace, which has no values."""
+        """Return the trained tasks without a label; none in a trace, which has no values."""
         try:
             counts = to_numpy(self._means.counts())
         except (TypeError, NotImplementedError):
             return []
-        return [task for task, count in zip(self._by_task, counts) if count == 0]
+        pairs = zip(self._by_task, counts)
+        return [task for task, count in pairs if not count and self.heads[task].loss_weight]

@@ -591,7 +591,10 @@ def test_a_factor_of_a_product_can_lack_a_column(tmp_path):
         "buy": pk.ProductHead("buy", of=["click", "later"]),
     }
     y = frame[["click", "buy"]]
-    model = new_model(tasks).fit(frame.drop(columns=y.columns), y, group="day", **QUICK)
+    model = new_model(tasks)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.fit(frame.drop(columns=y.columns), y, group="day", **QUICK)
     p = model.predict(frame)
     np.testing.assert_allclose(p["buy"], p["click"] * p["later"], rtol=1e-5)
     assert [*model.report(frame).tasks] == ["click", "buy"]
