@@ -96,32 +96,28 @@ def check_counts(
     return {task: check_int(value[task], f"{argument}[{task!r}]", minimum=0) for task in tasks}
 
 
-def check_by_task(value: Any, tasks: Sequence[str], argument: str) -> Mapping[str, Any]:
-    """Return a value if it is a dict keyed by task.
+def check_keys(
+    value: Any, known: Sequence[str], argument: str, has_all: bool = True, has_only: bool = True
+) -> Mapping[str, Any]:
+    """Return a dict if its keys are exactly `known`, or among them, or include them.
 
     A data frame is refused, as in `fit`, and so is a list, since Keras would sort the tasks first.
     """
     if not isinstance(value, Mapping):
         remedy = f" Convert a data frame with dict({argument})." if hasattr(value, "keys") else ""
         raise TypeError(
-            f"{argument} must be a dict keyed by task, {list(tasks)}.{remedy} "
+            f"{argument} must be a dict with keys among {list(known)}.{remedy} "
             f"Received: {argument}={short_repr(value)}"
         )
-    return value
-
-
-def check_keys(
-    value: Mapping[str, object], known: Sequence[str], argument: str, has_all: bool = True
-) -> None:
-    """Check that the keys of a dict are among `known`, or exactly these."""
     missing = [key for key in known if has_all and key not in value]
-    extra = [key for key in value if key not in known]
+    extra = [key for key in value if has_only and key not in known]
     if missing or extra:
+        rule = ("exactly the keys" if has_only else "the keys") if has_all else "keys among"
         raise ValueError(
-            f"{argument} must have {'exactly the keys' if has_all else 'keys among'} "
-            f"{list(known)}; missing: {missing}, unknown: {extra}. "
+            f"{argument} must have {rule} {list(known)}; missing: {missing}, unknown: {extra}. "
             f"Received: {argument}={{{', '.join(map(repr, value))}}}"
         )
+    return value
 
 
 def check_known(get: Callable[[Any], Any], value: object, argument: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from ple_keras._checks import check_keys, short_repr
+from ple_keras._checks import check_keys
 from ple_keras._keras.copying import checked_copy
 from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.tensors import to_numpy
@@ -87,7 +87,7 @@ class HedgedHead(BaseLayer):
 
     def branch_values(self, features: ByName, training: bool | None = None) -> dict[str, Tensor]:
         """Return the value of each branch, which is mixed."""
-        self._check(features)
+        check_keys(features, self.branch_names, f"inputs[{self.task!r}]")
         heads = self._heads.value.items()
         return {b: head._logits_or_prediction(features[b], training) for b, head in heads}
 
@@ -101,22 +101,7 @@ class HedgedHead(BaseLayer):
         """Return the prediction of the task."""
         return self[self.branch_names[0]]._predict(self.mix(self.branch_values(inputs, training)))
 
-    def _check(self, features: ByName) -> None:
-        """Check the features of all branches."""
-        rank = len(self[self.branch_names[0]]._leading_axes) + 1
-        argument = f"inputs[{self.task!r}]"
-        if not isinstance(features, Mapping):
-            raise TypeError(
-                f"{argument} must be a dict keyed by branch, {[*self.branch_names]}, as a "
-                f"HedgedBlock returns. Received: {argument}={short_repr(features)}"
-            )
-        check_keys(features, self.branch_names, argument)
-        if any(len(features[branch].shape) != rank for branch in self.branch_names):
-            raise ValueError(
-                f"{argument} must have {rank} axes. Received: {argument}={short_repr(features)}"
-            )
-
     def compute_output_spec(self, inputs: ByName, training: bool | None = None) -> Tensor:
-        self._check(inputs)
+        check_keys(inputs, self.branch_names, f"inputs[{self.task!r}]")
         specs = [head.compute_output_spec(inputs[b]) for b, head in self._heads.value.items()]
         return specs[0]

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import check_by_task, check_keys, check_known_value, check_number, short_repr
+from ple_keras._checks import check_keys, check_known_value, check_number, short_repr
 from ple_keras._keras.building import symbolic
 from ple_keras._keras.internals import attached, load_error, set_attached
 from ple_keras._keras.layers import BaseLayer, Untracked, find_layers
@@ -227,7 +227,7 @@ class TaskHeads(BaseLayer):
 
     def _inputs_by_task(self, inputs: ByName) -> dict[str, Tensor]:
         """Return inputs keyed by task, where a product has the inputs of its first factor."""
-        check_by_task(inputs, self.task_names, "inputs")
+        check_keys(inputs, self.task_names, "inputs", has_only=False)
         features = {key: value for key, value in inputs.items() if key != SHARED}
         check_keys(features, self.task_names, "inputs")
         for product in self._products():
@@ -370,11 +370,9 @@ class TaskHeads(BaseLayer):
             raise ValueError(
                 f"{self.name!r} must be built with a loss. Received: built={self.built}, {trained=}"
             )
-        check_keys(check_by_task(y, trained, "y"), trained, "y")
-        check_by_task(weights, trained, "sample_weight")
+        check_keys(y, trained, "y")
         check_keys(weights, trained, "sample_weight", has_all=False)
-        check_by_task(y_pred, trained, "y_pred")
-        check_keys({task: None for task in y_pred if task in trained}, trained, "y_pred")
+        check_keys(y_pred, trained, "y_pred", has_only=False)
         losses = {}
         for task in trained:
             predicted = y_pred[task]

@@ -130,11 +130,7 @@ def _check_batch(model: keras.Layer, x: Nested) -> dict[str, str]:
 def _inputs_by_path(model: keras.Layer, x: Nested) -> dict[tuple[str], keras.KerasTensor]:
     """Return the symbolic inputs of a Functional model, keyed by the paths that `x` can have."""
     if isinstance(model.input, Mapping):
-        if not isinstance(x, Mapping):  # whose columns Keras would swap
-            raise TypeError(
-                f"x must be a dict with the inputs {list(model.input)}. Received: x={short_repr(x)}"
-            )
-        check_keys(x, list(model.input), "x")
+        check_keys(x, list(model.input), "x")  # Keras would swap the columns of an array
     return {(x.name,): x for x in model.inputs} | dict(keras.tree.flatten_with_path(model.input))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ple_keras._checks import check_by_task, check_keys, short_repr
+from ple_keras._checks import check_keys, short_repr
 from ple_keras._typing import ByName, TaskName, Tensor
 from ple_keras.inspection._report_text import Report, cells, table
 from ple_keras.labels.sample_space import to_number_array
@@ -181,17 +181,16 @@ def read_by_task(
     Returns:
         `{task: [labels, predictions, ...]}`, each `(rows,)` or `(rows, n)`.
     """
-    tasks = [*check_by_task(losses, ["task"], "losses")]
     if not isinstance(predictions, Mapping) or len(predictions) < 2:
         error = ValueError if isinstance(predictions, Mapping) else TypeError
         rule = "predictions must be a dict of at least two names, {name: {task: array}}"
         raise error(f"{rule}. Received: predictions={short_repr(predictions)}")
     named = {f"predictions[{name!r}]": each for name, each in predictions.items()}
-    found: dict[TaskName, list[np.ndarray]] = {task: [] for task in tasks}
+    found: dict[TaskName, list[np.ndarray]] = {task: [] for task in losses}
     for argument, by_task in [*labels.items(), *named.items()]:
         if hasattr(by_task, "columns"):
             by_task = {task: by_task[task] for task in by_task.columns if task in found}
-        check_keys(check_by_task(by_task, tasks, argument), tasks, argument)
+        check_keys(by_task, [*losses], argument)
         for task, arrays in found.items():
             where = f"{argument}[{task!r}]"
             array = np.atleast_1d(to_number_array(by_task[task], where).astype("float64"))

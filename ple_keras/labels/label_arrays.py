@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import keras
 import numpy as np
 
-from ple_keras._checks import check_by_task, check_keys, warn_user
+from ple_keras._checks import check_keys, warn_user
 from ple_keras._keras.batches import first_batches, is_dataset
 from ple_keras._typing import ByName, HasLabels, Nested, TaskName, Tensor
 from ple_keras.labels.sample_space import align_weights, check_dtype, to_number_array
@@ -40,9 +40,7 @@ def label_batches(
     for _, labels, weights in batches:
         if len(tasks) == 1 and hasattr(labels, "shape"):
             labels = {tasks[0]: labels}
-        by_task = check_by_task(labels, tasks, "y")
-        check_keys(by_task, tasks, "y")
-        yield by_task, weights
+        yield check_keys(labels, tasks, "y"), weights
 
 
 def labeled_weights(
@@ -90,11 +88,7 @@ def task_labels(y: Nested, tasks: Iterable[TaskName]) -> ByName:
     """Return the labels of tasks. For one task, `y` can be the array itself, as for `fit`."""
     tasks = list(tasks)
     is_array = len(tasks) == 1 and hasattr(y, "shape")
-    labels = check_by_task({tasks[0]: y} if is_array else y, tasks, "y")
-    if missing := [task for task in tasks if labels.get(task) is None]:
-        raise ValueError(
-            f"y must have labels for each of {tasks}; missing: {missing}. Received: y={[*labels]}"
-        )
+    labels = check_keys({tasks[0]: y} if is_array else y, tasks, "y", has_only=False)
     for task in tasks:
         check_dtype(labels[task], f"y[{task!r}]")
     return labels

@@ -257,8 +257,6 @@ def gate_options(gate_kwargs: Mapping[str, object] | None, *path: object) -> dic
         ValueError: If a key is not an argument of Gate, or is set by the block.
     """
     arguments = {} if gate_kwargs is None else gate_kwargs
-    if not isinstance(arguments, Mapping):
-        raise TypeError(f"gate_kwargs must be a dict or None. Received: {gate_kwargs=}")
     check_keys(arguments, GATE_OPTIONS, "gate_kwargs", has_all=False)
     load = keras.saving.deserialize_keras_object
     options = {k: load(x) if isinstance(x, Mapping) else x for k, x in arguments.items()}

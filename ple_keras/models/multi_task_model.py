@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import check_bool, check_by_task, short_repr, warn_user
+from ple_keras._checks import check_bool, check_keys, short_repr, warn_user
 from ple_keras._keras.internals import set_compiled_metrics
 from ple_keras._keras.layers import Untracked, find_layers
 from ple_keras._keras.saving import register
@@ -281,7 +281,7 @@ class MultiTaskTraining(Mixin):
     def _check_labels(self, y: Any) -> None:
         heads = self._task_heads()
         if hasattr(y, "keys") and len(heads.trained_tasks) > 1:  # Keras would join a data frame
-            check_by_task(y, heads.trained_tasks, "y")
+            check_keys(y, heads.trained_tasks, "y", has_all=False, has_only=False)
         if len(heads.trained_tasks) == 1 and isinstance(y, np.ndarray):
             y = dict.fromkeys(heads.trained_tasks, y)
         # Unbuilt heads do not know the rank of labels.

@@ -105,7 +105,7 @@ def test_predictions_are_not_kept():
 
 
 CALLS = {
-    "y_array": ({"y": CLICKS}, TypeError, r"y must be a dict keyed by task, \['click', 't"),
+    "y_array": ({"y": CLICKS}, TypeError, r"y must be a dict with keys among \['click', 't"),
     "y_missing": ({"y": {"click": CLICKS}}, ValueError, r"missing: \['time'\], .*: y=\{'click'\}$"),
     "y_shape": ({"y": two_labels(time=CLICKS[:4])}, ValueError, r"y_true of 'time' .*=\(4,\)"),
     "y_none": ({"y": two_labels(click=None)}, TypeError, "y_true of 'click' .*: y_true=None$"),

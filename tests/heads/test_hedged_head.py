@@ -146,9 +146,6 @@ def test_a_call_returns_predictions_whose_loss_trains_the_branches():
     features = model.layers[1](keras.Input((WIDTH,)))
     shapes = [spec.shape for spec in heads(features, training=True).values()]
     assert shapes == [(None, 1), (None, 1), (None, 3)]
-    lists = {t: {b: x[:, None] for b, x in of.items()} for t, of in model.layers[1](X).items()}
-    message = r"inputs\['click'\] must have 2 axes\. Received: inputs\['click'\]="
-    check_refused(lambda: heads(lists), ValueError, message)
 
 
 @once
@@ -226,7 +223,7 @@ def test_features_without_branches_or_of_another_width_are_refused():
     wide = {"own": keras.Input((3,)), "shared": keras.Input((4,))}
     message = r"inputs\['a'\] must have the shape \(batch, \.\.\., 3\).*\.shape=\(None, 4\)"
     check_refused(lambda: heads({"a": wide}), ValueError, message)
-    message = r"inputs\['a'\] must be a dict keyed by branch, .* Received: inputs\['a'\]=Tensor"
+    message = r"inputs\['a'\] must be a dict with keys among .* Received: inputs\['a'\]=Tensor"
     check_refused(lambda: heads({"a": features(2, 3)}), TypeError, message)
 
 

@@ -115,7 +115,7 @@ test_a_bad_argument_is_refused = all_refused(pk.TaskHeads, BAD_ARGUMENTS)
 
 
 INPUTS = {
-    "tensor": (lambda x: x, TypeError, r"must be a dict keyed by task", "first"),
+    "tensor": (lambda x: x, TypeError, r"must be a dict with keys among", "first"),
     "missing": (lambda x: {"a": x}, ValueError, r"missing: \['b'\], unknown: \[\]", "later"),
     "extra": (lambda x: dict.fromkeys("abc", x), ValueError, r"unknown: \['c'\]", "first"),
     "shared": (lambda x: {"shared": x}, ValueError, r"missing: \['a', 'b'\]", "later"),

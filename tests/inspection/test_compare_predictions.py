@@ -141,13 +141,13 @@ OTHER = {
     "infinite": (np.full(ROWS, np.inf), "a finite number of at least 0 for each row"),
 }
 ARGUMENTS = {
-    "labels": ({"y": Y}, TypeError, r"y must be a dict keyed by task, \['t'\]"),
+    "labels": ({"y": Y}, TypeError, r"y must be a dict with keys among \['t'\]"),
     "task": ({"y": {"u": Y}}, r"y must have exactly the keys \['t'\]; missing: \['t'\]"),
     "one": ({"predictions": {"a": {"t": A}}}, "predictions must be a dict of at least two names"),
     "list": ({"predictions": [A, B]}, TypeError, "predictions must be a dict of at least two"),
     "array": ({"predictions": {"a": A, "b": B}}, TypeError, r"predictions\['a'\] must be a dict"),
     "no_task": ({"predictions": {"a": {}, "b": {}}}, r"predictions\['a'\] must have exactly"),
-    "losses": ({"losses": ["regression"]}, TypeError, "losses must be a dict"),
+    "losses": ({"losses": ["regression"]}, r"y must have exactly the keys \['regression'\]"),
     "kind": ({"losses": {"t": "mse"}}, r"losses\['t'\] must be one of \['binary',.*\]='mse'"),
     "value": ({"losses": {"t": "count"}}, r"allows the labels and predictions.* from -\d"),
     "mean": ({"losses": {"t": lambda y, p: np.mean(y - p)}}, "of at least 0 for each row"),

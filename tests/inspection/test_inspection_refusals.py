@@ -61,8 +61,8 @@ def test_batch_size_must_be_a_count(complete, function, size, error):
 
 
 LABELS = {
-    "none": (None, TypeError, r"y must be a dict keyed by task, \['a', 'b'\].*y=None"),
-    "task": ({"b": Y["b"]}, ValueError, r"each of \['a', 'b'\]; missing: \['a'\]\. .*y=\['b'\]"),
+    "none": (None, TypeError, r"y must be a dict with keys among \['a', 'b'\].*y=None"),
+    "task": ({"b": Y["b"]}, ValueError, r"the keys \['a', 'b'\]; missing: \['a'\],.*y=\{'b'\}"),
     "rows": ({**Y, "a": Y["a"][:3]}, ValueError, r"the same number of rows.*rows="),
 }
 

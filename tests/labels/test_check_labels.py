@@ -152,7 +152,7 @@ def test_a_subclass_may_have_its_own_checks():
         heads.check_labels({"visits": [0, -3]})
 
 
-CHECKS = r"y must be a dict keyed by task"
+CHECKS = r"y must be a dict with keys among"
 REFUSED = {
     "no_dict": ([1, 2], TypeError, rf"{CHECKS}.*Received: y=\[1, 2\]"),
     "frame": (pd.DataFrame({"click": [0, 1]}), TypeError, rf"{CHECKS}.*a data frame with dict\(y"),
