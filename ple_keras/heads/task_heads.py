@@ -9,7 +9,7 @@ from keras import ops
 
 from ple_keras._checks import check_keys, check_known_value, check_number, short_repr
 from ple_keras._keras.building import symbolic
-from ple_keras._keras.internals import attached, load_error, set_attached
+from ple_keras._keras.internals import attached, set_attached
 from ple_keras._keras.layers import BaseLayer, Untracked, find_layers
 from ple_keras._keras.processes import replica_count
 from ple_keras._keras.removed import removed_error
@@ -490,9 +490,6 @@ class TaskHeads(BaseLayer):
     def load_own_variables(self, store: Store) -> None:
         check_names(store, [*self], self)
         for name, variable in self._own_variables().items():
-            if name not in list(store.keys()):
-                reason = f"The file has no {name} for {self.name!r}. Received: {name=}"
-                raise load_error(self, store, reason)
             variable.assign(store[name])
 
     def get_config(self) -> dict[str, Any]:
