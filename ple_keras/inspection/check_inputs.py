@@ -54,10 +54,9 @@ def check_inputs(
         TypeError: If `x` is neither arrays nor batches, or no dict for a model with named inputs.
             If `columns` is not a Columns.
         ValueError: If the model has a network of other columns. If an input is missing or unknown,
-            or its shape is wrong, or the model fails. If an integer input gets fractions, or
-            numbers that its dtype can't represent. If ids are not in the table of an `Embedding`
-            that reads them. If the predictions of a row are NaN or infinite. If a standardized head
-            needs `adapt`. If `x` is an iterator or has no row.
+            or its shape is wrong, or the model fails. If ids are not in the table of an
+            `Embedding` that reads them. If the predictions of a row are NaN or infinite. If a
+            standardized head needs `adapt`. If `x` is an iterator or has no row.
 
     Warns:
         UserWarning: If a Dense layer or a block reads a column of `x`, unchanged, with an absolute
