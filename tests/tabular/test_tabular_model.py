@@ -237,7 +237,7 @@ FITS = {
         *(ValueError, "frame must not have columns of sample_weight"),
     ),
     "weights of one frame": (
-        {}, {"sample_weight": SCORE, "validation": SMALL},
+        {}, {"sample_weight": SCORE**2, "validation": SMALL},
         *(ValueError, "The frame must have the column 'sample_weight' once"),
     ),
     "arrays of weights": (
@@ -593,7 +593,7 @@ def test_a_factor_of_a_product_can_lack_a_column(tmp_path):
     y = frame[["click", "buy"]]
     model = new_model(tasks)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", "The task 'later' has no label")
         model.fit(frame.drop(columns=y.columns), y, group="day", **QUICK)
     p = model.predict(frame)
     np.testing.assert_allclose(p["buy"], p["click"] * p["later"], rtol=1e-5)
