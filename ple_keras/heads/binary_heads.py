@@ -1,7 +1,7 @@
 """The heads of the probability of a positive label, and of the joint probability of several."""
 
 from collections.abc import Sequence
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import keras
@@ -210,5 +210,9 @@ def sort_products(heads: Sequence[Head]) -> list[TaskName]:
                     f"of={product.of} in {product.name!r}, with {task!r}, {head!r}"
                 )
     factors = {task: product.of for task, product in products.items()}
-    # Each product follows the products among its factors. A cycle is a ValueError.
-    return [task for task in TopologicalSorter(factors).static_order() if task in factors]
+    try:  # each product follows the products among its factors
+        return [task for task in TopologicalSorter(factors).static_order() if task in factors]
+    except CycleError as error:
+        raise ValueError(
+            f"heads must not contain a cycle of products. Received: heads with of={factors}"
+        ) from error

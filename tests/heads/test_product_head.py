@@ -95,7 +95,7 @@ class Sharpened(pk.BinaryHead):
 REGULARIZED = pk.BinaryHead("b", activity_regularizer="l2")
 REFUSED = {
     "unknown_task": (("ctr", "nope"), r"same TaskHeads .*: of=\['ctr', 'nope'\].* 'nope', None"),
-    "cycle": (("y", "ctr"), r"nodes are in a cycle.*'x'"),
+    "cycle": (("y", "ctr"), r"a cycle of products\. Received: heads with of=\{'x': \['y',"),
     "regression": (("ctr", pk.RegressionHead("b")), r"or ProductHeads.*'b', <RegressionHead"),
     "own_call": (("ctr", Sharpened("b")), r"override `call`.*'b', <Sharpened"),
     "regularized": (("ctr", REGULARIZED), r"that have no activity_regularizer"),
