@@ -109,8 +109,8 @@ def test_pages_have_the_verdicts_over_other_networks():
     single, bottom, single_whole, bottom_whole = (better for better, *_ in counts)
     pages = " ".join((ROOT / name).read_text() for name in ("README.md", "docs/choosing.md"))
     text = " ".join(re.sub(r"\]\(\S+\)", "]", pages).split())
-    assert f"single networks in {single} and than a shared bottom in {bottom}, and worse in" in text
-    assert f"with [all rows], in {single_whole}, {bottom_whole} and none of 8." in text
+    assert f"single networks in {single}, than a shared bottom in {bottom}, and worse in" in text
+    assert f"In 8 tasks with [all rows], it is {single_whole}, {bottom_whole} and none." in text
     assert (
         f"tasks in {single} of 25 tasks and than a shared bottom in {bottom}, and worse in" in text
     )
