@@ -1,4 +1,4 @@
-"""Progressive Layered Extraction and related multi-task models as Keras 3 layers."""
+"""Multi-task learning for Keras 3: MMoE, CGC, PLE and hedged branches as layers."""
 
 from ple_keras import _keras  # noqa: F401, first, since it explains a missing backend
 from ple_keras.callbacks.gate_weights_logger import GateWeightsLogger
@@ -39,7 +39,7 @@ from ple_keras.tabular.tabular_model import TabularModel
 from ple_keras.transfer.fill_new_rows import fill_new_rows
 from ple_keras.transfer.transfer_weights import transfer_weights
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"
 
 __all__ = [
     "BinaryHead",

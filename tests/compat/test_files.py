@@ -47,11 +47,20 @@ def test_a_tabular_model_predicts_and_trains_as_when_it_was_written(folder):
         for key, value in found.items():
             if folder.parent.name == BACKEND or key.startswith("before/"):  # other random numbers
                 np.testing.assert_allclose(value, expected[key], rtol=1e-5, atol=1e-5, err_msg=key)
-    model = pk.TabularModel.load(folder)
-    model.fit(frame(), epochs=0, verbose=0)  # with the networks of 0.7.0
+
+
+@once
+@pytest.mark.parametrize(
+    ("version", "activation", "embeddings"), [("0.7.0", "relu", 0), ("0.8.0", "silu", 2)]
+)
+def test_the_next_fit_of_a_tabular_model_has_the_networks_of_its_version(
+    version, activation, embeddings
+):
+    model = pk.TabularModel.load(FOLDER / version / "torch" / "tabular")
+    model.fit(frame(), epochs=0, verbose=0)
     experts = find_layers(model.keras_model, pk.ExpertBlock)
-    assert {expert.activation for expert in experts} == {keras.activations.relu}
-    assert not find_layers(model.keras_model, pk.NumberEmbedding)
+    assert {expert.activation.__name__ for expert in experts} == {activation}
+    assert len(find_layers(model.keras_model, pk.NumberEmbedding)) == embeddings
 
 
 @once
