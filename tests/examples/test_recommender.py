@@ -90,7 +90,7 @@ def test_the_recommender_is_compared_saved_and_answers(folder, tmp_path):
     assert (folder / "recommender.png").read_bytes().startswith(b"\x89PNG")
     assert not [*tmp_path.glob("*.png")]
     (version,) = (path for path in folder.iterdir() if path.is_dir())
-    files = {"columns.json", "model.keras", "model.onnx"}
+    files = {"columns.json", "manifest.json", "model.keras", "model.onnx"}
     assert {path.name for path in version.iterdir()} == files
 
 
