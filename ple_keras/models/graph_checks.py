@@ -5,10 +5,11 @@ from collections.abc import Mapping
 import keras
 
 from ple_keras._checks import short_repr
-from ple_keras._keras.internals import tensor_source
+from ple_keras._keras.internals import functional_outputs, tensor_source
 from ple_keras._keras.layers import find_layers
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.task_heads import TaskHeads
+from ple_keras.layers.sequential_block import SequentialBlock
 
 
 def only_task_heads(model: keras.Layer) -> TaskHeads:
@@ -33,7 +34,11 @@ def check_graph(model: keras.Model, heads: TaskHeads, outputs: Tensor) -> None:
 def _is_prediction(heads: TaskHeads, task: str, tensor: keras.KerasTensor) -> bool:
     """Return whether a symbolic tensor is a TaskHeads' prediction of a task."""
     layer, index = tensor_source(tensor)
-    if layer is not heads:  # a layer, block or model that calls the heads
+    while isinstance(layer, SequentialBlock | keras.Sequential):
+        layer = layer.layers[-1]
+    if isinstance(layer, keras.Model) and functional_outputs(layer) is not None:
+        return _is_prediction(heads, task, layer.outputs[index])
+    if layer is not heads:  # the layer can call the heads itself
         return isinstance(layer, keras.Layer) and heads in find_layers(layer, TaskHeads)
     return bool(sorted(heads)[index] == task)
 

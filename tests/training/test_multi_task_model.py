@@ -43,9 +43,9 @@ def swapped(inputs):
     return dict(zip("ba", predictions(inputs).values()))
 
 
-def in_a_block(inputs):
+def in_a_block(inputs, *after):
     heads = pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")])
-    return pk.SequentialBlock([pk.CGCBlock(heads, 2, add_shared_gate=False), heads])(inputs)
+    return pk.SequentialBlock([pk.CGCBlock(heads, 2, add_shared_gate=False), heads, *after])(inputs)
 
 
 ALLOWED = {
@@ -90,7 +90,9 @@ REFUSED = {
         lambda x: Doubled()(predictions(x)),
         rf"{OUTPUTS}.*all tasks, \['a', 'b'\].*Received: outputs=\['a', 'b'\]",
     ),
+    "a_layer_after_in_a_block": (lambda x: in_a_block(x, Doubled()), rf"{OUTPUTS}.*Received: out"),
     "swapped": (swapped, rf"{OUTPUTS}.*Received: outputs="),
+    "swapped_in_an_inner_model": (lambda x: functional(swapped)(x), rf"{OUTPUTS}.*Received: out"),
     "others": (lambda x: {**predictions(x), "x": x}, rf"{OUTPUTS}.*Received: outputs=.*'x'\]"),
 }
 
