@@ -186,6 +186,7 @@ def read_by_task(
         rule = "predictions must be a dict of at least two names, {name: {task: array}}"
         raise error(f"{rule}. Received: predictions={short_repr(predictions)}")
     named = {f"predictions[{name!r}]": each for name, each in predictions.items()}
+    check_keys(losses, ["task"], "losses", has_all=False, has_only=False)
     found: dict[TaskName, list[np.ndarray]] = {task: [] for task in losses}
     for argument, by_task in [*labels.items(), *named.items()]:
         if hasattr(by_task, "columns"):

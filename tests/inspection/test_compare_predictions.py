@@ -147,7 +147,7 @@ ARGUMENTS = {
     "list": ({"predictions": [A, B]}, TypeError, "predictions must be a dict of at least two"),
     "array": ({"predictions": {"a": A, "b": B}}, TypeError, r"predictions\['a'\] must be a dict"),
     "no_task": ({"predictions": {"a": {}, "b": {}}}, r"predictions\['a'\] must have exactly"),
-    "losses": ({"losses": ["regression"]}, r"y must have exactly the keys \['regression'\]"),
+    "losses": ({"losses": ["regression"]}, TypeError, "losses must be a dict"),
     "kind": ({"losses": {"t": "mse"}}, r"losses\['t'\] must be one of \['binary',.*\]='mse'"),
     "value": ({"losses": {"t": "count"}}, r"allows the labels and predictions.* from -\d"),
     "mean": ({"losses": {"t": lambda y, p: np.mean(y - p)}}, "of at least 0 for each row"),

@@ -69,7 +69,10 @@ BLOCKS = {
 }
 
 
-@pytest.mark.parametrize(("layer", "block"), pairs(LAYERS, BLOCKS))
+@pytest.mark.parametrize(
+    ("layer", "block"),
+    pairs(LAYERS, BLOCKS) + pairs({"attention": LAYERS["attention"]}, BLOCKS),
+)
 @pytest.mark.filterwarnings("ignore:Layer .* does not support masking")  # of the functional network
 def test_valid_positions_do_not_depend_on_padding(layer, block):
     block, embedding = block(layer()), keras.layers.Embedding(8, 4, mask_zero=True)
