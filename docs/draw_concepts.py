@@ -1,4 +1,4 @@
-"""Draw the pictures of the README, and of concepts.md: expert, gate, mixtures of a level, loss.
+"""Draw the pictures of the README, and of blocks.md: expert, gate, mixtures of a level, loss.
 
 KERAS_BACKEND=torch python docs/draw_concepts.py
 """

@@ -27,7 +27,7 @@ BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 # Files that are not run, and the page that shows their results or their use.
 RESULTS = {
     "benchmarks/against_boosting.py": "results/against_boosting.md",
-    "benchmarks/every_day.py": "recipes/training_every_day.md",
+    "benchmarks/every_day.py": "results/every_day.md",
     "benchmarks/false_statements.py": "maintainers/false_statements.md",
     "benchmarks/never_worse.py": "results/never_worse.md",
     "benchmarks/policies.py": "recipes/exposure.md",

@@ -12,7 +12,6 @@ from run_examples import OUTPUTS, RESULTS, ROOT, scripts
 PAGES = {
     "Start": {
         "Getting started": "getting_started.md",
-        "Concepts": "concepts.md",
         "Choosing a block": "choosing.md",
         "Tuning": "tuning.md",
         "Questions and answers": "faq.md",
@@ -27,23 +26,12 @@ PAGES = {
         "Heads and training": "heads_and_training.md",
         "Missing and rare labels": "missing_labels.md",
         "Custom training loops": "training_loops.md",
-    },
-    "Inspection": {
-        "Inspecting tasks and gates": "inspection.md",
+        "Scale": "scale.md",
     },
     "Trained models": {
-        "Saving and loading": "saving_and_loading.md",
-        "Adding and freezing tasks": "adding_a_task.md",
-        "Training every day": "recipes/training_every_day.md",
-    },
-    "Data and devices": {
-        "Backends": "backends.md",
-        "Large tables and data": "large_tables.md",
-        "Several devices": "several_devices.md",
-    },
-    "Production": {
+        "Inspecting and monitoring": "inspection.md",
+        "Life of a model": "life_of_a_model.md",
         "Exporting and serving": "serving.md",
-        "Monitoring": "monitoring.md",
     },
     "Recipes": {
         "Gradient boosting": "recipes/boosting.md",
@@ -55,11 +43,11 @@ PAGES = {
         "Never worse": "results/never_worse.md",
         "Against gradient boosting": "results/against_boosting.md",
         "A retail log": "results/retail.md",
+        "Training every day": "results/every_day.md",
         "Performance": "performance.md",
     },
     "Migration": {
         "From other libraries": "migrating.md",
-        "Moved pages": "moved_pages.md",
     },
 }
 TABS = (

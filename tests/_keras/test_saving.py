@@ -30,7 +30,7 @@ predictions = model.predict(np.load(f"{folder}/x.npy"), verbose=0)
 model.evaluate(np.load(f"{folder}/x.npy"), dict(np.load(f"{folder}/y.npz")), verbose=0)
 np.savez(f"{folder}/predictions.npz", **predictions)
 
-# How to train a file of PyTorch under another backend, see docs/backends.md.
+# How to train a file of PyTorch under another backend, see docs/scale.md.
 model = keras.models.load_model(f"{folder}/model.keras", compile=False)
 model.compile("adam", run_eagerly=True)
 model.optimizer.build(model.trainable_variables)

@@ -39,7 +39,7 @@ LONG = {
     "docs/recipes/boosting.md",
     "docs/recipes/exposure.md",
     "docs/recipes/ranking.md",
-    "docs/recipes/training_every_day.md",
+    "docs/life_of_a_model.md",
     "docs/tuning.md",
 }
 

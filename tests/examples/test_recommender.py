@@ -104,7 +104,7 @@ def test_the_pages_have_the_kept_figures():
         )
         row = f"| {task}, {metric.upper()} | {' | '.join(means)} |"
         assert row in (ROOT / "README.md").read_text()
-    kept_days, page = json.loads(every_day.KEPT.read_text()), "recipes/training_every_day.md"
+    kept_days, page = json.loads(every_day.KEPT.read_text()), "results/every_day.md"
     for log, seeds in kept_days.items():
         assert every_day.format_table(log, seeds) in (ROOT / "docs" / page).read_text()
 

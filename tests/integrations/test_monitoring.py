@@ -6,10 +6,11 @@ import keras
 import numpy as np
 import pytest
 
+import ple_keras
 from tests.helpers import once
 from tests.processes import ROOT
 
-PAGE = (ROOT / "docs" / "monitoring.md").read_text()
+PAGE = (ROOT / "docs" / "inspection.md").read_text().partition("### In training")[2]
 FIGURES = {"loss", "click_loss", "labeled/time", "calibration/click"}
 FIGURES |= {"gate/ple/0/click/entropy", "gate/ple/1/time/max"}
 
@@ -21,7 +22,7 @@ def test_the_logs_and_mlflow_have_the_figures(tmp_path, monkeypatch):
     mlflow.set_tracking_uri((tmp_path / "runs").as_uri())
     (block,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     (log,) = re.findall(r"^log = .*?^\)$", PAGE, re.DOTALL | re.MULTILINE)
-    page = {"keras": keras, "mlflow": mlflow}
+    page = {"keras": keras, "mlflow": mlflow, "np": np, "pk": ple_keras}
     exec(f"{block}\n{log}", page)
     x, y = page["x"], page["y"]
     callbacks = [page["pk"].GateWeightsLogger(), page["LogHealth"](x, y), page["log"]]
