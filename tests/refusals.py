@@ -6,6 +6,7 @@ import keras
 import pytest
 
 from tests.helpers import features, once
+from tests.pairs import pairs
 
 NAN, INF = float("nan"), float("inf")
 
@@ -37,6 +38,37 @@ def all_refused(call, rows):
         *arguments, message = row
         error = arguments.pop() if isinstance(arguments[-1], type) else ValueError
         check_refused(lambda: call(*arguments), error, message)
+
+    return test
+
+
+def at(argument, *classes):
+    """Return an argument of some classes, for `arguments_refused`."""
+    return [(cls, argument) for cls in classes]
+
+
+def arguments_refused(required, rows):
+    """Return a test that classes refuse values of an argument.
+
+    `required` has the other arguments of each class. `rows` are pairs of a list of
+    `(class, argument)` and a list of `(value, error, message)`.
+    """
+    cases = []
+    for places, values in rows:
+        places = {f"{cls.__name__}-{argument}": (cls, argument) for cls, argument in places}
+        cases += pairs(places, {str(i): row for i, row in enumerate(values)})
+
+    @once
+    @pytest.mark.parametrize(("cls", "argument", "value", "error", "message"), cases)
+    def test(cls, argument, value, error, message):
+        shown = ""
+        if isinstance(value, str | int | float | None) and "Received" not in message:
+            shown = f"={re.escape(repr(value))}$"
+        check_refused(
+            lambda: cls(**{**required[cls], argument: value}),
+            error,
+            rf"^(?=.*{message})(?=.*{argument}).*Received: {argument}.*{shown}",
+        )
 
     return test
 
@@ -85,3 +117,31 @@ BAD_INPUTS = {
     ),
     "unknown_key": (lambda: {"b": features(2, 5)}, r"Received: inputs"),
 }
+
+
+def at_least(minimum):
+    return [
+        (minimum - 1, ValueError, f"must be at least {minimum}"),
+        *((value, TypeError, "must be an integer") for value in (True, 2.0, "2", None)),
+    ]
+
+
+UNITS = [
+    ([], ValueError, "must not be empty"),
+    (0, ValueError, "must be at least 1"),
+    ([4, -1], ValueError, r"\[1\] must be at least 1.*\[1\]=-1"),
+    ([4.0], TypeError, r"\[0\] must be an integer.*\[0\]=4\.0"),
+    ([True], TypeError, r"\[0\] must be an integer.*\[0\]=True"),
+    *((value, TypeError, "must be an int") for value in (4.0, True, "4", {4}, Unlike())),
+]
+POSITIVE = [
+    *((value, ValueError, "must be finite and above 0") for value in (0, -0.5, NAN, INF)),
+    *((value, TypeError, "must be a number") for value in ("1", True, None)),
+]
+FRACTION = [
+    (1.0, ValueError, "must be finite and at least 0 and below 1"),
+    (-0.1, ValueError, "must be finite and at least 0"),
+    (NAN, ValueError, "must be finite"),
+    *((value, TypeError, "must be a number") for value in ("0.1", None)),
+]
+BOOLS = [(value, TypeError, "must be True or False") for value in ("yes", 1, None)]

@@ -6,10 +6,20 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import features, numpy_of, once
-from tests.models import TASKS, chain, compiled, functional, tracked_block
+from tests.models import (
+    TASKS,
+    chain,
+    click_and_buy_heads,
+    compiled,
+    functional,
+    heads_alone,
+    tracked_block,
+)
 from tests.pairs import fewer
+from tests.refusals import all_refused, check_refused, table
 
 X = features(7, 4)
+Y = {task: X[:, i] > 0 for i, task in enumerate(TASKS)}
 
 
 def assert_equal_weights(found, expected):
@@ -86,8 +96,7 @@ def test_every_input_of_predict_is_taken(make):
 def test_observing_does_not_change_statistics_variables_or_losses():
     ple = tracked_block(gate_kwargs={"dropout": 0.9, "balance_regularizer": 1.0})
     model = compiled(functional(ple))
-    y = dict.fromkeys(TASKS, X[:, 0] > 0)
-    model.fit(X, y, verbose=0)
+    model.fit(X, Y, verbose=0)
     before = ple[0].gate_statistics()["click"]["mean"]
     variables = [*map(numpy_of, model.variables)]
     losses = len(model.losses)
@@ -95,7 +104,7 @@ def test_observing_does_not_change_statistics_variables_or_losses():
     np.testing.assert_array_equal(ple[0].gate_statistics()["click"]["mean"], before)
     np.testing.assert_equal([*map(numpy_of, model.variables)], variables)
     assert len(model.losses) == losses
-    model.fit(X, y, verbose=0)
+    model.fit(X, Y, verbose=0)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=once)])
@@ -126,10 +135,9 @@ def test_a_level_inside_an_expert_is_not_observed():
     inner = pk.CGCBlock(["x"], [3], add_shared_gate=False, name="inner")
     expert = keras.Model(inputs, inner(inputs)["x"])
     model = chain(pk.HedgedBlock(heads, expert), heads, width=4)
-    y = dict.fromkeys(TASKS, X[:, 0] > 0)
     assert list(pk.gate_report(model, X).levels) == ["inner", "own"]  # of the shared branch
-    assert pk.task_report(model, X, y).examples == 7
-    assert list(pk.fit_hedge(model, X, y)) == TASKS
+    assert pk.task_report(model, X, Y).examples == 7
+    assert list(pk.fit_hedge(model, X, Y)) == TASKS
 
 
 @once
@@ -139,3 +147,67 @@ def test_keys_of_a_sequential_block_in_another_one():
     block = pk.SequentialBlock([pk.CGCBlock(["a"], [4]), inner], name="ple")
     block(X)
     assert list(pk.gate_weights(block, X)) == ["ple/0", "ple/1/ple/0"]
+
+
+# Refusals of all functions that call a model.
+
+FUNCTIONS = {
+    "gate_weights": lambda model, x, y, **kwargs: pk.gate_weights(model, x, **kwargs),
+    "gate_report": lambda model, x, y, **kwargs: pk.gate_report(model, x, **kwargs),
+    "task_report": pk.task_report,
+}
+every_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+
+
+@once
+@every_function
+def test_a_model_must_be_a_built_layer(function):
+    new = tracked_block()
+    check_refused(lambda: function(3, X, Y), TypeError, r"model must be a Keras model.*model=3")
+    check_refused(lambda: function(new, X, Y), ValueError, r"must be built.*built=False")
+
+
+DATA = {
+    "width": (features(7, 5), ValueError, r"valid input for the model.*x\.shape=\(7, 5\)"),
+    "number": (3, TypeError, r"x must be arrays.*Received: x=3"),
+    "no_row": (X[:0], ValueError, r"at least one row.*Received: rows=\[0"),
+    "no_batch": (iter([]), ValueError, "x must not be empty.*batches=0"),
+}
+
+
+@pytest.fixture(scope="module")
+def complete():
+    return functional(tracked_block())
+
+
+@once
+@every_function
+@pytest.mark.parametrize(("x", "error", "message"), table(DATA))
+def test_x_must_be_input_of_the_model(complete, function, x, error, message):
+    y = {task: of[: len(x)] for task, of in Y.items()} if isinstance(x, np.ndarray) else None
+    check_refused(lambda: function(complete, x, y), error, message)
+
+
+@once
+@every_function
+@pytest.mark.parametrize(("size", "error"), [(0, ValueError), (2.5, TypeError)])
+def test_batch_size_must_be_a_count(complete, function, size, error):
+    message = r"batch_size must be (at least 1|an integer)"
+    check_refused(lambda: function(complete, X, Y, batch_size=size), error, message)
+
+
+def with_two_blocks_of_one_name():
+    model = keras.layers.Layer()
+    model.blocks, model.built = [pk.CGCBlock(["a"], [4], name="cgc") for _ in range(2)], True
+    for block in model.blocks:
+        block(X)
+    return model
+
+
+MODELS = {
+    "no_blocks": (lambda: heads_alone(click_and_buy_heads(), width=4), "call a PLEBlock, MMoEBl"),
+    "one_name": (with_two_blocks_of_one_name, "two blocks called 'cgc'"),
+}
+test_models_without_distinct_blocks_are_refused = all_refused(
+    lambda make: pk.gate_weights(make(), X), MODELS
+)

@@ -13,6 +13,7 @@ from tests.helpers import QUICK, features, numpy_of, once
 from tests.models import (
     TASKS,
     chain,
+    click_and_buy_heads,
     clicks_and_buys,
     compiled,
     functional,
@@ -20,7 +21,7 @@ from tests.models import (
     loaded,
     tracked_block,
 )
-from tests.refusals import NAN
+from tests.refusals import NAN, all_refused, check_refused
 
 ROWS = 60
 X = features(ROWS, 4)
@@ -311,3 +312,45 @@ def test_predictions_of_labels_that_they_do_not_fit_have_a_warning(name):
     report = pk.task_report(model, SCORES, {**Y, **labels})
     assert len(report.warnings) == (message is not None)
     assert not message or re.match(message, report.warnings[0])
+
+
+# Refusals.
+
+VALUES = {
+    "infinite": (np.where(np.arange(ROWS) == 3, np.inf, 0), r"be finite or be missing; invalid: 1"),
+    "width": (np.zeros((ROWS, 2)), r"have a shape \(batch, 1\)"),
+    "range": (np.full(ROWS, 2), r"lie in \[0, 1\]"),
+}
+BY_TASK = clicks_and_buys(ROWS)[1]
+REFUSED = {
+    "no_labels": (None, {}, TypeError, r"a dict with keys among \['click', 'buy'\].*y=None"),
+    "no_task": (
+        {"buy": BY_TASK["buy"]},
+        {},
+        r"the keys \['click', 'buy'\]; missing: \['click'\],.*y=\{'buy'\}",
+    ),
+    "rows": ({**BY_TASK, "click": np.zeros(3)}, {}, r"the same number of rows.*rows="),
+    **{
+        name: ({**BY_TASK, "click": values}, {}, rf"y\['click'\] must {message}")
+        for name, (values, message) in VALUES.items()
+    },
+    "groups": (BY_TASK, {"groups": np.arange(ROWS)}, "groups require new_rows=True.*=ndarray"),
+    "rows_of_groups": (
+        BY_TASK,
+        {"groups": [1, 2], "new_rows": True},
+        rf"the shape \({ROWS},\)",
+    ),
+    "flag": (BY_TASK, {"new_rows": 1}, TypeError, r"new_rows must be True or False"),
+}
+
+
+test_labels_and_options_of_other_models_are_refused = all_refused(
+    lambda y, options: pk.task_report(heads_alone(click_and_buy_heads(), 4), X, y, **options),
+    REFUSED,
+)
+
+
+@once
+def test_a_model_must_have_heads():
+    model = chain(tracked_block(pk.MMoEBlock, name="mmoe"), width=4)
+    check_refused(lambda: pk.task_report(model, X, {}), ValueError, "model must have TaskHeads")
