@@ -25,7 +25,8 @@ from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.layers.observer import active_observer
 from ple_keras.losses.example_losses import BatchLoss, uncertainty_form
 
-VALUES = "_branch_values"  # of a prediction: the mixture, and the value of each branch
+# Of a prediction: its task, the mixture, and the value of each branch.
+VALUES = "_branch_values"
 
 
 @register
@@ -210,7 +211,8 @@ class TaskHeads(BaseLayer):
                 continue
             outputs[task] = head._predict(values[task])
             if task in branches:
-                set_attached(outputs[task], VALUES, [values[task], *branches[task].values()])
+                found = [values[task], *branches[task].values()]
+                set_attached(outputs[task], VALUES, (task, found))
         if observer is not None:
             observer.branches |= branches
         return {task: outputs[task] for task in self}
@@ -312,7 +314,7 @@ class TaskHeads(BaseLayer):
             TypeError: If an argument is not a dict keyed by task, or labels are not numbers.
             ValueError: If the layer is not built, no task has a loss, a task is missing or unknown,
                 a shape does not match, `y_pred` of a task with branches is not the tensor that the
-                layer returned, or learned weights are constants of a JAX trace.
+                layer returned for it, or learned weights are constants of a JAX trace.
 
         Example:
 
@@ -376,14 +378,16 @@ class TaskHeads(BaseLayer):
         losses = {}
         for task in trained:
             predicted = y_pred[task]
-            values = attached(predicted, VALUES) if with_branches else None
+            source, values = attached(predicted, VALUES) or (None, None)
             needs_values = with_branches and self._branch_names(task) and ops.is_tensor(predicted)
-            if needs_values and values is None:
+            if source not in (task, None) or (needs_values and source is None):
+                received = f"the prediction of {source!r}" if source else short_repr(predicted)
                 raise ValueError(
-                    f"y_pred[{task!r}] must be the tensor that {self.name!r} returned. A copy or a "
-                    "cast of it lacks the values of the branches. "
-                    f"Received: y_pred[{task!r}]={short_repr(predicted)}"
+                    f"y_pred[{task!r}] must be the tensor that {self.name!r} returned for "
+                    f"{task!r}. A copy or a cast of it lacks the values of the branches. "
+                    f"Received: y_pred[{task!r}]={received}"
                 )
+            values = values if with_branches else None
             losses[task] = batch_loss(self[task], y[task], predicted, weights.get(task), values)
         return losses
 

@@ -139,10 +139,39 @@ def test_a_call_returns_predictions_whose_loss_trains_the_branches():
     for predicted in (model(X), model(X, training=True), arrays):
         assert_same(numpy_of(predicted), arrays)
         assert float(numpy_of(heads.compute_loss(Y, predicted))) == pytest.approx(expected)
+    message = r"y_pred\['click'\] must be the tensor that 'task_heads.*' returned for 'click'"
     copied = {task: 1.0 * each for task, each in model(X).items()}
-    message = r"y_pred\['click'\] must be the tensor that 'task_heads.*' returned"
+    swapped = model(X)
+    swapped["click"], swapped["time"] = swapped["time"], swapped["click"]
     for compute in (heads.compute_loss, heads.compute_losses):
-        check_refused(lambda compute=compute: compute(Y, copied), ValueError, message)
+        check_refused(lambda f=compute: f(Y, copied), ValueError, message)
+        of_other = f"{message}.*Received: .*the prediction of 'time'"
+        check_refused(lambda f=compute: f(Y, swapped), ValueError, of_other)
+
+
+@pytest.mark.parametrize("is_swapped", [True, False])
+def test_predictions_of_other_tasks_are_refused_in_training_and_evaluation(is_swapped):
+    class Swapped(pk.MultiTaskTraining, keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.heads = pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")])
+            self.block = pk.HedgedBlock(self.heads, [3])
+
+        def call(self, inputs, training=None):
+            p = self.heads(self.block(inputs, training=training), training=training)
+            p["a"], p["b"] = p["b"], (p["a"] if is_swapped else p["b"])
+            return p
+
+    model = compiled(Swapped(), hedge=False)
+    y = {"a": np.zeros(ROWS), "b": np.ones(ROWS)}
+    for run in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=r"y_pred\['a'\] must be .* for 'a'.*of 'b'"):
+            run(X, y, verbose=0)
+
+
+def test_a_call_has_the_shapes_of_predictions():
+    model = hedged_model(**QUICK)
+    heads = heads_of(model)
     features = model.layers[1](keras.Input((WIDTH,)))
     shapes = [spec.shape for spec in heads(features, training=True).values()]
     assert shapes == [(None, 1), (None, 1), (None, 3)]
