@@ -11,5 +11,3 @@ except ModuleNotFoundError as error:
         f"Received: KERAS_BACKEND={os.environ.get('KERAS_BACKEND')!r}; no module {error.name!r}",
         name=error.name,
     ) from error
-
-from ple_keras._keras import removed as _removed  # noqa: F401, for files of earlier releases

@@ -91,7 +91,6 @@ class BaseLayer(keras.Layer):
     """
 
     _fixed: tuple[str, ...] = ()
-    _renamed: tuple[tuple[str, str], ...] = ()  # the names of arguments in files of 0.7.0, and now
 
     def __setattr__(self, name: str, value: object) -> None:
         is_fixed = name in self._fixed and name in vars(self)
@@ -139,10 +138,8 @@ class BaseLayer(keras.Layer):
     @classmethod
     def from_config(cls, config: Config) -> Self:
         """Create a layer, then set its frozen layers, since its `__init__` can lack `**kwargs`."""
-        frozen = config.get("frozen_layers")
-        names = dict(cls._renamed)
-        arguments = {names.get(key, key): value for key, value in config.items()}
-        arguments.pop("frozen_layers", None)
+        arguments = dict(config)
+        frozen = arguments.pop("frozen_layers", None)
         layer: Self = super().from_config(arguments)
         layer._frozen_layers = None if frozen is None else tuple(frozen)
         return layer

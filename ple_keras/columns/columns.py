@@ -550,12 +550,12 @@ class Columns:
             file: A file that `save` has written.
 
         Raises:
-            ValueError: If it is another file, or one of version 0.6.0 or earlier.
+            ValueError: If it is another file, or one of an earlier version.
         """
         state = json.loads(Path(file).read_text())
         if lacking := {*ARGUMENTS, *FITTED, *KEPT} - {*state}:
             raise ValueError(
-                "file must come from Columns.save of ple_keras 0.7.0 or later. "
+                "file must come from Columns.save of ple_keras 0.8.0 or later. "
                 f"Received: {file} without {sorted(lacking)}"
             )
         columns = cls(**{name: state[name] for name in ARGUMENTS})

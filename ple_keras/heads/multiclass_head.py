@@ -59,7 +59,6 @@ class MulticlassHead(Head):
 
     _fixed = (*Head._fixed, "num_classes")
     _set_by_class = ("units", "activation")
-    _renamed = (("class_weights", "class_weight"),)
 
     def __init__(
         self,

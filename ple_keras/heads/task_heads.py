@@ -12,7 +12,6 @@ from ple_keras._keras.building import symbolic
 from ple_keras._keras.internals import attached, set_attached
 from ple_keras._keras.layers import BaseLayer, Untracked, find_layers
 from ple_keras._keras.processes import replica_count
-from ple_keras._keras.removed import removed_error
 from ple_keras._keras.saving import built_names, check_names, register, save_names, serialize_layers
 from ple_keras._keras.tensors import all_valid, to_numpy
 from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
@@ -502,10 +501,7 @@ class TaskHeads(BaseLayer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         heads = keras.saving.deserialize_keras_object(config["heads"])
-        config = {**config, "heads": heads}
-        if given := config.pop("given", None):  # in files of 0.7.0
-            raise removed_error("TaskHeads(given=...)", f"{given=}")
-        return super().from_config(config)
+        return super().from_config({**config, "heads": heads})
 
 
 def find_heads(model: keras.Layer) -> dict[TaskName, Head]:

@@ -1,16 +1,16 @@
 """A check of features before training."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 
-from ple_keras._checks import check_keys, short_repr, warn_user
+from ple_keras._checks import check_keys, short_repr
 from ple_keras._keras.batches import Batches, first_batches, is_dataset
 from ple_keras._keras.internals import functional_outputs, run_graph
-from ple_keras._keras.layers import BaseLayer, find_layers
+from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import is_number, to_numpy
 from ple_keras._typing import Nested
 from ple_keras.columns.columns import Columns
@@ -22,7 +22,6 @@ from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.layers.stream_features import StreamFeatures
 from ple_keras.steps.observing_model import naming_input
 
-LARGE_SCALE = 100  # mean or standard deviation of a column of numbers
 CALLED_ROWS = 1000  # of the call of the model, together with rows with an extreme value
 MAX_COLUMNS = 1000  # of an array whose extreme values are found
 MAX_SHOWN = 20  # numbers of a row in a message
@@ -38,7 +37,7 @@ def check_inputs(
     The model is called without training, on the first 1000 rows and the rows with the smallest and
     largest value of each column. Its weights and statistics do not change.
 
-    Keys, shapes, ids and scales are checked for the inputs of a Functional model. Any other model
+    Keys, shapes and ids are checked for the inputs of a Functional model. Any other model
     is only called, and ids are checked only if its call does.
 
     Args:
@@ -58,10 +57,6 @@ def check_inputs(
             `Embedding` that reads them. If the predictions of a row are NaN or infinite. If a
             standardized head needs `adapt`. If `x` is an iterator or has no row.
 
-    Warns:
-        UserWarning: If a Dense layer or a block reads a column of `x`, unchanged, with an absolute
-            mean or a standard deviation above 100.
-
     Example:
 
     >>> city = keras.Input((), dtype="int32", name="city")
@@ -80,18 +75,15 @@ def check_inputs(
         received = f"Received: {columns.digest=}, and {columns_digest(model)!r} in the model"
         raise ValueError(f"columns must have the digest of the model's columns. {received}")
     check_adapted(find_heads(model))
-    warnings: dict[str, str] = {}
     batches = first_batches(x, steps, "x") if is_dataset(x) else Batches(x, default=None)
     for batch, *_ in batches:
         if len(keras.tree.flatten(batch)[0]):  # an empty batch trains nothing
-            warnings |= _check_batch(model, batch)
-    for warning in warnings.values():
-        warn_user(warning)
+            _check_batch(model, batch)
 
 
 @np.errstate(all="ignore")  # of NaN and infinity
-def _check_batch(model: keras.Layer, x: Nested) -> dict[str, str]:
-    """Check arrays, and return warnings keyed by the name of an array."""
+def _check_batch(model: keras.Layer, x: Nested) -> None:
+    """Check the arrays of a batch."""
     read: Values = []
     run, inputs = model, {}
     if functional_outputs(model) is not None:
@@ -123,7 +115,6 @@ def _check_batch(model: keras.Layer, x: Nested) -> dict[str, str]:
     finally:  # unknown ids are errors on some backends
         _check_ids(read, numbers, rows)
     _check_finite(outputs, numbers, rows)
-    return dict(_scale_warnings(read, numbers))
 
 
 def _inputs_by_path(model: keras.Layer, x: Nested) -> dict[tuple[str], keras.KerasTensor]:
@@ -206,20 +197,6 @@ def _check_finite(outputs: list[np.ndarray], numbers: Arrays, rows: np.ndarray) 
                 f"The predictions of x must be finite, but those of row {rows[row]} are not. "
                 f"Received: {', '.join(wrong[:MAX_SHOWN]) or 'finite numbers'}"
             )
-
-
-def _scale_warnings(read: Values, numbers: Arrays) -> Iterator[tuple[str, str]]:
-    """Yield the names of arrays with a large column that a Dense layer or a block reads."""
-    for layer, values in read:
-        if _networks(layer) or not isinstance(layer, keras.layers.Dense | BaseLayer):
-            continue
-        sample = _flat(values)[:CALLED_ROWS].astype("float64")
-        means, deviations = sample.mean(axis=0), sample.std(axis=0)
-        for i in np.flatnonzero(np.maximum(np.abs(means), deviations) > LARGE_SCALE)[::-1]:
-            if name := _find_column(numbers, _flat(values)[:, i], ":"):
-                text = f"a mean of {means[i]:.3g} and a standard deviation of {deviations[i]:.3g}"
-                remedy = "Scale it with keras.layers.Normalization, adapted to these data"
-                yield name.partition("[:")[0], f"{name} has {text}. {remedy}"
 
 
 def _flat(array: np.ndarray) -> np.ndarray:

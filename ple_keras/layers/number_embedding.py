@@ -81,7 +81,6 @@ class NumberEmbedding(BaseLayer):
     """
 
     _fixed = ("units", "num_bins")
-    _renamed = (("edges", "bin_boundaries"),)
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ class Importance:
 
     Attributes:
         increase: The increase of the relative loss if the values of the column are permuted.
-        error: Its standard error, over rows or groups and over permutations.
+        error: Its standard error, over rows and permutations.
     """
 
     increase: float
@@ -71,37 +71,38 @@ class ImportanceReport(dict[str, dict[str, Importance]]):
 
 
 def column_importance(
-    columns: Columns, x: Arrays, losses: Losses, groups: np.ndarray, repeats: int, seed: int | None
+    columns: Columns, x: Arrays, losses: Losses, repeats: int, seed: int | None
 ) -> ImportanceReport:
     """Return the importance of each column.
 
-    A change of a loss is of two rows, of which one has the value of the other, so both count in the
-    error.
+    Each difference involves two rows: the permuted row, and the row that its value came from. Both
+    count in the standard error.
 
     Args:
         columns: The columns.
         x: The encoded rows, with packed ids and numbers.
         losses: A function of such rows that returns the loss of each row by task, with NaN for rows
             that do not count.
-        groups: The group of each row, from 0.
         repeats: The number of permutations of each column.
         seed: Their seed.
     """
-    rng, by_task, count = np.random.default_rng(seed), losses(x), groups.max() + 1
+    rng, by_task = np.random.default_rng(seed), losses(x)
     before = np.stack([*by_task.values()])
-    shares = 1 / (~np.isnan(before)).sum(axis=1, keepdims=True) / repeats  # of a row in the mean
+    count = before.shape[1]
+    labeled = (~np.isnan(before)).sum(axis=1, keepdims=True)
+    shares = 1 / labeled / repeats
     scale = count / (count - 1) if count > 1 else np.nan
     found = {}
     for name in columns.names:
         increases, sums = np.zeros((len(before), 1)), np.zeros((count, len(before)))
         for _ in range(repeats):
-            order = rng.permutation(len(groups))
+            order = rng.permutation(count)
             changes = np.stack([*losses(_permute(columns, x, name, order)).values()]) - before
             mean = np.nanmean(changes, axis=1, keepdims=True)
             increases += mean / repeats
-            deviations = np.nan_to_num(changes - mean) * shares
-            for members in (groups, groups[order]):
-                np.add.at(sums, members, deviations.T)
+            deviations = (np.nan_to_num(changes - mean) * shares).T
+            sums += deviations
+            sums[order] += deviations
         errors = np.sqrt(scale * (sums**2).sum(axis=0))
         found[name] = [*map(Importance, increases[:, 0].tolist(), errors.tolist())]
     names = sorted(found, key=lambda name: -sum(each.increase for each in found[name]))

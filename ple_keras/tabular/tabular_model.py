@@ -18,9 +18,8 @@ import keras
 import numpy as np
 
 from ple_keras._checks import check_int, check_keys, check_number, short_repr, warn_user
-from ple_keras._keras.removed import removed_error
 from ple_keras._keras.slices import read_slice
-from ple_keras._typing import LayerLike, Tensor
+from ple_keras._typing import LayerLike
 from ple_keras.columns.columns import BLOCKS, Columns, Rows, check_frame, column_values, to_rows
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads, hedged_heads
@@ -36,15 +35,13 @@ from ple_keras.optimizers.sparse_adagrad import SparseAdagrad
 from ple_keras.optimizers.table_optimizer import table_optimizer
 from ple_keras.tabular.importance import Arrays, ImportanceReport, Losses, column_importance
 from ple_keras.tabular.row_split import split_rows, value_ranks
-from ple_keras.tabular.task_columns import TaskColumns, join_columns
+from ple_keras.tabular.task_columns import TaskColumns
 from ple_keras.transfer.fill_new_rows import fill_new_rows, set_digest
 
 BATCH_SIZE = 4096  # of predictions
 MODEL, COLUMNS, TASKS = "model.keras", "columns.json", "tasks.json"
 MANY_VALUES = 100  # known values of an id, above which a warning can name it
-WEIGHTS = "sample_weight"  # the column of an array of weights
 PRIOR_LABELS = 50  # labels that a mixture counts for in `continue_fit`
-REMOVED = ("given", "block", "hidden_ids", "stacked")  # arguments of 0.7.0
 
 
 class TabularModel:
@@ -199,7 +196,7 @@ class TabularModel:
         validation: float | Rows | tuple[Rows, Any] = 0.15,
         time: str | None = None,
         group: str | None = None,
-        sample_weight: str | Mapping[str, str] | Tensor = None,
+        sample_weight: str | Mapping[str, str] | None = None,
         epochs: int = 100,
         batch_size: int = 500,
         patience: int = 5,
@@ -228,8 +225,7 @@ class TabularModel:
                 split. With `time`, the groups with the last times are the validation rows. If most
                 rows have one value, they are training rows. `time` and `group` are not inputs, even
                 if they are in `ids`.
-            sample_weight: The column with the weights of rows, or `{task: column}`; or an array, if
-                `validation` is a share.
+            sample_weight: The column with the weights of rows, or `{task: column}`.
             epochs: The largest number of epochs.
             batch_size: The number of rows of a batch.
             patience: The number of epochs without an improvement after which the training ends.
@@ -281,7 +277,7 @@ class TabularModel:
         validation: float | Rows | tuple[Rows, Any] = 0.15,
         time: str | None = None,
         group: str | None = None,
-        sample_weight: str | Mapping[str, str] | Tensor = None,
+        sample_weight: str | Mapping[str, str] | None = None,
         epochs: int = 100,
         batch_size: int = 500,
         patience: int = 5,
@@ -348,15 +344,12 @@ class TabularModel:
     def _join(self, frame: Rows, y: Any, sample_weight: Any) -> tuple[Rows, dict[str, str]]:
         """Return the frame with labels and weights, and the column of weights of each task."""
         tasks, frame = [*self._arguments["tasks"]], self._labeled(frame, y, "frame")
-        if not isinstance(sample_weight, str | Mapping | None):
-            frame = join_columns(frame, sample_weight, [WEIGHTS], "sample_weight")
-            sample_weight = WEIGHTS
         is_dict = isinstance(sample_weight, Mapping)
         columns = sample_weight if is_dict else dict.fromkeys(tasks, sample_weight)
         check_keys(columns, tasks, "sample_weight", has_all=False)
         if wrong := {t: x for t, x in columns.items() if not isinstance(x, str | None)}:
             raise TypeError(
-                "sample_weight must be a column, a dict of columns, or one array. "
+                "sample_weight must be a column, or a dict of columns keyed by task. "
                 f"Received: sample_weight={short_repr(wrong)}"
             )
         return frame, {task: name for task, name in columns.items() if name}
@@ -515,7 +508,6 @@ class TabularModel:
         y: Any = None,
         *,
         repeats: int = 5,
-        group: str | None = None,
         seed: int | None = None,
     ) -> ImportanceReport:
         """Return the increase of the relative loss of each task if a column is permuted.
@@ -533,19 +525,16 @@ class TabularModel:
             rows: A frame.
             y: As for `fit`.
             repeats: The number of permutations of each column.
-            group: The name of a column, such as a user, if rows with the same value are not
-                independent.
             seed: The seed of the permutations; None for other ones each time.
 
         Returns:
             `{task: {column: Importance}}`, a dict that prints as a table, with `plot()` and
-            `to_dict()`. An Importance has `increase` and `error`, its standard error over rows, or
-            groups, and permutations. Columns have the order of their mean over tasks, with the
-            largest first.
+            `to_dict()`. An Importance has `increase` and `error`, its standard error over rows and
+            permutations. The error is too small if rows depend on each other, such as rows of one
+            user. Columns have the order of their mean over tasks, with the largest first.
 
         Raises:
-            TypeError, ValueError: As for `score`, and if `repeats` is below 1, or `group` lacks a
-                value.
+            TypeError, ValueError: As for `score`, and if `repeats` is below 1.
 
         Warns:
             UserWarning: As for `score`.
@@ -553,8 +542,7 @@ class TabularModel:
         repeats = check_int(repeats, "repeats", minimum=1)
         with self._busy:
             x, losses = self._relative_losses(rows, y)
-            groups = np.arange(len(rows)) if group is None else value_ranks(rows, group)
-            return column_importance(self._columns, x, losses, groups, repeats, seed)
+            return column_importance(self._columns, x, losses, repeats, seed)
 
     def report(self, rows: Rows, y: Any = None, *, group: str | None = None) -> TaskReport:
         """Report the tasks, with the gains of the mixture over each branch (see `task_report`).
@@ -643,8 +631,7 @@ class TabularModel:
             folder: A folder that `save` has written.
 
         Raises:
-            ValueError: If a file is missing, files are of different models, or a model of 0.7.0
-                contains what 0.8.0 has removed.
+            ValueError: If a file is missing, or files are of different models.
         """
         folder = Path(folder).resolve()
         if missing := [name for name in (MODEL, COLUMNS, TASKS) if not (folder / name).exists()]:
@@ -660,11 +647,6 @@ class TabularModel:
                 f"Received: other contents of {wrong}"
             )
         arguments = keras.saving.deserialize_keras_object(text["arguments"])
-        arguments.setdefault("activation", "relu")  # as in 0.7.0
-        for name in REMOVED:
-            removed = arguments.pop(name, None)
-            if text.get(name, removed):
-                raise removed_error(f"TabularModel({name}=...)", f"folder={str(folder)!r}")
         columns = Columns.load(folder / COLUMNS)
         arguments["columns"] = columns._unfitted() if arguments["columns"] else None
         model = cls(**arguments)

@@ -191,19 +191,18 @@ class TaskColumns:
         return found
 
 
-def join_columns(frame: Rows, values: Any, names: Sequence[str], argument: str = "y") -> Rows:
+def join_columns(frame: Rows, values: Any, names: Sequence[str]) -> Rows:
     """Return a frame with more columns, whose rows are aligned by position.
 
     Args:
         frame: A frame without these columns.
         values: A frame, a dict of arrays, an array, or None for no column.
         names: The names of the columns, in the order of those of an array.
-        argument: The name of `values` in errors.
     """
     if values is None:
         return frame
     if isinstance(values, Mapping) or hasattr(values, "columns"):
-        check_keys(dict.fromkeys(getattr(values, "columns", values)), names, argument)
+        check_keys(dict.fromkeys(getattr(values, "columns", values)), names, "y")
         columns = [values[name] for name in names]
     else:
         array = values if hasattr(values, "dtype") else np.array(values, object)
@@ -212,18 +211,18 @@ def join_columns(frame: Rows, values: Any, names: Sequence[str], argument: str =
     shapes = [tuple(each.shape) for each in columns]
     if shapes != [(len(frame),)] * len(names):
         raise ValueError(
-            f"{argument} must have the columns {[*names]}, with the {len(frame)} rows of a frame. "
-            f"Received: {argument} with columns of the shapes {shapes}"
+            f"y must have the columns {[*names]}, with the {len(frame)} rows of a frame. "
+            f"Received: y with columns of the shapes {shapes}"
         )
     if both := [name for name in names if name in frame.columns]:
         raise ValueError(
-            f"The frame must not have columns of {argument}, since the model would read them. "
+            "The frame must not have columns of y, since the model would read them. "
             f"Received: a frame with {both}"
         )
     index: Any = getattr(frame, "index", None)
     if index is None:  # of polars
         return frame.with_columns(*type(frame)(dict(zip(names, columns))))
     if not all(index.equals(each.index) for each in columns if hasattr(each, "iloc")):
-        warn_user(f"{argument} and the frame have different indices: rows are aligned by position")
+        warn_user("y and the frame have different indices: rows are aligned by position")
     arrays = [getattr(each, "array", each) for each in columns]
     return frame.assign(**dict(zip(names, arrays)))

@@ -259,7 +259,7 @@ def test_a_file_of_a_later_version_has_the_same_codes(columns, frame, tmp_path):
     for wrong in ([], {}, parts):
         file.write_text(json.dumps(wrong))
         with pytest.raises(
-            ValueError, match=r"must come from Columns.save of ple_keras 0.7.0 .*'rows'"
+            ValueError, match=r"must come from Columns.save of ple_keras 0.8.0 .*'rows'"
         ):
             Columns.load(file)
 

@@ -76,9 +76,7 @@ FORMS = {
 def test_weights_are_a_sequence_or_by_class(weights, expected):
     head = head_of(weights)
     assert head.class_weight == expected
-    config = head.get_config()
-    config["class_weights"] = config.pop("class_weight")  # as in files of 0.7.0
-    assert pk.MulticlassHead.from_config(config).class_weight == expected
+    assert pk.MulticlassHead.from_config(head.get_config()).class_weight == expected
 
 
 def test_an_ignored_class_has_no_weight():

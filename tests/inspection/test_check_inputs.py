@@ -165,41 +165,6 @@ def test_a_failing_model_is_reported():
         pk.check_inputs(Subclassed(), {"city": np.zeros(2, int)})
 
 
-def income():
-    rng = np.random.default_rng(1)
-    return np.stack([rng.normal(size=ROWS), rng.normal(4e4, 9e3, ROWS)], axis=1)
-
-
-def adapted_to(data):
-    scale = keras.layers.Normalization(name="scale")
-    scale.adapt(data)
-    return scale
-
-
-@pytest.mark.parametrize("scale", [None, keras.layers.Normalization(name="not_adapted")])
-def test_a_column_that_is_not_scaled_causes_a_warning(scale):
-    message = r"x\['numbers'\]\[:, 1\] has a mean of 4\.03e\+04 and a standard deviation of 8\.9"
-    with pytest.warns(UserWarning, match=message) as caught:
-        pk.check_inputs(functional(scale), features(numbers=income()))
-    shown = [warning for warning in caught if warning.category is UserWarning]
-    assert [warning.filename for warning in shown] == [__file__]
-
-
-@no_warning
-@pytest.mark.parametrize(
-    "scale",
-    [
-        adapted_to(income()),
-        keras.layers.Rescaling([1.0, 1e-4]),
-        keras.layers.BatchNormalization(),
-        keras.layers.Discretization([0.0, 4e4]),
-    ],
-    ids=["normalization", "rescaling", "batch", "discretization"],
-)
-def test_scaled_columns_cause_no_warning(scale):
-    pk.check_inputs(functional(scale), features(numbers=income().astype("float32")))
-
-
 def batches(**wrong):
     """Return three batches of 20 rows, the last one with different columns."""
     x = features(**wrong)
@@ -207,26 +172,13 @@ def batches(**wrong):
     return [(part, None) for part in parts]
 
 
-@no_warning
-def test_features_that_stream_features_scale_cause_no_warning():
-    numbers = keras.Input((2,), name="numbers")
-    network = keras.Sequential([adapted_to(income()), keras.layers.Dense(2)])
-    streams = pk.StreamFeatures(["a", "b"], network)(numbers)
-    pk.check_inputs(keras.Model(numbers, streams), income().astype("float32"))
-    block = pk.HedgedBlock(["a", "b"], [3], features=network)
-    pk.check_inputs(keras.Model(numbers, block(numbers)), income().astype("float32"))
-
-
-def test_batches_are_checked_and_a_warning_is_given_once():
+def test_batches_are_checked():
     empty = {name: array[:0] for name, array in X.items()}
     pk.check_inputs(functional(), [(empty, None), *batches()])
     x = with_value("city", 45, 12)
     with pytest.raises(ValueError, match=r"^x must have ids .*Received: x\['city'\]\[5\]=12"):
         pk.check_inputs(functional(), batches(**x))
     pk.check_inputs(functional(), batches(**x), steps=2)
-    with pytest.warns(UserWarning, match=r"^x\['numbers'\]") as caught:
-        pk.check_inputs(functional(), batches(numbers=income()[:, [1, 1]]))
-    assert [warning.category for warning in caught].count(UserWarning) == 1
 
 
 def test_a_standardized_head_that_is_not_adapted_is_named():

@@ -73,10 +73,10 @@ def test_importance_is_that_of_scikit_learn(model):
 
 
 def test_errors_are_those_of_new_rows():
-    """They cover both rows of a permutation, and rows of one group together."""
+    """They cover both rows of a permutation."""
     rng = np.random.default_rng(0)
     columns = pk.Columns(numbers=["a"])
-    increases, errors, of_groups = [], [], []
+    increases, errors = [], []
     for seed in range(300):
         a, y = rng.normal(size=(2, 100))
         y += a
@@ -84,27 +84,16 @@ def test_errors_are_those_of_new_rows():
         def losses(x, y=y):
             return {"y": (y - x["numbers"][:, 0]) ** 2}
 
-        groups = np.arange(100), np.repeat(np.arange(50), 2)
-        one, two = (column_importance(columns, {"numbers": a[:, None]}, losses, each, 3, seed)
-                    for each in groups)  # fmt: skip
-        increases.append(one["y"]["a"].increase)
-        errors.append(one["y"]["a"].error)
-        of_groups.append(two["y"]["a"].error)
+        found = column_importance(columns, {"numbers": a[:, None]}, losses, 3, seed)["y"]["a"]
+        increases.append(found.increase)
+        errors.append(found.error)
     assert np.mean(increases) == pytest.approx(2, abs=0.1)
     assert np.mean(errors) == pytest.approx(np.std(increases), rel=0.2)
-    assert np.mean(of_groups) == pytest.approx(np.mean(errors), rel=0.05)
 
 
-def test_rows_of_one_group_have_no_error_and_other_tasks_do_not_count(model):
-    frame = draw(100, 3)
-    doubled = pd.concat([frame, frame])
-    one, two = (model.importance(rows, group="person", seed=0) for rows in (frame, doubled))
-    assert two["stars"]["age"].error == pytest.approx(one["stars"]["age"].error, rel=0.3)
-    frame = frame.assign(person=1, like=1.0)
+def test_tasks_without_labels_that_differ_do_not_count(model):
+    frame = draw(100, 3).assign(like=1.0)
     with pytest.warns(UserWarning, match=r"differ in these rows do not count: \['like'\]"):
-        found = model.importance(frame, group="person", repeats=1)
-    assert [*found] == ["stars"]
-    assert np.isnan(found["stars"]["age"].error)
-    assert found.to_dict()["stars"]["age"]["error"] is None  # JSON has no NaN
+        assert [*model.importance(frame, repeats=1)] == ["stars"]
     with pytest.raises(ValueError, match=r"repeats must be at least 1\. Received: repeats=0"):
         model.importance(frame, repeats=0)

@@ -122,12 +122,8 @@ def test_weights_of_rows_are_those_of_their_columns(monkeypatch):
         left = frame if weights else frame.drop(columns="w")
         model = new_model().fit(left, sample_weight=weights, validation=left[:20])
         assert "w" not in model.columns.names
-    array = frame["w"].to_numpy()
-    model.fit(frame.drop(columns="w"), sample_weight=array)
-    (whole, of_stars, none, of_array) = (options["sample_weight"] for options in calls)
+    whole, of_stars, none = (options["sample_weight"] for options in calls)
     np.testing.assert_array_equal(whole["liked_it"], frame["w"])
-    train, _ = split_rows(frame, 0.15, None, None, 0)
-    np.testing.assert_array_equal(of_array["stars"], array[train])
     np.testing.assert_array_equal(of_stars["stars"], frame["w"])
     assert (of_stars["liked_it"] == 1).all()
     assert none is None
@@ -232,16 +228,8 @@ FITS = {
     "labels twice": (
         {}, {"y": SCORE}, ValueError, r"frame must not have columns of y, .*with \['liked it'\]"
     ),
-    "weights twice": (
-        {"frame": SMALL.assign(sample_weight=1)}, {"sample_weight": SCORE},
-        *(ValueError, "frame must not have columns of sample_weight"),
-    ),
-    "weights of one frame": (
-        {}, {"sample_weight": SCORE**2, "validation": SMALL},
-        *(ValueError, "The frame must have the column 'sample_weight' once"),
-    ),
-    "arrays of weights": (
-        {}, {"sample_weight": {"liked it": SCORE}}, TypeError, "dict of columns, or one array. Rec"
+    "an array of weights": (
+        {}, {"sample_weight": SCORE}, TypeError, "a column, or a dict of columns keyed by task. Rec"
     ),
     "validation of three": (
         {}, {"validation": (SMALL, None, SCORE)}, ValueError, r"or a tuple \(frame, y\)"
