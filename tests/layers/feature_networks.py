@@ -1,9 +1,15 @@
-"""A feature network of two columns, and its inputs."""
+"""Small blocks, and a feature network of two columns with its inputs."""
 
 import keras
 import numpy as np
 
-ROWS = 3
+import ple_keras as pk
+
+ROWS, TASKS = 3, ["a", "b"]
+
+
+def bottom(block=3, **kwargs):
+    return pk.SharedBottomBlock(TASKS, block, **kwargs)
 
 
 def symbols():

@@ -1,6 +1,7 @@
-"""Arguments, names, representation and layers of PLEBlock, MMoEBlock and SequentialBlock."""
+"""Arguments, names, layers and calls of blocks, and what they refuse."""
 
 import json
+import operator
 import typing
 
 import keras
@@ -9,10 +10,23 @@ import pytest
 
 import ple_keras as pk
 from ple_keras import _typing
-from tests.helpers import assert_same, features, numpy_of, once
+from tests.helpers import assert_same, built, every_backend, features, numpy_of, once, streams
 from tests.layers import reference
-from tests.models import TASKS, chain, cloned, loaded
-from tests.refusals import check_refused
+from tests.layers.feature_networks import TASKS, bottom
+from tests.models import chain, cloned, loaded
+from tests.pairs import pairs
+from tests.refusals import (
+    BAD_INPUTS,
+    BAD_NAMES,
+    BOOLS,
+    POSITIVE,
+    RULE,
+    arguments_refused,
+    at,
+    at_least,
+    check_refused,
+    table,
+)
 
 pytestmark = once
 
@@ -85,12 +99,12 @@ def test_counts_of_numpy_and_lists_of_equal_counts_are_the_same_block():
 
 def test_a_list_of_lists_is_the_units_of_each_level():
     ple = pk.PLEBlock(3, TASKS, [[8, 5], 6, [4]])
-    assert [x.compute_output_shape((2, 3))["buy"] for x in ple] == [(2, 5), (2, 6), (2, 4)]
+    assert [x.compute_output_shape((2, 3))["b"] for x in ple] == [(2, 5), (2, 6), (2, 4)]
 
 
 @pytest.mark.parametrize("copied", [loaded, cloned])
 def test_files_and_clones_keep_the_counts(copied, tmp_path):
-    ple = pk.PLEBlock(3, TASKS, [3], [1, {"click": 2, "buy": 1}, 1], [0, 2, 0], name="ple")
+    ple = pk.PLEBlock(3, TASKS, [3], [1, {"a": 2, "b": 1}, 1], [0, 2, 0], name="ple")
     model = chain(ple)
     copy = copied(model, tmp_path)
     ple_copy = copy.get_layer("ple")
@@ -114,6 +128,242 @@ def test_a_summary_shows_the_levels_experts_and_gates(capsys):
     model.summary(expand_nested=True)
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split("└")[1].split()[0] for line in lines if "└ " in line]
-    gates = ["gate-click", "gate-buy"]
-    experts = ["expert-click-0", "expert-buy-0", "expert-shared-0"]
+    gates = ["gate-a", "gate-b"]
+    experts = ["expert-a-0", "expert-b-0", "expert-shared-0"]
     assert rows == ["stacked", "experts", *gates, "gate-shared", "copied", *experts, *gates]
+
+
+# Refused arguments.
+
+LEVELS = (pk.CGCBlock, pk.PLEBlock, pk.MMoEBlock)
+BLOCKS = (*LEVELS, pk.SharedBottomBlock)
+REQUIRED = {
+    pk.CGCBlock: {"outputs": TASKS, "expert_block": 3},
+    pk.PLEBlock: {"num_layers": 2, "outputs": TASKS, "expert_block": 3},
+    pk.MMoEBlock: {"outputs": TASKS, "expert_block": 3, "num_experts": 2},
+    pk.SharedBottomBlock: {"outputs": TASKS, "bottom_block": 3},
+    pk.StreamFeatures: {"outputs": TASKS, "feature_block": keras.layers.Dense(3)},
+    pk.SequentialBlock: {},
+}
+ONCE = "must have tasks, each once"
+NAMES = "sequence of task names"
+HEAD = pk.BinaryHead("a")
+OUTPUTS = [
+    *((value, ValueError, ONCE) for value in ([], {}, ["a", "b", "a"], [HEAD, pk.BinaryHead("a")])),
+    *((value, TypeError, NAMES) for value in ("ab", b"ab", {"a"}, iter("ab"), 2, None, HEAD)),
+    ({"b": HEAD}, ValueError, "each task to the head of the task .*'b' has <BinaryHead"),
+    ({"a": 3}, ValueError, "each task to the head of the task .* 'a' has 3"),
+]
+GATE_KWARGS = [
+    ({"top_q": 1}, ValueError, r"unknown: \['top_q'\]"),
+    ({"name": "gate"}, ValueError, r"keys among \['dropout', .*unknown: \['name'\]"),
+    (["dropout"], TypeError, "must be a dict "),
+]
+COUNTS_BY_TASK = [
+    ({"a": 1}, ValueError, r"missing: \['b'\], unknown: \[\].*\{'a'\}"),
+    ({"a": 1, "b": 1, "c": 1}, ValueError, r"missing: \[\], unknown: \['c'\]"),
+    ({"a": [1, 1], "b": 1}, TypeError, r"Received: num_task_experts\['a'\]=\[1, 1\]$"),
+]
+A_LEVEL = "2 entries, one for each level"
+NO_LIST = [([1], TypeError, r"must be an integer\. .*=\[1\]$")]
+TASK_COUNTS_BY_LEVEL = [
+    *(([1] * count, ValueError, A_LEVEL) for count in (0, 1, 3)),
+    ([{"a": 1}, 1], ValueError, r"^num_task_experts must have.*missing: \['b'\]"),
+]
+SHARED_COUNTS_BY_LEVEL = [
+    ((1, 2, 3), ValueError, A_LEVEL),
+    ([1, {"a": 1}], TypeError, r"must be an integer\. .*num_shared_experts=\{'a': 1\}$"),
+]
+LAYERS = [
+    ([], ValueError, "must not be empty or"),
+    ([keras.layers.Dense(3), len], TypeError, "must be a sequence of Keras layers"),
+    ([bottom(name="x")] * 2, ValueError, r"have equal names\. .*=\['x', 'x'\]$"),
+]
+READS = [("all", ValueError, r"must be one of \('stream', 'context', 'both'\)")]
+FLAGS = "enable_gate_weights_metrics", "isolate_task_experts", "stack_experts"
+test_a_bad_argument_is_refused = arguments_refused(
+    REQUIRED,
+    [
+        (at("outputs", *BLOCKS, pk.StreamFeatures), OUTPUTS),
+        (at("num_layers", pk.PLEBlock), at_least(1)),
+        (at("num_experts", pk.MMoEBlock), at_least(1)),
+        (at("num_task_experts", pk.CGCBlock, pk.PLEBlock), [*at_least(0), *COUNTS_BY_TASK]),
+        (at("num_shared_experts", pk.CGCBlock, pk.PLEBlock), at_least(0)),
+        (at("num_task_experts", pk.CGCBlock), NO_LIST),
+        (at("num_shared_experts", pk.CGCBlock), NO_LIST),
+        (at("num_task_experts", pk.PLEBlock), TASK_COUNTS_BY_LEVEL),
+        (at("num_shared_experts", pk.PLEBlock), SHARED_COUNTS_BY_LEVEL),
+        (at("gate_softmax_temperature", *LEVELS), POSITIVE),
+        (at("gate_kwargs", *LEVELS), GATE_KWARGS),
+        (at("gate_reads", *LEVELS), READS),
+        *((at(flag, *LEVELS), BOOLS) for flag in FLAGS),
+        (at("add_shared_gate", pk.CGCBlock), BOOLS),
+        (at("layers", pk.SequentialBlock), LAYERS),
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "received", "cls"), pairs(BAD_NAMES, {cls.__name__: cls for cls in BLOCKS})
+)
+def test_every_block_refuses_invalid_task_names(cls, name, error, received):
+    shown = received.removeprefix("=")
+    message = rf"{RULE}; invalid: {shown}\. Received: outputs=\['fine', {shown}\]$"
+    check_refused(lambda: cls(**{**REQUIRED[cls], "outputs": ["fine", name]}), error, message)
+
+
+NONE_OF_A, NONE_OF_B = (
+    rf"every gate must have at least one expert, but \['{task}'.* have none.*num_task_experts="
+    for task in TASKS
+)
+TOGETHER = [
+    (pk.CGCBlock, {"num_task_experts": 0, "num_shared_experts": 0}, NONE_OF_A),
+    (pk.PLEBlock, {"num_task_experts": {"a": 1, "b": 0}, "num_shared_experts": 0}, NONE_OF_B),
+    (pk.PLEBlock, {"num_task_experts": [0, 1], "num_shared_experts": [0, 1]}, NONE_OF_A),
+]
+
+
+@pytest.mark.parametrize(("cls", "arguments", "message"), TOGETHER)
+def test_gates_without_experts_are_refused(cls, arguments, message):
+    check_refused(lambda: cls(**{**REQUIRED[cls], **arguments}), ValueError, message)
+
+
+def test_models_with_the_longest_names_are_saved(tmp_path):
+    """A character of the block's name has three bytes."""
+    task, name = "a" * 128, "\u6f22" * 255
+    heads = pk.TaskHeads([pk.BinaryHead(task)])
+    model = chain(pk.CGCBlock(heads, [3], add_shared_gate=False, name=name), heads)
+    twin = loaded(model, tmp_path)
+    assert twin.get_layer(name).task_names == [task]
+    assert_same(numpy_of(twin(features(2, 3))), numpy_of(model(features(2, 3))))
+
+
+# Refused calls.
+
+X, SYMBOL = features(4, 3), keras.Input((3,))
+LAYERS_OF_ONE_TENSOR = {
+    "expert": lambda: pk.ExpertBlock([4, 3]),
+    "gate": lambda: pk.Gate(3),
+    "gate_of_one_expert": lambda: pk.Gate(1),
+    "gate_with_block": lambda: pk.Gate(3, gate_block=4),
+    "cgc": lambda: pk.CGCBlock(["a"], 3),
+    "cgc_copied": lambda: pk.CGCBlock(["a"], keras.layers.Dense(3)),
+    "ple": lambda: pk.PLEBlock(2, ["a"], 3),
+    "mmoe": lambda: pk.MMoEBlock(["a"], 3, 2),
+    "shared_bottom": lambda: pk.SharedBottomBlock(["a"], 3),
+    "shared_bottom_of_a_layer": lambda: pk.SharedBottomBlock(["a"], keras.layers.Dense(3)),
+}
+
+
+@every_backend
+@pytest.mark.parametrize(
+    ("make", "make_inputs", "message"), pairs(LAYERS_OF_ONE_TENSOR, BAD_INPUTS)
+)
+def test_a_first_call_with_bad_inputs_is_refused_and_the_layer_still_works(
+    make, make_inputs, message
+):
+    layer, inputs = make(), make_inputs()
+    check_refused(lambda: layer(inputs), ValueError, message)
+    layer(features(2, 5))
+    assert layer.built
+
+
+OF_LEVELS = {name: LAYERS_OF_ONE_TENSOR[name] for name in ("cgc", "cgc_copied", "ple", "mmoe")}
+WIDTH = r"\(batch, \.\.\., 5\) that the block .*\. Received: inputs\['\w+'\]\.shape="
+BAD_LATER_INPUTS = {
+    "other_width": (lambda: features(2, 6), WIDTH + r"\(2, 6\)"),
+    "symbolic_other_width": (lambda: keras.Input((6,)), WIDTH + r"\(None, 6\)"),
+    "rank_1": (lambda: features(5), WIDTH + r"\(5,\)"),
+    "list": (lambda: [features(2, 5)] * 2, r"a dict keyed by stream.*Received: .*inputs=\["),
+}
+
+
+@pytest.mark.parametrize(("make_inputs", "message", "make"), pairs(BAD_LATER_INPUTS, OF_LEVELS))
+def test_a_built_level_refuses_inputs_of_other_shapes(make, make_inputs, message):
+    layer, inputs = make(), make_inputs()
+    layer(features(2, 5))
+    check_refused(lambda: layer(inputs), ValueError, message)
+
+
+BAD_STREAMS = {
+    "missing": (lambda: streams(a=5, b=4), r"missing: \['shared'\], unknown: \[\]"),
+    "renamed": (lambda: streams(a=5, B=4, shared=6), r"missing: \['b'\], unknown: \['B'\]"),
+    "no_streams": (dict, r"missing: \['a', 'b', 'shared'\]"),
+}
+
+
+@pytest.mark.parametrize(("make_inputs", "message"), table(BAD_STREAMS))
+@pytest.mark.parametrize("is_built", [False, True], ids=["first_call", "later_call"])
+def test_a_dict_must_have_the_streams_as_keys(make_inputs, message, is_built):
+    layer, inputs = pk.CGCBlock(TASKS, 3), make_inputs()
+    if is_built:
+        layer(streams(a=5, b=4, shared=6))
+    elif not inputs:
+        message = ""
+    check_refused(
+        lambda: layer(inputs), ValueError, rf"inputs\S* must .*{message}.*Received: inputs"
+    )
+
+
+def level(**kwargs):
+    return pk.CGCBlock(TASKS, [3], **kwargs)
+
+
+def built_level():
+    return built(level())
+
+
+def with_input(x, **kwargs):
+    """Return the call with an input."""
+    return lambda layer: layer(x, **kwargs)
+
+
+calling = operator.methodcaller
+NEW = r"the block must be built.*Received: built=False"
+CALLS = [
+    (
+        lambda: level(num_shared_experts=0, add_shared_gate=False),
+        with_input(streams(a=5, b=5, shared=5)),
+        r"unknown: \['shared'\]\. Received: inputs=\{'a', 'b', 'shared'\}",
+    ),
+    (
+        level,
+        with_input({**streams(a=5, b=5), "shared": features(2, 3, 5)}),
+        r"equal axes, except for the last one\. Received: inputs=\{'a': \(2, 5\), 'b'",
+    ),
+    (built_level, with_input(streams(a=5, b=5, shared=6)), WIDTH + r"\(2, 6\)"),
+    (built_level, calling("expert_outputs", X), WIDTH + r"\(4, 3\)$"),
+    (built_level, calling("gate_weights", [X]), "must be a tensor.*Received: built=True, inputs="),
+    (level, calling("expert_outputs", X), NEW),
+    (level, calling("gate_weights", X), NEW),
+    (built_level, calling("gate_statistics"), "enable_gate_weights_metrics=True"),
+    (
+        lambda: pk.SequentialBlock([keras.layers.Dense(3), bottom()]),
+        with_input(X, return_gate_weights=True),
+        r"must not be given, since no layer takes it.*Received: return_gate_weights=True",
+    ),
+    (
+        lambda: pk.CGCBlock(["a"], keras.layers.Activation("relu")),
+        with_input(streams(a=5, shared=4)),
+        r"must have the same output width.*widths=\{'a/expert_0': 5, 'shared/expert_0': 4\}",
+    ),
+]
+FLAG = {"return_gate_weights": "yes"}
+WRONG_TYPES = [
+    (level, with_input(X, **FLAG), "return_gate_weights must be True or False"),
+    (lambda: pk.PLEBlock(2, TASKS, [3]), with_input(SYMBOL, **FLAG), "must be True or False"),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "call", "message", "error"),
+    [*((*row, ValueError) for row in CALLS), *((*row, TypeError) for row in WRONG_TYPES)],
+)
+def test_an_invalid_call_is_refused(make, call, message, error):
+    layer = make()
+    check_refused(lambda: call(layer), error, message)
+
+
+def test_a_built_level_accepts_symbolic_inputs_of_unknown_width():
+    block = built(level())
+    assert block(keras.Input((None,)))["a"].shape == (None, 3)

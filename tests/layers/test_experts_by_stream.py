@@ -7,6 +7,7 @@ import ple_keras as pk
 from tests.helpers import assert_same, every_backend, features, numpy_of, once, randomize
 from tests.layers import reference
 from tests.models import TASKS, chain, click_and_buy_heads, loaded
+from tests.refusals import arguments_refused, at
 
 pytestmark = once
 
@@ -70,3 +71,27 @@ def test_a_task_without_experts_keeps_its_template(tmp_path):
     assert list(block.get_config()["expert_block"]) == [*TASKS, "shared"]
     x = features(4, 3)
     assert_same(numpy_of(loaded(model, tmp_path)(x)), numpy_of(model(x)))
+
+
+A_LEVEL = "2 entries, one for each level"
+BY_STREAM = [
+    (
+        {"shared": [4], "click": [4]},
+        ValueError,
+        r"must have exactly the keys \['click', 'buy', 'shared'\]; missing: \['buy'\]",
+    ),
+    ({**SIZES, "buy": "4"}, TypeError, r"\['buy'\] must be an int.*expert_block\['buy'\]='4'$"),
+]
+BY_LEVEL = [([SIZES] * 3, ValueError, A_LEVEL), ((pk.ExpertBlock(3),), ValueError, A_LEVEL)]
+ONE_LEVEL, LEVELS = {"outputs": TASKS}, {"outputs": TASKS, "num_layers": 2}
+test_other_streams_and_levels_are_refused = arguments_refused(
+    {pk.CGCBlock: ONE_LEVEL, pk.PLEBlock: LEVELS},
+    [
+        (at("expert_block", pk.CGCBlock, pk.PLEBlock), BY_STREAM),
+        (at("expert_block", pk.PLEBlock), BY_LEVEL),
+    ],
+)
+test_the_size_of_missing_shared_experts_is_refused = arguments_refused(
+    {pk.PLEBlock: {**LEVELS, "num_shared_experts": 0}},
+    [(at("expert_block", pk.PLEBlock), [(SIZES, ValueError, r"unknown: \['shared'\]")])],
+)

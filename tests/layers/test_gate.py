@@ -10,6 +10,7 @@ import ple_keras as pk
 from tests.helpers import features, numpy_of, once
 from tests.layers.reference import softmax
 from tests.models import chain, cloned, loaded
+from tests.refusals import BOOLS, FRACTION, POSITIVE, arguments_refused, at, at_least, check_refused
 
 
 def cgc_model(**kwargs):
@@ -134,3 +135,24 @@ def test_the_softmax_is_computed_in_float32():
     gate = pk.Gate(2, softmax_temperature=1e-4, kernel_initializer="ones", dtype="mixed_float16")
     weights = gate(np.full((3, 4), 10, "float16"))  # the logits W x / T overflow in float16
     np.testing.assert_array_equal(numpy_of(weights), np.full((3, 2), 0.5))
+
+
+test_a_bad_argument_is_refused = arguments_refused(
+    {pk.Gate: {"num_experts": 2}},
+    [
+        (at("num_experts", pk.Gate), at_least(1)),
+        (at("softmax_temperature", pk.Gate), POSITIVE),
+        (at("dropout", pk.Gate), FRACTION),
+        (
+            at("balance_regularizer", pk.Gate),
+            [(-1, ValueError, "at least 0"), ("l2", TypeError, "must be a number")],
+        ),
+        (at("track_weights", pk.Gate), BOOLS),
+    ],
+)
+
+
+@once
+def test_a_gate_without_weights_has_no_statistics():
+    gate = pk.Gate(3, track_weights=True)
+    check_refused(gate.statistics, ValueError, "be built.*Received: built=False$")

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of, randomize
+from tests.helpers import assert_same, features, numpy_of, once, randomize
 from tests.layers import reference
 from tests.models import TASKS
+from tests.pairs import pairs
+from tests.refusals import check_refused
 
 
 def test_a_level_alone_has_the_gate_weights_of_numpy():
@@ -85,3 +87,88 @@ def test_positions_have_the_mask_of_the_stream_and_not_of_the_context(reads):
     statistics = block.gate_statistics()["click"]
     assert statistics["count"] == mask.sum()
     np.testing.assert_allclose(statistics["mean"], valid.mean(axis=0), atol=1e-6)
+
+
+# Refusals.
+
+X, C, SYMBOL = features(4, 3), features(4, 2), keras.Input((3,))
+
+
+def by_gate(**widths):
+    return {gate: features(4, width) for gate, width in widths.items()}
+
+
+AXES = r"axes of the inputs.*Received: gate_context\.shape="
+KEYS = "gate_context must have exactly.*"
+BAD_CONTEXTS = {
+    "none": (None, r"must be a tensor \(\.\.\., C\).*gate_reads='both'\. Received: .*=None"),
+    "one_row": (features(1, 2), AXES + r"\(1, 2\), in"),
+    "unknown_gate": (
+        by_gate(click=2, buy=2, shared=2, c=2),
+        KEYS + r"missing: \[\], unknown: \['c'\]",
+    ),
+    "missing_gate": (by_gate(click=2, shared=2), KEYS + r"missing: \['buy'\].*Received: gate_con"),
+    "missing_shared": (by_gate(click=2, buy=2), KEYS + r"missing: \['shared'\], unknown: \[\]"),
+    "rows_of_one_gate": (
+        {**by_gate(click=2, shared=2), "buy": features(2, 2)},
+        r"Received: gate_context\['buy'\]\.shape=\(2, 2\), inputs\['buy'\]\.shape=\(4, 3\)",
+    ),
+}
+
+
+LEVELS = {
+    "level": lambda **kwargs: pk.CGCBlock(TASKS, [3], **kwargs),
+    "levels": lambda **kwargs: pk.PLEBlock(2, TASKS, [3], **kwargs),
+}
+
+
+def read(make, is_built):
+    """Return a block whose gates read a context."""
+    block = make(gate_reads="both")
+    if is_built:
+        block(X, gate_context=C)
+    return block
+
+
+READING = {
+    f"{name}-{state}": (make, state == "built")
+    for state in ("new", "built")
+    for name, make in LEVELS.items()
+}
+
+
+@once
+@pytest.mark.parametrize(("context", "message", "make", "is_built"), pairs(BAD_CONTEXTS, READING))
+def test_a_context_that_does_not_match_the_gates_is_refused(make, is_built, context, message):
+    block = read(make, is_built)
+    check_refused(lambda: block(X, gate_context=context), ValueError, message)
+
+
+@once
+@pytest.mark.parametrize(
+    ("make", "is_built", "x", "context"),
+    pairs(READING, {"eager": (X, C), "symbolic": (SYMBOL, keras.Input((2,))), "again": (X, C)}),
+)
+def test_a_context_that_is_not_read_is_refused(make, is_built, x, context):
+    block = make()
+    if is_built:
+        block(X)
+    message = r"gate_context must (be None|not be given).*Received: gate_context.*\(\w+, 2\)"
+    check_refused(lambda: block(x, gate_context=context), ValueError, message)
+
+
+SYMBOLIC = [
+    ({}, r"Received: gate_context.shape=None"),
+    (
+        {"gate_context": keras.Input((3,))},
+        r"\(batch, \.\.\., 2\) that the block.*Received: gate_context\.shape=\(None, 3\)",
+    ),
+    ({"gate_context": keras.Input((5, 2))}, AXES + r"\(None, 5, 2\)"),
+]
+
+
+@once
+@pytest.mark.parametrize(("context", "message"), SYMBOLIC)
+def test_a_symbolic_context_that_a_built_block_cannot_read_is_refused(context, message):
+    block = read(LEVELS["level"], True)
+    check_refused(lambda: block(SYMBOL, **context), ValueError, message)

@@ -6,8 +6,9 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import features, numpy_of, randomize, streams
-from tests.layers.feature_networks import columns, network, symbols
+from tests.layers.feature_networks import bottom, columns, network, symbols
 from tests.models import cloned, loaded
+from tests.refusals import all_refused
 
 TASKS = ["click", "buy"]
 
@@ -125,3 +126,51 @@ def test_features_are_copied_for_each_branch(tmp_path):
     again.build({key: x.shape for key, x in symbols().items()})  # floats of all columns
     again.set_weights(block.get_weights())
     np.testing.assert_equal(numpy_of(again(x)), outputs)
+
+
+# Refusals.
+
+
+def of_branches(**branches):
+    return pk.HedgedBlock(["a", "b"], branches=branches)
+
+
+A_DICT = "branches must be a dict of Keras layers"
+BOTH = {"a": bottom(name="a"), "b": bottom(name="b")}
+ONE_OF = r"Exactly one of expert_block and branches"
+ARGUMENTS = {
+    "one": ({"branches": {"a": bottom()}}, "at least two blocks"),
+    "key": ({"branches": {"a": bottom(), "a/b": bottom()}}, "key must be at most 128 ASCII le"),
+    "equal_names": (
+        {"branches": {"a": bottom(name="x"), "b": bottom(name="x")}},
+        r"different names, not \['x', 'x'\].*Received: branches",
+    ),
+    "list": ({"branches": [1, 2]}, TypeError, A_DICT),
+    "number": ({"branches": {"a": bottom(), "b": 3}}, TypeError, A_DICT),
+    "nothing": ({}, ONE_OF),
+    "both": ({"expert_block": 3, "branches": {}}, ONE_OF),
+    "no_features": ({"expert_block": 3, "features": {}}, "features must have exactly the keys"),
+    "no_features_of_branches": ({"branches": BOTH, "features": {}}, "features must have exactly"),
+}
+test_a_bad_argument_is_refused = all_refused(
+    lambda arguments: pk.HedgedBlock(["a", "b"], **arguments), ARGUMENTS
+)
+CALLS = {
+    "streams_of_branches": (
+        lambda: of_branches(bottom=bottom(name="bottom"), ple=pk.PLEBlock(2, ["a", "b"], [3])),
+        streams(a=4, b=4, shared=4),
+        r"inputs must have a shape \(batch, .*Received: inputs\.shape=\('a', 'b', 'shared'\)",
+    ),
+    "missing_stream": (
+        lambda: pk.HedgedBlock(["a", "b"], 3),
+        streams(a=2, shared=3),
+        "inputs must have exactly the keys",
+    ),
+    "list": (
+        lambda: pk.HedgedBlock(["a", "b"], 4, features=keras.layers.Dense(3)),
+        [features(4, 3)],
+        TypeError,
+        "inputs must be a tensor or dict",
+    ),
+}
+test_bad_inputs_are_refused = all_refused(lambda make, inputs: make()(inputs), CALLS)

@@ -8,6 +8,7 @@ import ple_keras as pk
 from tests.helpers import numpy_of, once
 from tests.models import loaded
 from tests.optimizers.tables import IS_JAX, ROWS, build, ids, record_rows, small, train_small
+from tests.refusals import arguments_refused, at, at_least
 
 pytestmark = pytest.mark.usefixtures("small_tables_by_rows")
 
@@ -130,3 +131,9 @@ def test_tables_start_small_and_different():
     assert not np.array_equal(first, second)
     ones = pk.SparseEmbedding(3, 1, embeddings_initializer="ones")
     np.testing.assert_array_equal(numpy_of(ones(np.arange(3))), np.ones((3, 1)))
+
+
+test_a_bad_size_is_refused = arguments_refused(
+    {pk.SparseEmbedding: {"input_dim": 9, "output_dim": 3}},
+    [(at(size, pk.SparseEmbedding), at_least(1)) for size in ("input_dim", "output_dim")],
+)

@@ -11,7 +11,7 @@ from tests.helpers import QUICK, assert_same, features, numpy_of, once, randomiz
 from tests.layers.feature_networks import ROWS, columns, network, symbols
 from tests.models import cloned, loaded
 from tests.pairs import fewer
-from tests.refusals import check_refused
+from tests.refusals import BOOLS, all_refused, arguments_refused, at, check_refused
 
 BACKEND = keras.backend.backend()
 TASKS = ["click", "buy", "like"]
@@ -285,3 +285,30 @@ def test_large_integers_keep_their_values_in_a_sequential_with_an_input(in_a_mod
             (features, *_) = [x for x in each._flatten_layers() if x.name == "features"]
             vectors = numpy_of(keras.ops.cast(features(ids)["click"], "float32"))
             assert len(np.unique(vectors, axis=0)) == 20
+
+
+# Refusals.
+
+OWN = r"must be None or a list of tasks among \['click', 'buy', 'like'\]"
+ARGUMENTS = {"outputs": TASKS, "feature_block": keras.layers.Dense(3)}
+test_a_bad_argument_is_refused = arguments_refused(
+    {pk.StreamFeatures: ARGUMENTS},
+    [
+        (at("shared", pk.StreamFeatures), BOOLS),
+        (
+            at("own", pk.StreamFeatures),
+            [
+                (value, ValueError, OWN)
+                for value in (["buy", "no"], ["buy", "shared"], "buy", {"buy": 1})
+            ],
+        ),
+    ],
+)
+A_TENSOR = "inputs must be a tensor or dict of columns"
+REFUSED = {
+    "own": (lambda: pk.StreamFeatures(TASKS, {}, own=[]), "own must be None"),
+    "columns": (lambda: make()({"item": np.ones(2, "int32")}), "must accept "),
+    "list": (lambda: make()([features(4, 3), features(4, 3)]), TypeError, A_TENSOR),
+    "none": (lambda: make()(None), TypeError, A_TENSOR),
+}
+test_a_bad_call_is_refused = all_refused(lambda call: call(), REFUSED)

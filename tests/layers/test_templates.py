@@ -8,8 +8,18 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import QUICK, assert_same, built, every_backend, features, numpy_of, once
+from tests.layers.feature_networks import TASKS, bottom
 from tests.models import chain, compiled, loaded
 from tests.pairs import fewer, pairs
+from tests.refusals import (
+    BOOLS,
+    FRACTION,
+    UNITS,
+    Unlike,
+    arguments_refused,
+    at,
+    check_refused,
+)
 from tests.templates import TEMPLATES, CopiedExpert, OwnExpert, WideningExpert
 
 pytestmark = once
@@ -231,3 +241,120 @@ def test_an_unregistered_class_warns_once():
     with pytest.warns(UserWarning, match=message) as warned:
         pk.PLEBlock(2, ["a", "b"], keras.Sequential([Mine(3)]), gate_block=Mine(3)).build((None, 3))
     assert [str(x.filename) for x in warned] == [__file__]
+
+
+# Refusals.
+
+
+@keras.saving.register_keras_serializable("test_templates")
+class IncompleteConfig(pk.ExpertBlock):
+    """An expert with an argument that its inherited config lacks."""
+
+    def __init__(self, units, scale=1.0, **kwargs):
+        super().__init__(units, **kwargs)
+
+
+@keras.saving.register_keras_serializable("test_templates")
+class Opaque(keras.layers.Layer):
+    """A layer without get_config and with an argument that Keras can't serialize."""
+
+    def __init__(self, thing, **kwargs):
+        super().__init__(**kwargs)
+
+
+@keras.saving.register_keras_serializable("test_templates")
+class WithoutKwargs(keras.layers.Layer):
+    """A layer that has get_config, but can't be given a name."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+NO_NAME = (
+    r"must be .* an __init__ that passes \*\*kwargs on, .*"
+    r"The copy failed: .*WithoutKwargs\.__init__\(\) got an unexpected keyword argument '\w+'\. R"
+)
+NO_CONFIG = r"takes \['scale'\], which its config lacks. Define a get_config"
+NO_LAYER = "Keras layer"
+UNCOPIED = [
+    (keras.layers.Lambda(lambda x: x), ValueError, "must be copied.*Lambda"),
+    (IncompleteConfig(3, scale=2.0), ValueError, NO_CONFIG),
+    (keras.Sequential([IncompleteConfig(3)]), ValueError, NO_CONFIG),
+    (Opaque(Unlike()), ValueError, "must be .*Define get_config"),
+    (WithoutKwargs(3), ValueError, NO_NAME),
+    (keras.Sequential([WithoutKwargs(3)]), ValueError, NO_NAME),
+    (keras.layers.TimeDistributed(WithoutKwargs(3)), ValueError, NO_NAME),
+    *((value, TypeError, NO_LAYER) for value in (keras.layers.Dense, "dense", len)),
+]
+NORMALIZATIONS = [
+    (value, ValueError, r"one of \(None, 'batch', 'layer'\)")
+    for value in ("instance", keras.layers.LayerNormalization(), True)
+]
+ACTIVATIONS = [
+    *((value, ValueError, "must be known") for value in ("rellu", 3)),
+    (keras.layers.PReLU(), TypeError, "must be a name, or a function"),
+    ("glu", ValueError, "keeps the width"),
+]
+LEVELS = (pk.CGCBlock, pk.PLEBlock, pk.MMoEBlock)
+REQUIRED = {
+    pk.ExpertBlock: {"units": 3},
+    pk.Gate: {"num_experts": 2},
+    pk.CGCBlock: {"outputs": TASKS, "expert_block": 3},
+    pk.PLEBlock: {"num_layers": 2, "outputs": TASKS, "expert_block": 3},
+    pk.MMoEBlock: {"outputs": TASKS, "expert_block": 3, "num_experts": 2},
+    pk.SharedBottomBlock: {"outputs": TASKS},
+    pk.HedgedBlock: {"outputs": TASKS},
+    pk.StreamFeatures: {"outputs": TASKS},
+    pk.BinaryHead: {"task": "a"},
+}
+TOWER, BOTTOM = at("tower", pk.BinaryHead), at("bottom_block", pk.SharedBottomBlock)
+EXPERTS = at("expert_block", *LEVELS)
+OF_UNITS = [
+    *(*at("units", pk.ExpertBlock), *EXPERTS, *at("expert_block", pk.HedgedBlock)),
+    *(*at("gate_block", pk.Gate, *LEVELS), *TOWER, *BOTTOM),
+]
+OF_LAYERS = [
+    *(*EXPERTS, *at("gate_block", pk.Gate, pk.CGCBlock), *BOTTOM, *TOWER),
+    *at("feature_block", pk.StreamFeatures),
+]
+test_what_is_no_template_is_refused = arguments_refused(
+    REQUIRED,
+    [
+        (OF_UNITS, UNITS),
+        (TOWER, UNITS[:2]),  # they are false, but are not a missing tower
+        (OF_LAYERS, UNCOPIED),
+        (at("gate_block", *LEVELS), [({"units": 3}, TypeError, NO_LAYER)]),
+        (at("dropout", pk.ExpertBlock), FRACTION),
+        (at("use_bias", pk.ExpertBlock), BOOLS),
+        (at("normalization", pk.ExpertBlock), NORMALIZATIONS),
+        (at("activation", pk.ExpertBlock), ACTIVATIONS),
+    ],
+)
+
+
+def test_an_array_has_the_units_of_a_tower():
+    head = pk.BinaryHead("a", tower=np.array([6, 4]))
+    assert pk.BinaryHead.from_config(head.get_config())._tower_template.layer.units == (6, 4)
+
+
+def of_width_7():
+    inputs = keras.Input((7,))
+    return keras.Model(inputs, keras.layers.Dense(3)(inputs))
+
+
+UNFIT = [
+    ("expert_block", lambda x: pk.CGCBlock(TASKS, x), keras.layers.Flatten, r"to \(2, 15\)"),
+    ("tower", lambda x: pk.BinaryHead("a", tower=x), bottom, r"return a tensor, .* \{'a'"),
+    ("expert_block", lambda x: pk.PLEBlock(2, TASKS, x), of_width_7, r"accept <.* shape=\(2, 3, 5"),
+]
+
+
+@pytest.mark.parametrize(("argument", "make", "template", "message"), UNFIT)
+def test_a_template_with_invalid_output_shapes_is_refused(argument, make, template, message):
+    layer, x = make(template()), features(2, 3, 5)
+    message = f"{argument} must .*{message}.*Received: {argument}="
+    check_refused(lambda: layer(x), ValueError, message)

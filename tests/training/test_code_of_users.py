@@ -13,7 +13,7 @@ import ple_keras as pk
 from ple_keras._keras.layers import Untracked
 from tests.helpers import every_backend, numpy_of, once, randomize
 from tests.models import loaded
-from tests.training.test_traced_step import (
+from tests.training.traced_steps import (
     At,
     assert_equal_steps,
     dense,
