@@ -167,7 +167,7 @@ def check_width(shape: Shape, width: int | None, argument: str) -> None:
 
     An unknown width is allowed: None, or a size in a PyTorch trace, which is not an integer.
     """
-    axes = tuple(shape) if isinstance(shape, Sequence) else ()  # not of None and numbers
+    axes = tuple(shape) if isinstance(shape, Sequence) else ()  # None and numbers have no axes
     if len(axes) < 2 or (isinstance(axes[-1], Integral) and axes[-1] != width):
         raise ValueError(
             f"{argument} must have the shape (batch, ..., {width}) that the block was built for. "

@@ -9,7 +9,7 @@ import numpy as np
 # The tensors of the three backends have no common class. Arrays are accepted too.
 Tensor: TypeAlias = Any
 
-Config: TypeAlias = dict[str, Any]  # of a layer, loss or metric
+Config: TypeAlias = dict[str, Any]  # the config of a layer, loss or metric
 Shape: TypeAlias = tuple[int | None, ...]
 TaskName: TypeAlias = str
 
@@ -25,7 +25,7 @@ FixedDTypes: TypeAlias = str | Mapping[str, "FixedDTypes"] | None
 WeightSlice: TypeAlias = tuple[keras.Variable, tuple[int | slice, ...]]
 
 LayerLike: TypeAlias = keras.Layer | int | Sequence[int]  # a template, or its units
-StreamLayers: TypeAlias = LayerLike | Mapping[str, LayerLike]  # for all streams, or one per stream
+StreamLayers: TypeAlias = LayerLike | Mapping[str, LayerLike]  # one for all, or one per stream
 LossFunction: TypeAlias = Callable[..., Tensor]
 LossLike: TypeAlias = str | LossFunction | keras.Loss
 MetricLike: TypeAlias = str | LossFunction | keras.Metric

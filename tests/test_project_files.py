@@ -5,6 +5,7 @@ import inspect
 import re
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,15 @@ PACKAGES["orbax"] = "orbax-checkpoint"
 PACKAGES |= {"scipy": "scikit-learn"} | dict.fromkeys(
     ("pydantic", "starlette", "typing_extensions"), "fastapi"
 )
+# A comment with such a first word is no sentence without its line of code.
+CONTINUED = re.compile(
+    r"(?:^| )#\W*(about|after|also|among|and|as|at|before|between|but|by|during|except|for|from|in"
+    r"|into|its?|like|near|not|of|on|or|over|per|since|such|than|that|their|them|these|they|this"
+    r"|those|through|to|under|unlike|until|which|whose?|with|within|without)\b",
+    re.IGNORECASE,
+)
+NOT_YET = "heads/hedged", "heads/task", "hedging", "inspection", "models", "optimizers", "steps"
+NOT_YET += ("tabular/task_columns",)
 
 
 def test_the_changelog_and_the_citation_have_the_released_version():
@@ -103,3 +113,14 @@ def test_every_subpackage_is_in_the_layout():
     subpackages = [folder for folder in folders if folder != "."]
     assert subpackages
     assert [folder for folder in subpackages if f"| `{folder}/` |" not in page] == []
+
+
+def test_no_comment_begins_with_a_preposition_or_a_pronoun():
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        lines = ["", *path.read_text().splitlines()]
+        for before, line in pairwise(lines):
+            follows = all(each.lstrip().startswith("#") for each in (before, line))
+            if CONTINUED.search(line) and not follows:
+                found.append((path.relative_to(PACKAGE).as_posix(), line.strip()))
+    assert [each for each in found if not each[0].startswith(NOT_YET)] == []

@@ -68,7 +68,7 @@ class Batches:
             )
         self._data = map_arrays(to_numpy, (x, y, sample_weight))
         arrays = [array for array in keras.tree.flatten(self._data) if array is not None]
-        rows = {len(array) if array.ndim else 0 for array in arrays}  # 0: of a list of numbers
+        rows = {len(array) if array.ndim else 0 for array in arrays}  # 0 marks a list of numbers
         if len(rows) > 1 or 0 in rows:
             raise ValueError(
                 "x, y and weights must be arrays, not lists, with the same number of rows, and at "
@@ -127,7 +127,7 @@ def refuse_batches(
     """
     is_endless = isinstance(data, keras.utils.PyDataset) and data.num_batches is None
     if hasattr(data, "cardinality"):
-        is_endless = int(data.cardinality()) == -1  # of a tf.data.Dataset
+        is_endless = int(data.cardinality()) == -1  # a repeated tf.data.Dataset
     if (endless and is_endless) or (iterators and isinstance(data, Iterator)):
         raise ValueError(
             f"{argument} must be finite and iterable more than once, such as `take(100)` of an "
@@ -137,9 +137,9 @@ def refuse_batches(
 
 def is_dataset(data: Nested) -> bool:
     """Return whether data are batches, not arrays, lists of numbers or dicts of these."""
-    if isinstance(data, keras.utils.PyDataset):  # which can have an attribute `shape`
+    if isinstance(data, keras.utils.PyDataset):  # a PyDataset can have an attribute `shape`
         return True
-    if isinstance(data, list):  # of batches
+    if isinstance(data, list):  # a list of batches
         return bool(data) and all(type(each) is tuple for each in data)
     is_array = hasattr(data, "shape") or isinstance(data, Mapping | str | bytes | tuple)
     return isinstance(data, Iterable) and not is_array

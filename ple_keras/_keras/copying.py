@@ -150,8 +150,8 @@ def _clone_model(model: keras.Layer, name: str, path: tuple[object, ...]) -> ker
     def clone(layer: keras.Layer) -> keras.Layer:
         return copy_layer(layer, layer.name, *path, *([next(positions)] if path else []))
 
-    if type(model) is keras.Sequential:  # unbuilt, so that paths are as in other layers
-        # Without its input, a copy would cast integers to its compute dtype.
+    if type(model) is keras.Sequential:  # an unbuilt copy, whose paths are as in other layers
+        # A copy without its input would cast integers to its compute dtype.
         inputs = [
             keras.Input(batch_shape=column.shape, dtype=column.dtype)
             for column in getattr(model, "inputs", [])  # missing in an unbuilt model
@@ -212,7 +212,7 @@ def _reseed(value: object, path: tuple[object, ...]) -> Any:
             if key == "seed" and isinstance(item, int) and path
             else _reseed(item, path and (*path, key))
             for key, item in value.items()
-            # While Keras loads a file, an id stands for one object. A copy must be a new object.
+            # An id stands for one object while Keras loads a file. A copy must be a new object.
             if key != SHARED_ID_KEY
         }
     if isinstance(value, list | tuple):

@@ -11,7 +11,7 @@ from ple_keras._keras.internals import children
 from ple_keras._typing import Config
 
 T = TypeVar("T")
-Path = tuple[keras.Layer, ...]  # from the outermost to the innermost
+Path = tuple[keras.Layer, ...]  # the outermost layer first
 
 
 class Untracked(Generic[T]):
@@ -100,7 +100,7 @@ class BaseLayer(keras.Layer):
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
-        # From the config, for `build`: the names, and the `trainable` that they belong to.
+        # The config's names for `build`, and the `trainable` that these belong to.
         self._frozen_layers: tuple[str, ...] | None = None
         self._was_trainable = self.trainable
 
@@ -110,7 +110,7 @@ class BaseLayer(keras.Layer):
         if frozen is None:
             freeze_if_frozen(self)
             return
-        for name, inside in list(layers_inside(self)):  # outer layers first, which set inner ones
+        for name, inside in list(layers_inside(self)):  # outer layers set inner ones
             if inside.trainable == (name in frozen):
                 inside.trainable = name not in frozen
 
@@ -121,7 +121,7 @@ class BaseLayer(keras.Layer):
     def get_config(self) -> Config:
         config: Config = super().get_config()
         fixed = {name: getattr(self, name) for name in self._fixed}
-        serialize = keras.saving.serialize_keras_object  # of initializers and regularizers
+        serialize = keras.saving.serialize_keras_object  # initializers become dicts
         config |= {name: serialize(x) if callable(x) else x for name, x in fixed.items()}
         inside = list(layers_inside(self))
         for name, layer in inside:

@@ -38,6 +38,6 @@ def sum_over_processes(values: np.ndarray) -> np.ndarray:
         multihost = import_module("jax.experimental.multihost_utils")
         values = multihost.process_allgather(values).sum(axis=0)
     if has_several_processes():
-        values = ops.convert_to_tensor(values)  # on the device of the group
+        values = ops.convert_to_tensor(values)  # a tensor on the device of the group
         backend.distributed.all_reduce(values)
     return to_numpy(values)

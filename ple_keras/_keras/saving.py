@@ -33,7 +33,7 @@ def stable_name(named: LossLike | MetricLike) -> str:
     """Return the name of a loss or metric without the number that Keras appends."""
     if isinstance(named, str):
         return named
-    if isinstance(named, keras.metrics.Mean) and named.name == "mean":  # like all KerasRS metrics
+    if isinstance(named, keras.metrics.Mean) and named.name == "mean":  # KerasRS metrics are Means
         return to_snake_case(type(named).__name__)
     name = str(getattr(named, "name", None) or getattr(named, "__name__", type(named).__name__))
     is_automatic = name.startswith(f"{to_snake_case(type(named).__name__)}_")
@@ -88,7 +88,7 @@ def remove_build_shapes(config: Any, keep_marked: bool = True) -> Any:
         return config
     if is_functional_config(config) or (keep_marked and config.get(CAME_BUILT) is True):
         return dict(config)
-    if "class_name" in config or "layers" in config:  # not a dict keyed by task
+    if "class_name" in config or "layers" in config:  # a layer, and no dict keyed by task
         config = {k: v for k, v in without_build_keys(config).items() if k != CAME_BUILT}
     return {key: remove_build_shapes(value, keep_marked) for key, value in config.items()}
 
@@ -131,7 +131,7 @@ def ordered_attribute(name: str, members: Sequence[str]) -> str:
 
 def save_seed(store: Store, generator: keras.random.SeedGenerator) -> None:
     """Write the state of a generator, which Keras does not save."""
-    store[SEED_KEY] = to_numpy(generator.state).astype("int64")  # its dtype depends on the backend
+    store[SEED_KEY] = to_numpy(generator.state).astype("int64")  # one dtype for all backends
 
 
 def load_seed(store: Store, generator: keras.random.SeedGenerator) -> None:

@@ -26,7 +26,7 @@ def at_least_float32(x: Tensor) -> Tensor:
     return ops.cast(x, "float32") if is_half else x
 
 
-# With numbers, Keras's functions create tensors. On PyTorch, each is a copy to the device.
+# Keras's functions turn numbers into tensors. PyTorch copies each of them to the device.
 
 
 def fill(x: Tensor, mask: Tensor, number: float) -> Tensor:

@@ -100,7 +100,7 @@ class GateWeightsLogger(keras.callbacks.Callback):
         """Return the levels with statistics. On JAX, access to self.model updates variables."""
         found = find_levels(self.model).items()
         levels = {key: block for key, block in found if block.enable_gate_weights_metrics}
-        # On TensorFlow, an unbuilt model is built only in its first step.
+        # TensorFlow builds an unbuilt model only in its first step.
         if not levels and self.model.built:
             raise ValueError(
                 f"model must have enable_gate_weights_metrics=True. Received: model={self.model!r}"

@@ -70,7 +70,7 @@ class LossWeightSchedule(keras.callbacks.Callback):
         logs.update({f"loss_weight/{task}": weight for task, weight in weights.items()})
 
     def _task_heads(self) -> TaskHeads:
-        # On JAX, access to self.model in every hook updates the variables.
+        # Access to self.model in every hook would update the variables on JAX.
         found = find_layers(self.model, TaskHeads)
         loss = getattr(self.model, "loss", None)
         if len(found) != 1 or loss is not None:

@@ -20,9 +20,9 @@ from typing import Any, Self, TypeAlias, cast
 
 import numpy as np
 
-Value: TypeAlias = Any  # of a column, such as a string, a list or None
+Value: TypeAlias = Any  # a value of a column, such as a string, a list or None
 Rows: TypeAlias = Any  # a frame of pandas or polars, or an iterable of dicts
-Counts: TypeAlias = dict[str, Counter[Value]]  # by table
+Counts: TypeAlias = dict[str, Counter[Value]]  # keyed by table
 Rare: TypeAlias = dict[str, list[tuple[Value, int]]]  # values and their counts, by table
 
 ARGUMENTS = ("ids", "numbers", "lists", "texts", "logs", "required")
@@ -32,13 +32,13 @@ MISSING, UNKNOWN, FIRST = 0, 1, 2  # codes; FIRST is the first known value
 LARGEST = 5.0  # limit of a scaled number
 FAR = 100  # deviations from the mean, beyond which a number is probably wrong
 LARGEST_FLOAT = float(np.finfo("float32").max)
-BINS, MAX_ROWS = 16, 100_000  # of the quantiles of numbers, and of the sample that has them
+BINS, MAX_ROWS = 16, 100_000  # quantiles of numbers, and rows of their sample
 MAX_RARE = 100_000  # values of a table that are counted for `update`
-MAX_OUTSIDE = 0.01  # of the rows of a frame, without a warning
+MAX_OUTSIDE = 0.01  # the share of rows without a warning
 BLOCKS = "ids", "numbers"  # the names of packed inputs
-LENGTHS = {"list": 10, "text": 32}  # of inferred lists and texts
+LENGTHS = {"list": 10, "text": 32}  # lengths of inferred lists and texts
 SELDOM = 5  # occurrences, below which a string looks like a text
-VALID_NAME = re.compile(r"(?!\d+$)\w[\w-]*", re.ASCII)  # of an input, also in ONNX files
+VALID_NAME = re.compile(r"(?!\d+$)\w[\w-]*", re.ASCII)  # a name of an input, also in ONNX files
 WORD = re.compile(r"[^\W_]+")
 NUMBERS, LISTS = {bool, int, float, Decimal, NoneType}, {list, tuple, NoneType}
 PLAIN = {str, int, bool, list, tuple, NoneType}  # types that are not converted
@@ -146,7 +146,7 @@ class Columns:
         self.rare: Rare = {}
         self.previous = ""
         self._kinds: dict[str | None, type] = {}
-        self._types: dict[str, Set[type]] = {}  # of plain values, except for lists
+        self._types: dict[str, Set[type]] = {}  # types of plain values, except lists
 
     @classmethod
     def infer(cls, frame: Rows, tasks: Iterable[str] = (), ids: Iterable[str] = ()) -> Self:
@@ -286,9 +286,9 @@ class Columns:
         for frame in _frames(frames):
             rows += len(frame)
             self._count(frame, counts, Counter())
-        if not rows:  # such as of an iterator that was read before
+        if not rows:  # an iterator that was read before has none
             raise ValueError("frames must have at least one row. Received: no row")
-        for name, count in counts.items():  # of equal counts, `rare` has new rows first
+        for name, count in counts.items():  # equal counts: `rare` has new rows first
             count.update(dict(self.rare.get(name, ())))
             for value in count.keys() & self._codes[name].keys():
                 del count[value]
@@ -502,7 +502,7 @@ class Columns:
                 `dropout` is not at least 0 and below 1, or `width` and `number_units` are dicts
                 with different streams.
         """
-        from ple_keras.columns.network import build_network  # imports Keras
+        from ple_keras.columns.network import build_network  # the module imports Keras
 
         self._check_fitted()
         return build_network(self, width, dropout, number_units, packed)
@@ -620,7 +620,7 @@ class Columns:
         if getattr(dtype, "kind", None) in NUMERIC:
             x: np.ndarray = column.to_numpy("float64", na_value=np.nan)
         elif hasattr(dtype, "is_numeric") and dtype.is_numeric() and not dtype.is_decimal():
-            x = column.to_numpy().astype("float64")  # of polars, with NaN for null
+            x = column.to_numpy().astype("float64")  # a column of polars, with NaN for null
         else:
             x = np.array(self._read(rows, name), "float64")
         if name in self.logs and (x < 0).any():
@@ -637,7 +637,7 @@ class Columns:
 
 def check_frame(frame: Rows, argument: str) -> None:
     """Check that rows are a frame with rows."""
-    if not hasattr(frame, "columns") or not hasattr(frame, "__len__"):  # such as a LazyFrame
+    if not hasattr(frame, "columns") or not hasattr(frame, "__len__"):  # a LazyFrame has no length
         raise TypeError(
             f"{argument} must be a frame of pandas or polars. "
             f"Received: {argument}={short_repr(frame)}"
@@ -671,7 +671,7 @@ def _raw_values(rows: Rows, name: str) -> list[Value]:
     """Return the values of a column as a list."""
     if not isinstance(rows, list):
         column = _column(rows, name)
-        is_arrow = hasattr(column.dtype, "pyarrow_dtype")  # whose to_list is slow
+        is_arrow = hasattr(column.dtype, "pyarrow_dtype")  # to_list of such columns is slow
         values = column.array.__arrow_array__().to_pylist() if is_arrow else column.to_list()
         return cast(list[Value], values)
     try:
@@ -703,7 +703,7 @@ def _plain(value: Value) -> Value:
     """Return None for missing values, and Python's number, text or list for NumPy's."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
-    is_missing = type(value).__name__ in ("NAType", "NaTType")  # of pandas
+    is_missing = type(value).__name__ in ("NAType", "NaTType")  # missing values of pandas
     return None if is_missing or (type(value) in NUMBERS and value != value) else value
 
 
@@ -842,7 +842,7 @@ def _scale(name: str, is_log: bool, sample: np.ndarray, low: float, high: float)
     x, last = np.sort(sample), len(sample) - 1
     cut = max(len(x) // 1000, 1)
     limited = np.clip(x, x[min(cut, last)], x[max(last - cut, 0)])
-    x = limited if limited.std() > 1e-12 * abs(limited.mean()) else x  # not of mostly zeros
+    x = limited if limited.std() > 1e-12 * abs(limited.mean()) else x  # mostly zeros: not limited
     mean, deviation = float(x.mean()), float(x.std())
     deviation = deviation if deviation > 1e-12 * abs(mean) else 1.0
     low, high = np.expm1([low, high]).tolist() if is_log else (float(low), float(high))

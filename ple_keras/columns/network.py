@@ -62,9 +62,9 @@ def build_network(
         features = []
         if codes:
             each = ops.concatenate(codes, axis=-1)
-            name = free_name(f"table{suffix}", {*inputs})  # of another column
+            name = free_name(f"table{suffix}", {*inputs})  # a column can have the name
             rows = ColumnTable(columns.rows, tables, width, name=name)(each)
-            pairs = [(each, rows)]  # of all ids, then of each sequence
+            pairs = [(each, rows)]  # all ids, then each sequence
             if ends := np.cumsum(lengths)[:-1].tolist():
                 pairs = [*zip(ops.split(each, ends, axis=1), ops.split(rows, ends, axis=1))]
             vectors = [ops.reshape(pairs.pop(0)[1], (-1, len(ids) * width))] if ids else []

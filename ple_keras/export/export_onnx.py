@@ -19,10 +19,10 @@ from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Nested
 from ple_keras.layers.column_layers import columns_digest
 
-NEEDED = {"tensorflow": ["onnx", "tf2onnx"], "jax": ["onnx", "jax2onnx"]}  # per backend
+NEEDED = {"tensorflow": ["onnx", "tf2onnx"], "jax": ["onnx", "jax2onnx"]}  # packages by backend
 Tensors: TypeAlias = dict[str, keras.KerasTensor]  # keyed by name
 INSIDE = "inside/"  # the prefix of other values
-UNKNOWN_SIZE = 3  # of the batch in the comparison, and of other unknown axes
+UNKNOWN_SIZE = 3  # rows, and other unknown axes, in the comparison
 
 
 def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | None = None) -> None:

@@ -111,7 +111,7 @@ class Head(BaseLayer):
     built: bool
     _fixed: tuple[str, ...] = ("task", "units")
     _set_by_class: tuple[str, ...] = ()  # arguments of this class that a subclass does not take
-    _initial_bias = 0.0  # of the last Dense layer
+    _initial_bias = 0.0  # bias of the last Dense layer
 
     def __init__(
         self,
@@ -328,13 +328,13 @@ class Head(BaseLayer):
         array = to_number_array(labels, argument)
         check_shape(array.shape, shape, self._label_width(), argument)
         if array.dtype == "int64":
-            limits = np.iinfo(dtype_name(ops.convert_to_tensor(array[:0])))  # of int32 on JAX
+            limits = np.iinfo(dtype_name(ops.convert_to_tensor(array[:0])))  # int32 on JAX
             rule = f"lie between {limits.min} and {limits.max} on this backend"
             check_values(array, (array < limits.min) | (array > limits.max), self.task, rule)
         if array.ndim < len(shape):
             array = array[..., None]
         is_float = "float" in str(array.dtype)
-        stored = array.astype("float32", copy=False) if is_float else array  # as Keras does
+        stored = array.astype("float32", copy=False) if is_float else array  # a cast of Keras
         missing = is_missing(stored, all_missing_labels(self.missing_label, self.loss))
         if missing is None:
             missing = np.zeros(array.shape, bool)

@@ -66,7 +66,7 @@ def labeled_weights(
         return np.ones(np.count_nonzero(is_labeled))
     array = to_number_array(sample_weight, f"sample_weight[{task!r}]")
     shape = align_weights(np.zeros(array.shape), is_labeled.shape, f" of {task!r}").shape
-    aligned = array.reshape(tuple(shape))  # in NumPy, since JAX has 32 bits
+    aligned = array.reshape(tuple(shape))  # a NumPy array, since JAX has 32 bits
     weights: np.ndarray = np.broadcast_to(aligned, is_labeled.shape)[is_labeled].astype("float64")
     wrong = weights[~(np.isfinite(weights) & (weights >= 0))]
     if len(wrong):

@@ -84,7 +84,7 @@ def find_labeled(
     """
     mask = get_mask(y_pred)
     y_true, y_pred = align(y_true, y_pred, label_width, where)
-    is_double = dtype_name(y_true) == "float64"  # of labels that were float32
+    is_double = dtype_name(y_true) == "float64"  # the other labels were float32
     missing = is_missing(ops.cast(y_true, "float32") if is_double else y_true, missing_labels)
     if missing is None and mask is None:
         return LabeledExamples(y_true, y_pred)
@@ -169,7 +169,7 @@ def _to_numbers(
     """Return a tensor or an array, which must contain real numbers or bools."""
     try:
         converted = convert(value)
-    except (TypeError, ValueError) as error:  # such as lists of different lengths
+    except (TypeError, ValueError) as error:  # lists can have different lengths
         raise TypeError(
             f"{argument}{where} must contain numbers. Received: {argument}={short_repr(value)}"
         ) from error

@@ -200,7 +200,7 @@ class CGCBlock(GatedBlock):
         self._expert_templates = as_stream_templates(expert_block, streams, "expert_block", dtype)
         self._gate_template = as_optional_template(gate_block, "gate_block", dtype)
         if gate_kwargs:
-            self._make_gate(self.task_names[0])  # checks their values
+            self._make_gate(self.task_names[0])  # the constructor checks the values
 
     def _make_connections(self, task_experts: Mapping[str, int]) -> Connections:
         """Return the connections of experts and gates, which subclasses change.

@@ -142,7 +142,7 @@ class GateInputs:
             else:
                 check_features(shape, name)
             stream = streams[gate]
-            # In exports, sizes are not of type int.
+            # Sizes are no ints in exports.
             differ = [a != b for a, b in zip(stream[:-1], shape[:-1]) if type(a) is type(b) is int]
             if len(stream) != len(shape) or any(differ):
                 raise ValueError(
@@ -172,7 +172,7 @@ class GateInputs:
 
     def _by_gate(self, context: Nested) -> dict[str, Tensor]:
         """Return the context of each gate, or its shape."""
-        if isinstance(context, Mapping) and SHARED not in self._gates:  # it is for other levels
+        if isinstance(context, Mapping) and SHARED not in self._gates:  # other levels need the key
             context = {gate: x for gate, x in context.items() if gate != SHARED}
         return _by_name(context, self._gates, "gate_context")
 

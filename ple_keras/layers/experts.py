@@ -40,7 +40,7 @@ class Experts(keras.Layer):
         self.width: int | None = None
         self._templates = templates
         self._streams = Untracked(dict(experts))
-        self._copies: Untracked[dict[str, keras.Layer]] = Untracked({})  # by expert
+        self._copies: Untracked[dict[str, keras.Layer]] = Untracked({})  # keyed by expert
 
     def _copy_templates(self) -> None:
         self._copies.value = {

@@ -19,7 +19,7 @@ from ple_keras._typing import Config, Initializer, LayerLike, Regularizer, Shape
 from ple_keras.layers.observer import active_observer
 from ple_keras.layers.template import as_optional_template
 
-DROPPED_LOGIT = -1e30  # its weight is 0
+DROPPED_LOGIT = -1e30  # the softmax is 0
 # The arguments that blocks do not set themselves.
 GATE_OPTIONS = ("dropout", "balance_regularizer", "kernel_initializer", "kernel_regularizer")
 

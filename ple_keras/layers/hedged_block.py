@@ -20,7 +20,7 @@ from ple_keras.layers.stream_features import StreamFeatures
 from ple_keras.layers.template import as_optional_template
 
 OWN = "own"
-INPUTS = "input_dtypes"  # of StreamFeatures, in the config
+INPUTS = "input_dtypes"  # a key of StreamFeatures in the config
 
 
 @register
@@ -100,7 +100,7 @@ class HedgedBlock(BaseLayer):
         features: keras.Layer | Mapping[str, keras.Layer] | None = None,
         **kwargs: Any,
     ) -> None:
-        dtypes = kwargs.pop(INPUTS, None)  # of a config
+        dtypes = kwargs.pop(INPUTS, None)  # a key of configs
         super().__init__(**kwargs)
         self.supports_masking = True
         self._task_names = tasks = tuple(task_names(outputs))
@@ -125,7 +125,7 @@ class HedgedBlock(BaseLayer):
             options = {"shared": shared, "dtype": dtype, "name": "features", INPUTS: dtypes}
             try:
                 self._features = StreamFeatures(streams, features, **options)
-            except (TypeError, ValueError) as error:  # which names the argument of StreamFeatures
+            except (TypeError, ValueError) as error:  # an error of `feature_block`
                 raise type(error)(f"{error}".replace("feature_block", "features")) from None
             self.autocast = False  # the features cast their inputs, or need all digits
         self._branch_names = tuple(blocks)

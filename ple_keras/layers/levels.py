@@ -21,7 +21,7 @@ def find_levels(model: keras.Layer) -> dict[str, CGCBlock]:
     """
     named = [
         (path[-1], _path_names(path))
-        for path in walk(model)  # to levels that are not inside an expert of another level
+        for path in walk(model)  # levels inside an expert do not count
         if [layer for layer in path if isinstance(layer, CGCBlock)] == [path[-1]]
     ]
     keys = [names[-1] for _, names in named]

@@ -16,7 +16,7 @@ from ple_keras._keras.tensors import HALF_DTYPES, clip, dtype_name, is_number, t
 from ple_keras._typing import Activation, Config, Shape, Tensor
 from ple_keras.layers.experts import matmul
 
-MAX_ROWS = 100_000  # whose quantiles are computed
+MAX_ROWS = 100_000  # rows whose quantiles are computed
 
 
 @register
@@ -206,7 +206,7 @@ class NumberEmbedding(BaseLayer):
         x = ops.cast(inputs, self._parts_dtype)
         x = x if len(x.shape) == 2 else ops.reshape(x, (-1, count))
         x = ops.nan_to_num(clip(x, -self._limit, self._limit), nan=-self._limit)
-        # With the rows in the last axis, products of small matrices take half the time.
+        # Products of small matrices take half the time with the rows in the last axis.
         x = ops.expand_dims(ops.transpose(x), 1)
         outputs = ops.cast(clip((x - low) * scales, 0, 1), dtype)
         kernel = ops.transpose(ops.cast(self._kernel, dtype), (0, 2, 1))
@@ -229,5 +229,5 @@ class NumberEmbedding(BaseLayer):
 def _distinct(boundaries: np.ndarray) -> Any:
     """Return ascending boundaries that differ, by more than the smallest number with an inverse."""
     if not len(boundaries):
-        return np.zeros(1, boundaries.dtype)  # of a number without any value
+        return np.zeros(1, boundaries.dtype)  # a number without any value
     return boundaries[np.diff(boundaries, prepend=-np.inf) > np.finfo(boundaries.dtype).tiny]

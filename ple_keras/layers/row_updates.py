@@ -79,7 +79,7 @@ def has_row_gradients(variable: keras.Variable) -> bool:
     optimizers = {*updates.optimizers}
     if keras.backend.backend() == "torch":
         optimizer = getattr(outermost_layer(), "optimizer", None)
-        if optimizer is not None:  # of several optimizers, or of one
+        if optimizer is not None:  # one optimizer, or several
             optimizers &= {*getattr(optimizer, "optimizers", [optimizer])}
     return bool(optimizers)
 

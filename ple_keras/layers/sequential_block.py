@@ -53,7 +53,7 @@ class SequentialBlock(GatedBlock):
     {'click': (2, 4), 'buy': (2, 4), 'shared': (2, 4)}
     >>> outputs, weights = block(keras.ops.ones((2, 16)), return_gate_weights=True)
     >>> {level: list(gates) for level, gates in weights.items()} == {
-    ...     f"{block.name}/1": ["buy", "click", "shared"]  # in alphabetical order
+    ...     f"{block.name}/1": ["buy", "click", "shared"]  # alphabetical order
     ... }
     True
     """

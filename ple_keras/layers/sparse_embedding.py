@@ -86,7 +86,7 @@ class SparseEmbedding(keras.layers.Embedding):
     >>> model.compile(table_optimizer("adam"))
     """
 
-    _ends: list[int] | None = None  # as for RowUpdates
+    _ends: list[int] | None = None  # see RowUpdates
 
     def __init__(self, input_dim: int, output_dim: int, **kwargs: object) -> None:
         if "embeddings_initializer" not in kwargs:  # a new one would draw a global seed
@@ -108,7 +108,7 @@ class SparseEmbedding(keras.layers.Embedding):
         # Keras's LossScaleOptimizer for float16 does not support sparse gradients.
         half = {self.compute_dtype, keras.config.dtype_policy().compute_dtype} & {"float16"}
         may_be_sparse = not half and self.embeddings_regularizer is None
-        # This attribute is in no file.
+        # No file contains the attribute.
         self.embeddings.ple_keras_table = RowUpdates(self.input_dim, may_be_sparse, self._ends)
 
     def add_weight(self, *args: object, **kwargs: object) -> keras.Variable:
@@ -154,7 +154,7 @@ def _look_up_jax(layer: SparseEmbedding, ids: Tensor, training: bool | None) -> 
     if training is True and is_jax_tracer(value) and has_row_gradients(table):
         rows, same_table = _chained_lookup()(table.ple_keras_table, value, ids)
         if have_one_trace(value, same_table):
-            table.assign(same_table)  # in the StatelessScope alone
+            table.assign(same_table)  # the StatelessScope keeps the value
             return rows
     return ops.take(table, ids, axis=0)
 
@@ -185,7 +185,7 @@ def _chained_lookup() -> Any:
         ids = ids.reshape(-1)
         values = row_gradients.reshape(len(ids), row_gradients.shape[-1])
         later = updates.rows_of(table_gradient)
-        if isinstance(table_gradient, symbolic_zero):  # of the last lookup
+        if isinstance(table_gradient, symbolic_zero):  # the last lookup had no loss
             table_gradient, later = numpy.zeros(table_gradient.shape, values.dtype), []
         gradient = table_gradient.at[ids].add(values)
         if later is not None:

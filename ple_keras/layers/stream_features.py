@@ -95,7 +95,7 @@ class StreamFeatures(BaseLayer):
         shared: bool = True,
         **kwargs: Any,
     ) -> None:
-        dtypes = kwargs.pop("input_dtypes", None)  # of a config
+        dtypes = kwargs.pop("input_dtypes", None)  # a key of configs
         super().__init__(**kwargs)
         self.supports_masking = True
         self.autocast = False  # the layers of the copies cast their inputs, or need all digits
@@ -161,7 +161,7 @@ class StreamFeatures(BaseLayer):
             copy = template.copy(name, name)
             setattr(self, name, copy)
             build_copy(copy, inputs, template.argument)
-            check_adapted_layers(copy, template.argument)  # also those that `build` creates
+            check_adapted_layers(copy, template.argument)  # `build` can create such layers
         self._restore_frozen()
 
     def call(self, inputs: Nested, training: bool | None = None) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ def example_losses(loss: LossLike, y_true: Tensor, y_pred: Tensor) -> Tensor:
         y_true, y_pred = ops.expand_dims(y_true, -1), ops.expand_dims(y_pred, -1)
     values = ops.convert_to_tensor(function(y_true, y_pred))
     rank = len(y_pred.shape) - 1
-    set_mask(values, None)  # of ignored classes, which are masked as missing labels
+    set_mask(values, None)  # ignored classes count as missing labels
     if len(values.shape) == rank + 1:
         values = ops.mean(values, axis=-1)
     if len(values.shape) != rank:
@@ -176,7 +176,7 @@ def reduce_losses(
         weights = labeled_only(weights * ops.ones_like(losses))
         weighted, weight = ops.sum(losses * weights), ops.sum(weights)
         trained = trained if trained is None else trained * weights
-    labeled_count = clip(count, low=1)  # of an empty batch or sample space
+    labeled_count = clip(count, low=1)  # an empty batch or sample space has none
     size = math.prod(ops.shape(losses))  # a tensor on TensorFlow if it is unknown
     size = clip(ops.cast(size, dtype), low=1) if ops.is_tensor(size) else max(size, 1)
     has_root = trained is not None or reduction == "label_root"

@@ -16,7 +16,7 @@ from ple_keras.labels.label_arrays import (
 CLASS_INDICES = {"sparse_categorical_crossentropy", "categorical_generalized_cross_entropy"}
 PROBABILITIES = {"binary_crossentropy", "binary_focal_crossentropy", "categorical_crossentropy"}
 PROBABILITIES |= {"categorical_focal_crossentropy", "kl_divergence"}
-NOT_NEGATIVE = {"poisson", "mean_squared_logarithmic_error"}  # with logarithms
+NOT_NEGATIVE = {"poisson", "mean_squared_logarithmic_error"}  # losses with logarithms
 # Losses that grow with the scale of the labels:
 ERRORS = {"mean_squared_error", "mean_absolute_error", "huber", "log_cosh"}
 # Losses that are the mean of the losses of a label's numbers:

@@ -113,7 +113,7 @@ class MaskedLoss(keras.Loss):
         labeled = find_labeled(y_true, y_pred, missing_labels, self.label_width, where)
         losses = self.call(labeled.labels, labeled.predictions)
         value = reduce_losses(losses, labeled, sample_weight, self.reduction_of_labels, where).value
-        return value / replica_count()  # as Keras's own losses
+        return value / replica_count()  # Keras's own losses do the same
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         y_true, y_pred = (ops.cast(y, self.dtype) for y in (y_true, y_pred))

@@ -5,8 +5,8 @@ from keras import ops
 from ple_keras._keras.tensors import clip
 from ple_keras._typing import LossFunction, Tensor
 
-MIN_MEAN, MAX_MEAN = 1e-18, 1e37  # of predictions; the square of the smallest is a float32
-MIN_RATIO = 1e-15  # of a prediction and its label, whose inverse has a finite square
+MIN_MEAN, MAX_MEAN = 1e-18, 1e37  # limits of predictions; the square of the smallest is a float32
+MIN_RATIO = 1e-15  # prediction / label; the square of the inverse is finite
 
 
 def tweedie_loss(power: float) -> LossFunction:
@@ -32,7 +32,7 @@ def half_deviance(y_true: Tensor, y_pred: Tensor, power: float) -> Tensor:
     close = ops.log1p(ops.where(is_close, excess, ops.zeros_like(excess)))
     far = ops.log(clip(ops.where(is_zero, ops.ones_like(ratio), ratio), low=MIN_MEAN**2))
     log_ratio = ops.where(is_close, close, far)
-    excess = ops.where(is_close, excess, ratio - 1)  # its gradient is finite for large means
+    excess = ops.where(is_close, excess, ratio - 1)  # the gradient is finite for large means
     if power == 2:
         return excess - log_ratio
     powers = ops.where(is_zero, -ops.ones_like(excess), ops.expm1((2 - power) * log_ratio))

@@ -48,7 +48,7 @@ def grouped_auc(
 
     Example:
 
-    >>> users = ["ann", "ann", "bob", "bob", "bob"]  # with AUCs of 1 and 1/2
+    >>> users = ["ann", "ann", "bob", "bob", "bob"]  # AUCs: 1 and 1/2
     >>> grouped_auc([0, 1, 0, 1, 1], [0.1, 0.2, 0.8, 0.7, 0.9], users)
     0.7
     """
@@ -118,4 +118,4 @@ def half_deviances(labels: np.ndarray, means: np.ndarray, power: float) -> Any:
         excess = labels * means ** (1 - power) - means ** (2 - power)
         powers = labels ** (2 - power) - means ** (2 - power)
         found = (excess - powers / (2 - power)) / (power - 1)
-    return np.maximum(found, 0)  # and not -1e-17
+    return np.maximum(found, 0)  # rounding can give -1e-17

@@ -13,9 +13,9 @@ from ple_keras.labels.sample_space import align, align_weights
 from ple_keras.losses.example_losses import MIN_PROBABILITY, crossentropy
 from ple_keras.losses.tweedie import half_deviance
 
-# Of the histograms of LogitAUC:
+# The histograms of LogitAUC:
 NUM_BINS = 2**12
-MIN_LOGIT, MAX_LOGIT = -86.0, 16.0  # of products of probabilities, and of float32 probabilities
+MIN_LOGIT, MAX_LOGIT = -86.0, 16.0  # logits of products of probabilities, and of float32
 USUAL = (-12.0, 6.0)  # other logits are counted in wider intervals
 TAIL_SCALE = 0.1
 FIRST = USUAL[0] + TAIL_SCALE * (MIN_LOGIT - USUAL[0])  # the smallest scaled logit
@@ -256,7 +256,7 @@ class LogitAUC(MetricOfSums):
     def _batch_sums(self, y_true: Tensor, y_pred: Tensor, weights: Tensor) -> Tensor:
         """Return the number of positives, and then of negatives, in each interval."""
         y_true, y_pred, weights = (ops.reshape(x, (-1,)) for x in (y_true, y_pred, weights))
-        y_pred = clip(y_pred, MIN_PROBABILITY, 1 - 2**-23)  # within MIN_LOGIT and MAX_LOGIT
+        y_pred = clip(y_pred, MIN_PROBABILITY, 1 - 2**-23)  # logits from MIN_LOGIT to MAX_LOGIT
         logits = ops.log(y_pred) - ops.log1p(-y_pred)
         tail, usual = BINS_PER_LOGIT * TAIL_SCALE, BINS_PER_LOGIT * (1 - TAIL_SCALE)
         bins = logits * tail + clip(logits, *USUAL) * usual - BINS_PER_LOGIT * FIRST

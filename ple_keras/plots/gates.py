@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Lines = dict[tuple[str, str], np.ndarray]  # by expert or "max", and by line style
+Lines = dict[tuple[str, str], np.ndarray]  # keyed by expert or "max", and line style
 STYLES = {"gate": "-", "val_gate": "--"}  # keyed by the first part of the keys in logs
 CELL_SIZE = (0.62, 0.42)  # inches
 MIN_WEIGHT_OF_WHITE_TEXT = 0.36
@@ -104,7 +104,7 @@ def plot_gate_history(history: Any) -> "Figure":
     'ple/0: click gate'
     """
     logs = history
-    while hasattr(logs, "history"):  # of a model or the result of fit
+    while hasattr(logs, "history"):  # a model, or the result of fit
         logs = logs.history
     if not hasattr(logs, "keys"):
         raise TypeError(

@@ -62,7 +62,7 @@ class ImportanceReport(dict[str, dict[str, Importance]]):
         figure, panels = pyplot.subplots(1, len(self), sharey=True, squeeze=False, figsize=size)
         for panel, (task, by_column) in zip(panels[0], self.items()):
             increases, errors = np.array([[x.increase, x.error] for x in by_column.values()]).T
-            names = [name.replace("$", r"\$") for name in (task, *by_column)]  # no formulas
+            names = [name.replace("$", r"\$") for name in (task, *by_column)]  # plain dollar signs
             panel.barh(names[1:], increases, xerr=2 * errors)
             panel.set(title=names[0], xlabel="increase")
         panels[0, 0].invert_yaxis()

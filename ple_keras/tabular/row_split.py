@@ -28,7 +28,7 @@ def split_rows(
     """
     count = len(frame)
     groups = value_ranks(frame, group) if group else np.arange(count)
-    order = np.random.default_rng(seed).permutation(groups.max(initial=-1) + 1)  # of the groups
+    order = np.random.default_rng(seed).permutation(groups.max(initial=-1) + 1)  # group numbers
     if time:
         order[:] = 0
         np.maximum.at(order, groups, value_ranks(frame, time, is_time=True))
@@ -70,7 +70,7 @@ def value_ranks(frame: Rows, name: str, is_time: bool = False) -> np.ndarray:
         )
     dtype = frame[name].dtype
     try:
-        if getattr(dtype, "ordered", False) or str(dtype).startswith("Enum"):  # of polars
+        if getattr(dtype, "ordered", False) or str(dtype).startswith("Enum"):  # polars
             order = [*dtype.categories]
         else:
             parse = datetime.fromisoformat

@@ -38,7 +38,7 @@ from ple_keras.tabular.row_split import split_rows, value_ranks
 from ple_keras.tabular.task_columns import TaskColumns
 from ple_keras.transfer.fill_new_rows import fill_new_rows, set_digest
 
-BATCH_SIZE = 4096  # of predictions
+BATCH_SIZE = 4096  # rows of a batch of predictions
 MODEL, COLUMNS, TASKS = "model.keras", "columns.json", "tasks.json"
 MANY_VALUES = 100  # known values of an id, above which a warning can name it
 PRIOR_LABELS = 50  # labels that a mixture counts for in `continue_fit`
@@ -134,7 +134,7 @@ class TabularModel:
 
     def _set(self, arguments: Mapping[str, Any]) -> None:
         arguments = {**self._arguments, **arguments}
-        TaskColumns(arguments["tasks"])  # checks them
+        TaskColumns(arguments["tasks"])  # the constructor checks the tasks
         ids = arguments["ids"]
         if isinstance(ids, str | Iterator):
             raise TypeError(f"ids must be a list of names. Received: {ids=}")
@@ -592,7 +592,7 @@ class TabularModel:
             ValueError: If the model is not fitted, or the folder contains something else.
         """
         self._fitted()
-        folder = Path(folder).resolve()  # also of "."
+        folder = Path(folder).resolve()  # the path can be "."
         files = {path.name for path in folder.glob("*")}
         if folder.exists() and (TASKS not in files or files - {MODEL, COLUMNS, TASKS}):
             raise ValueError(
@@ -621,7 +621,7 @@ class TabularModel:
         finally:
             if old.exists() and not folder.exists():
                 old.rename(folder)
-            shutil.rmtree(temporary)  # after one of the two is in its place
+            shutil.rmtree(temporary)  # one of the two folders is in its place
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

@@ -39,7 +39,7 @@ def fill_new_rows(model: keras.Model, columns: Columns, updated: Columns) -> Non
     >>> features = SharedBottomBlock(heads, [8])(network.output)
     >>> model = MultiTaskModel(network.input, heads(features))
     >>> day = pd.DataFrame({"user": [*"bccd"]})
-    >>> updated = columns.update(day, min_rows=2)  # with the user "c"
+    >>> updated = columns.update(day, min_rows=2)  # adds the user "c"
     >>> before = model.predict_on_batch(columns.transform(day))
     >>> fill_new_rows(model, columns, updated)
     >>> after = model.predict_on_batch(updated.transform(day))
@@ -51,7 +51,7 @@ def fill_new_rows(model: keras.Model, columns: Columns, updated: Columns) -> Non
         kind = keras.Layer if argument == "model" else Columns
         if not isinstance(value, kind):
             raise TypeError(f"{argument} must be a {kind.__name__}. Received: {argument}={value!r}")
-    old, new = columns.digest, updated.digest  # of many values, each takes seconds
+    old, new = columns.digest, updated.digest  # a digest of many values takes seconds
     if updated.previous != old:
         raise ValueError(
             f"updated must be from `columns.update`. Received: {updated.previous=}, not {old!r}"

@@ -149,7 +149,7 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
             copied.append(name)
             assign_slices(zip(others[0].slices, map(read_slice, group.slices)))
     for layer in find_layers(target, keras.layers.Normalization):
-        layer.finalize_state()  # updates the copies that the layer keeps of its weights
+        layer.finalize_state()  # the layer keeps copies of its weights
     new = [name for name in target_groups if name not in source_groups]
     return Transfer(tuple(copied), tuple(new), left_out)
 
@@ -193,7 +193,7 @@ def _weight_groups(model: keras.Layer) -> dict[str, list[_WeightGroup]]:
         known |= {id(weight) for group in own for weight, _ in group.slices}
         inner = {id(weight) for child in children(layer) for weight in child.weights}
         meaning = columns if isinstance(layer, keras.layers.Embedding | NumberEmbedding) else ""
-        for weight in [] if isinstance(layer, Gate) else layer.weights:  # not statistics of gates
+        for weight in [] if isinstance(layer, Gate) else layer.weights:  # a gate has statistics
             if id(weight) not in known | inner:
                 own.append(_WeightGroup(weight.name, [(weight, ())], meaning))
         for group in own:
@@ -232,7 +232,7 @@ def _level_groups(block: CGCBlock) -> Iterator[_WeightGroup]:
     for name, gate in block._level.gates.items():
         if gate.num_experts == 1:
             continue
-        # With LoRA, the attribute `kernel` is a tensor, W plus the update.
+        # The attribute `kernel` of LoRA is a tensor, W plus the update.
         kernel = next(w for w in gate._projection.weights if w.name == "kernel")
         for index, expert in enumerate(block.gate_experts[name]):
             yield _WeightGroup(f"gate/{name}/{expert}", [(kernel, (slice(None), index))], reads)
