@@ -40,7 +40,7 @@ Store: TypeAlias = MutableMapping[str, np.ndarray]  # the part of a weights file
 GateInput: TypeAlias = Literal["stream", "context", "both"]
 GroupWeighting: TypeAlias = Literal["rows", "equal"]
 LearnedWeighting: TypeAlias = Literal["uncertainty"]
-LossReduction: TypeAlias = Literal["sum_over_batch_size", "label_root"]
+LossReduction: TypeAlias = Literal["sum_over_batch_size", "label_root", "by_target"]
 Normalization: TypeAlias = Literal["batch", "layer"]
 
 

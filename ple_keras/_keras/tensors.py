@@ -54,6 +54,13 @@ def segment_sum(values: Tensor, segments: Tensor, count: int) -> Tensor:
     return ops.segment_sum(values, segments, count)
 
 
+def add_to_segments(sums: Tensor, values: Tensor, segments: Tensor) -> Tensor:
+    """Return `sums`, with the sum of the values of each segment added to its number."""
+    if keras.backend.backend() == "torch":  # Keras would create a tensor of all segments
+        return sums.index_add(0, segments, values)
+    return sums + ops.segment_sum(values, segments, sums.shape[0])
+
+
 def all_valid(masks: Iterable[Tensor]) -> Tensor:
     """Return the conjunction of masks. None means that all positions are valid."""
     distinct = {id(mask): mask for mask in masks if mask is not None}.values()

@@ -12,7 +12,6 @@ from ple_keras._checks import (
     check_activation,
     check_features,
     check_int,
-    check_known_value,
     check_number,
     check_width,
 )
@@ -44,9 +43,9 @@ from ple_keras.labels.sample_space import (
 )
 from ple_keras.labels.task_names import check_task_name
 from ple_keras.layers.template import as_optional_template
-from ple_keras.losses.example_losses import REDUCTIONS, check_loss, example_losses
+from ple_keras.losses.example_losses import check_loss, check_reduction, example_losses
 from ple_keras.losses.loss_kinds import CLASS_INDICES, check_for_loss, is_elementwise, loss_name
-from ple_keras.metrics.masked_metric import check_metrics, new_metric, update_metric
+from ple_keras.metrics.masked_metric import check_metrics, update_metric
 
 # Activations of logits. Branches mix logits, and losses must not apply an activation again.
 LOGIT_ACTIVATIONS = [keras.activations.get(name) for name in ("sigmoid", "softmax", "exponential")]
@@ -76,8 +75,9 @@ class Head(BaseLayer):
         missing_label: The value of a missing label, in addition to NaN. Single numbers of a label
             can be missing if the loss is the mean of their losses (see `MaskedLoss`).
         reduction: None for the mean of the loss over the labeled examples of a batch,
-            "sum_over_batch_size" to divide its sum by the batch size, or "label_root" to divide it
-            by the square root of the product of both numbers (see `MaskedLoss`).
+            "sum_over_batch_size" to divide its sum by the batch size, "label_root" to divide it
+            by the square root of the product of both numbers, or "by_target" for the mean over the
+            numbers of a label of the means over their labeled examples (see `MaskedLoss`).
         extra_metrics: Metrics in addition to `metrics` or the default ones, in the same forms. If
             the name of a metric is taken, it gets a number: `auc_1`.
         **kwargs: Keras's layer arguments; `name` is `{task}_head` by default.
@@ -92,8 +92,9 @@ class Head(BaseLayer):
     Raises:
         TypeError: If an argument has a type that is not listed above.
         ValueError: If `task` is not a valid name, `units` is below 1, `loss` or `reduction` is
-            unknown, `loss` is for logits but `activation` is a sigmoid, a softmax or an
-            exponential, `loss_weight` is negative or not finite, or `tower` can't be copied.
+            unknown, "by_target" is used with a custom loss, `loss` is for logits but `activation`
+            is a sigmoid, a softmax or an exponential, `loss_weight` is negative or not finite, or
+            `tower` can't be copied.
 
     Example:
 
@@ -111,6 +112,7 @@ class Head(BaseLayer):
     built: bool
     _fixed: tuple[str, ...] = ("task", "units")
     _set_by_class: tuple[str, ...] = ()  # arguments of this class that a subclass does not take
+    targets: list[str] | None = None  # the names of the numbers of a label
     _initial_bias = 0.0  # bias of the last Dense layer
 
     def __init__(
@@ -140,7 +142,7 @@ class Head(BaseLayer):
         self._metric_templates = Untracked((own, extra))
         self.loss_weight = check_number(loss_weight, "loss_weight", minimum=0)
         self.missing_label = check_missing_label(missing_label)
-        self.reduction = check_known_value(reduction, REDUCTIONS, "reduction")
+        self.reduction = check_reduction(reduction, self.loss)
         self._tower_template = as_optional_template(tower, "tower", self.dtype_policy)
         self._leading_axes: tuple[int | None, ...] = (None,)
         self._statistics: Untracked[LabelStatistics | None] = Untracked(None)
@@ -274,23 +276,23 @@ class Head(BaseLayer):
         """Return whether the mean of the loss is a metric of the head."""
         return self.has_loss and self._metric_templates.value[0] is None
 
-    def _new_metrics(self, prefix: str) -> list[keras.Metric]:
-        """Return new metrics of labeled examples, without the mean of the loss.
+    def _named_metrics(self) -> list[tuple[str, MetricLike, bool]]:
+        """Return the names and templates of the metrics, and whether each is a default one.
 
-        Args:
-            prefix: The prefix of their names, such as "click_".
+        The mean of the loss is omitted.
         """
         own, extra = self._metric_templates.value
+        defaults = self._default_metrics() if own is None else []
         names = ["loss", f"{self.task}_loss"]
         if self._logs_loss_mean():
             names.append(self._loss_name())
-        copies = []
-        for template in [*(self._default_metrics() if own is None else own), *extra]:
+        named: list[tuple[str, MetricLike, bool]] = []
+        for template in [*defaults, *(own or []), *extra]:
             name = stable_name(template)
             numbered = (f"{name}_{i}" for i in range(1, len(names) + 1))
             names.append(next(free for free in (name, *numbered) if free not in names))
-            copies.append(new_metric(template, prefix + names[-1]))
-        return copies
+            named.append((names[-1], template, len(named) < len(defaults)))
+        return named
 
     def _update_metric(self, metric: keras.Metric, labeled: LabeledExamples) -> None:
         """Update a metric with examples, whose predictions have no gradient."""

@@ -1,7 +1,7 @@
 """The heads for numbers, such as a duration or a rating, and for counts."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,9 +14,10 @@ from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Activation, Config, LayerLike, LossLike, MetricLike, Shape, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.labels.label_arrays import LabelStatistics, check_values
+from ple_keras.labels.task_names import check_targets
 from ple_keras.losses.loss_kinds import ERRORS, loss_name
 from ple_keras.losses.tweedie import tweedie_loss
-from ple_keras.metrics.sums import PoissonDeviance, TweedieDeviance
+from ple_keras.metrics.sums import MeanOfRoots, PoissonDeviance, TweedieDeviance
 
 MIN_DEVIATION = 1e-18  # the square of its inverse is finite in float32
 
@@ -70,6 +71,10 @@ class RegressionHead(StandardizedHead):
     The loss is the mean squared error. The metrics are its root, `rmse`, and the error itself,
     `mean_squared_error`. All are infinite for errors above 1e19, whose squares exceed float32.
 
+    With `units` or `targets`, labels are `(batch, units)`, and NaN where missing. `rmse` is then
+    the mean of the roots of the targets that have a label. `mean_squared_error` is the mean over
+    all labeled numbers.
+
     With `standardize=True`, the size of the loss does not depend on the unit of the labels:
 
         prediction = mean + deviation * logit
@@ -90,6 +95,7 @@ class RegressionHead(StandardizedHead):
         task: The task's name (see `TaskHeads`).
         tower: The task's own network (see `Head`).
         units: The number of predicted numbers.
+        targets: The names of the numbers (see `BinaryHead`). `units` is their number.
         activation: The activation; by default linear. "softplus" suits positive targets.
         loss: A loss that replaces the mean squared error.
         metrics: Metrics that replace those above. To keep them, use `extra_metrics`.
@@ -108,7 +114,7 @@ class RegressionHead(StandardizedHead):
         The prediction, `(..., units)`, at least float32.
 
     Raises:
-        TypeError, ValueError: As for `Head`.
+        TypeError, ValueError: As for `Head`, and for `targets` as for `BinaryHead`.
         ValueError: If `standardize` is True and `activation` or `loss` is not allowed. If only one
             of `mean` and `deviation` is given, a number is not finite, their length is not `units`,
             or a deviation is below 1e-18.
@@ -124,12 +130,15 @@ class RegressionHead(StandardizedHead):
     ([30.0], [10.0])
     """
 
+    _fixed = (*StandardizedHead._fixed, "targets")
+
     def __init__(
         self,
         task: str,
         tower: LayerLike | None = None,
         *,
         units: int = 1,
+        targets: Iterable[str] | None = None,
         activation: Activation = None,
         loss: LossLike | None = None,
         metrics: Sequence[MetricLike] | None = None,
@@ -140,6 +149,7 @@ class RegressionHead(StandardizedHead):
     ) -> None:
         loss = keras.losses.MeanSquaredError() if loss is None else loss
         self.standardize = check_bool(standardize, "standardize")
+        self.targets, units = check_targets(targets, units)
         super().__init__(task, units, activation, loss, metrics, tower, **kwargs)
         is_linear = self.activation is keras.activations.linear
         if self.standardize and not (is_linear and loss_name(self.loss) in ERRORS | {""}):
@@ -173,7 +183,8 @@ class RegressionHead(StandardizedHead):
 
     def _default_metrics(self) -> list[MetricLike]:
         squared = [] if self._logs_loss_mean() else [keras.metrics.MeanSquaredError()]
-        return [keras.metrics.RootMeanSquaredError(name="rmse"), *squared]
+        rmse: keras.Metric = keras.metrics.RootMeanSquaredError(name="rmse")
+        return [rmse if self.units == 1 else MeanOfRoots(self.units), *squared]
 
     def _logs_loss_mean(self) -> bool:
         is_in_units = self.standardize and loss_name(self.loss) == "mean_squared_error"

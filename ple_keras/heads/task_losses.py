@@ -80,7 +80,7 @@ def total_loss(
         terms = _weighted(values, weights, dtype)
     else:
         scales, slopes = np.transpose([uncertainty_form(head.loss) for head in heads])
-        shares = [batch.weight / batch.divisor for batch in losses]
+        shares = [batch.share() for batch in losses]
         log_variances = ops.cast(log_variances, dtype)
         terms = ops.exp(-log_variances) * _weighted(values, weights * scales, dtype)
         terms = terms + log_variances * _weighted(shares, weights * slopes, dtype)

@@ -1,8 +1,9 @@
 """Task names: their rule, and their forms as `outputs`."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from ple_keras._checks import short_repr
 from ple_keras._typing import HasFactors, HasTask, HasTaskNames, Outputs
 
 SHARED = "shared"
@@ -31,6 +32,21 @@ def check_task_name(name: object, argument: str, names: object = None) -> str:
     invalid, value = ("", name) if names is None else (f"; invalid: {name!r}", names)
     error = ValueError if isinstance(name, str) else TypeError
     raise error(f"{TASK_NAME_RULE}{invalid}. Received: {argument}={value!r}")
+
+
+def check_targets(targets: Iterable[str] | None, units: int) -> tuple[list[str] | None, int]:
+    """Return the names of the targets of a head, and their number, or the units without names."""
+    if targets is None:
+        return None, units
+    names = [] if isinstance(targets, str) else [*targets]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"targets must be a list of strings. Received: {targets=}")
+    if len(set(names)) < len(names) or units not in (1, len(names)):
+        raise ValueError(
+            "targets must be distinct, and as many as units if both are given. Received: "
+            f"{units=}, {len(names)} targets={short_repr(names)}"
+        )
+    return [str(name) for name in names], len(names)
 
 
 def task_names(outputs: Outputs, argument: str = "outputs") -> list[str]:

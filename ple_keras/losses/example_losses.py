@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from ple_keras._checks import check_known
+from ple_keras._checks import check_known, check_known_value
 from ple_keras._keras.internals import set_mask
 from ple_keras._keras.saving import register, to_snake_case
 from ple_keras._keras.tensors import clip, fill
@@ -98,7 +98,18 @@ def crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
     return -(y_true * log_positive + (1 - y_true) * log_negative)
 
 
-REDUCTIONS: list[LossReduction | None] = [None, "sum_over_batch_size", "label_root"]
+REDUCTIONS: list[LossReduction | None] = [None, "sum_over_batch_size", "label_root", "by_target"]
+
+
+def check_reduction(reduction: LossReduction | None, loss: LossLike | None) -> LossReduction | None:
+    """Return a reduction, or None, if it is known, and the loss has what it needs."""
+    check_known_value(reduction, REDUCTIONS, "reduction")
+    if reduction == "by_target" and loss is not None and not is_elementwise(loss):
+        raise ValueError(
+            "reduction='by_target' requires a Keras loss that is the mean of the losses of a "
+            f"label's numbers. Received: {loss=}"
+        )
+    return reduction
 
 
 class BatchLoss(NamedTuple):
@@ -107,8 +118,8 @@ class BatchLoss(NamedTuple):
     Attributes:
         value: The loss, by its reduction, with sample weights. It has no gradient if the prediction
             mixes branches.
-        weight: The sum of the weights of the labeled examples.
-        divisor: The number that the reduction divides by.
+        weight: The sum of the weights of the labeled examples; for "by_target", of each target.
+        divisor: The number that the reduction divides by, or the number of each target.
         total: The sum of the losses of all labeled examples, without sample weights.
         count: The number of labeled examples, or of labeled numbers.
         labeled: The labels and predictions, and which are in the sample space.
@@ -123,6 +134,10 @@ class BatchLoss(NamedTuple):
     count: Tensor
     labeled: LabeledExamples
     trained: Tensor | None = None
+
+    def share(self) -> Tensor:
+        """Return the share of the rows that the reduction divides by, with sample weights."""
+        return ops.mean(self.weight / self.divisor)
 
     def with_gradient(self) -> Tensor:
         """Return the loss with the gradient that trains the model."""
@@ -144,7 +159,8 @@ def reduce_losses(
         L = sum_i d_i w_i loss_i / n
 
     d_i is 1 for labeled examples, else 0, and w_i the sample weight. Depending on the reduction, n
-    is the number of labeled examples (None), of all examples B, or `sqrt(sum_i d_i B)`.
+    is the number of labeled examples (None), of all examples B, or `sqrt(sum_i d_i B)`. With
+    "by_target", L is the mean over the K numbers of a label, of which each has its own n.
 
     Args:
         losses: The loss of each example, `(...)`, or of each number of its label, `(..., units)`.
@@ -156,31 +172,60 @@ def reduce_losses(
         branch_losses: The losses of the branches that a prediction mixes, `(branches, *shape)` for
             losses of this shape, which are trained with "label_root".
     """
-    dtype, examples = losses.dtype, labeled.predictions.shape[:-1]
+    examples = labeled.predictions.shape[:-1]
     by_number = len(losses.shape) > len(examples)
+    if reduction == "by_target" and not by_number and labeled.predictions.shape[-1] > 1:
+        raise ValueError(
+            "reduction='by_target' requires a loss of each number of a label. Received: losses"
+            f"{where} with shape={tuple(losses.shape)}"
+        )
     missing = labeled.missing
     if missing is not None and not by_number:
         missing = missing[..., 0] if missing.shape[-1] == 1 else ops.any(missing, axis=-1)
-
-    def labeled_only(values: Tensor) -> Tensor:
-        return values if missing is None else fill(values, missing, 0)
-
-    losses = labeled_only(losses)
+    losses = _without_missing(losses, missing)
     is_counted = ops.ones_like(losses) if missing is None else ops.logical_not(missing)
-    count = weight = ops.sum(ops.cast(is_counted, dtype))
-    total = weighted = ops.sum(losses)
-    trained = branch_losses if branch_losses is None else labeled_only(branch_losses)
+    axes = tuple(range(len(examples))) if reduction == "by_target" else None
+    count = weight = ops.sum(ops.cast(is_counted, losses.dtype), axis=axes)
+    total = weighted = ops.sum(losses, axis=axes)
+    weights = None
     if sample_weight is not None:
-        weights = ops.cast(align_weights(sample_weight, examples, where), dtype)
+        weights = ops.cast(align_weights(sample_weight, examples, where), losses.dtype)
         weights = ops.expand_dims(weights, -1) if by_number else weights
-        weights = labeled_only(weights * ops.ones_like(losses))
-        weighted, weight = ops.sum(losses * weights), ops.sum(weights)
-        trained = trained if trained is None else trained * weights
-    labeled_count = clip(count, low=1)  # an empty batch or sample space has none
-    size = math.prod(ops.shape(losses))  # a tensor on TensorFlow if it is unknown
-    size = clip(ops.cast(size, dtype), low=1) if ops.is_tensor(size) else max(size, 1)
-    has_root = trained is not None or reduction == "label_root"
-    root = ops.sqrt(labeled_count * size) if has_root else None
-    divisor = dict(zip(REDUCTIONS, (labeled_count, size, root)))[reduction]
-    trained = trained if trained is None else ops.sum(trained) / root
-    return BatchLoss(weighted / divisor, weight, divisor, total, count, labeled, trained)
+        weights = _without_missing(weights * ops.ones_like(losses), missing)
+        weighted, weight = ops.sum(losses * weights, axis=axes), ops.sum(weights, axis=axes)
+    size = _size(losses)
+    divisor = _divisor(reduction, count, size)
+    value = weighted / divisor
+    if reduction == "by_target":
+        value, total, count = ops.mean(value), ops.sum(total), ops.sum(count)
+    trained = None
+    if branch_losses is not None:
+        trained = _without_missing(branch_losses, missing)
+        trained = ops.sum(trained if weights is None else trained * weights)
+        trained = trained / _divisor("label_root", count, size)
+    return BatchLoss(value, weight, divisor, total, count, labeled, trained)
+
+
+def _without_missing(values: Tensor, missing: Tensor | None) -> Tensor:
+    """Return the losses, or the weights, of labels, which are 0 for missing ones."""
+    return values if missing is None else fill(values, missing, 0)
+
+
+def _size(losses: Tensor) -> Tensor | int:
+    """Return the number of losses, at least 1: a tensor on TensorFlow if it is unknown."""
+    size = math.prod(ops.shape(losses))
+    return clip(ops.cast(size, losses.dtype), low=1) if ops.is_tensor(size) else max(size, 1)
+
+
+def _divisor(reduction: LossReduction | None, count: Tensor, size: Tensor | int) -> Tensor | int:
+    """Return the number that a reduction divides by.
+
+    Args:
+        reduction: The reduction.
+        count: The number of labels, in all or of each target.
+        size: The number of labels, with missing ones.
+    """
+    if reduction == "sum_over_batch_size":
+        return size
+    count = clip(count, low=1)  # an empty batch or sample space has none
+    return ops.sqrt(count * size) if reduction == "label_root" else count

@@ -5,7 +5,6 @@ import math
 import keras
 from keras import ops
 
-from ple_keras._checks import check_known_value
 from ple_keras._keras.internals import serialize_loss
 from ple_keras._keras.processes import replica_count
 from ple_keras._keras.saving import register, stable_name
@@ -16,7 +15,12 @@ from ple_keras.labels.sample_space import (
     find_labeled,
     to_config,
 )
-from ple_keras.losses.example_losses import REDUCTIONS, check_loss, example_losses, reduce_losses
+from ple_keras.losses.example_losses import (
+    check_loss,
+    check_reduction,
+    example_losses,
+    reduce_losses,
+)
 
 
 @register
@@ -48,6 +52,13 @@ class MaskedLoss(keras.Loss):
     labeled numbers of the batch. For Keras's other losses, such as categorical cross-entropy, and
     for custom losses, a label is missing if any of its numbers is.
 
+    With `reduction="by_target"`, every number k of a label has the same weight, even if few
+    examples have it:
+
+        L = 1/K sum_k sum_i d_ik w_i loss_ik / sum_i d_ik
+
+    A number without a label in the batch adds 0, and K counts it.
+
     Features must be finite even in examples without a label, whose gradient is 0 times the
     network's derivative: 0 times NaN makes every weight NaN.
 
@@ -59,7 +70,7 @@ class MaskedLoss(keras.Loss):
         missing_label: The value of a missing label, in addition to NaN. The `ignore_class` of a
             loss also counts as missing.
         reduction: None, "sum_over_batch_size" to divide by the number of all examples in the
-            batch, or "label_root".
+            batch, "label_root", or "by_target".
         label_width: The length of a label's last axis. An axis of length 1 can be omitted. If
             None, a label has one number, or as many as the prediction.
         name: The loss's name; by default the name of `loss`.
@@ -74,7 +85,8 @@ class MaskedLoss(keras.Loss):
 
     Raises:
         TypeError: If an argument has a type that is not listed above, or labels are not numbers.
-        ValueError: If `loss` or `reduction` is unknown, or the reduction of `loss` is not a mean.
+        ValueError: If `loss` or `reduction` is unknown, the reduction of `loss` is not a mean, or
+            "by_target" is used with a loss that is not the mean of the losses of numbers.
             In a call, if the shape of the labels or of the sample weights does not match the
             predictions, or `loss` does not return a value for each example.
 
@@ -101,7 +113,7 @@ class MaskedLoss(keras.Loss):
     ) -> None:
         self.loss = check_loss(loss)
         self.missing_label = check_missing_label(missing_label)
-        self.reduction_of_labels = check_known_value(reduction, REDUCTIONS, "reduction")
+        self.reduction_of_labels = check_reduction(reduction, self.loss)
         self.label_width = label_width
         super().__init__(name or stable_name(self.loss), dtype=getattr(self.loss, "dtype", None))
 

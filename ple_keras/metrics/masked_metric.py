@@ -118,9 +118,10 @@ def update_metric(
             missing = ops.any(missing, axis=-1, keepdims=True)
         counted = ops.cast(ops.logical_not(missing), metric.dtype)
         weights = counted if weights is None else ops.where(missing, 0 * counted, weights)
-        if missing.shape[-1] != 1:
+        if missing.shape[-1] != 1 and not isinstance(metric, MetricOfSums):
             y_true, y_pred, weights = (ops.reshape(x, (-1, 1)) for x in (y_true, y_pred, weights))
-    weights = None if weights is None else ops.squeeze(weights, -1)
+    if weights is not None and weights.shape[-1] == 1:
+        weights = ops.squeeze(weights, -1)
     call_metric(metric, y_true, y_pred, weights, where)
 
 

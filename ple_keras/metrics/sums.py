@@ -8,7 +8,7 @@ from keras import ops
 
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import clip, fill, segment_sum
-from ple_keras._typing import Config, DType, Tensor
+from ple_keras._typing import Config, DType, Shape, Tensor
 from ple_keras.labels.sample_space import align, align_weights
 from ple_keras.losses.example_losses import MIN_PROBABILITY, crossentropy
 from ple_keras.losses.tweedie import half_deviance
@@ -20,7 +20,6 @@ USUAL = (-12.0, 6.0)  # other logits are counted in wider intervals
 TAIL_SCALE = 0.1
 FIRST = USUAL[0] + TAIL_SCALE * (MIN_LOGIT - USUAL[0])  # the smallest scaled logit
 LAST = USUAL[1] + TAIL_SCALE * (MAX_LOGIT - USUAL[1])
-BINS_PER_LOGIT = (NUM_BINS - 1) / (LAST - FIRST)
 
 
 class MetricOfSums(keras.Metric):
@@ -60,13 +59,15 @@ class MetricOfSums(keras.Metric):
         Args:
             y_true: Labels, `(...)` or `(..., units)`.
             y_pred: Predictions, `(..., units)` or `(...)`.
-            sample_weight: Weights of the examples.
+            sample_weight: Weights of the examples, or of the numbers of labels, `(..., units)`.
         """
         y_true, y_pred = (ops.cast(y, self.dtype) for y in align(y_true, y_pred))
         weights = ops.ones_like(y_pred)
         if sample_weight is not None:
-            aligned = align_weights(ops.cast(sample_weight, self.dtype), y_pred.shape[:-1])
-            weights = weights * ops.expand_dims(aligned, -1)
+            given = ops.cast(sample_weight, self.dtype)
+            if not has_weights_of_numbers(given.shape, y_pred.shape):
+                given = ops.expand_dims(align_weights(given, y_pred.shape[:-1]), -1)
+            weights = weights * given
         values = self._batch_sums(y_true, y_pred, weights)
         sums = ops.convert_to_tensor(self._sums)
         total = sums + values
@@ -224,6 +225,49 @@ class TweedieDeviance(PoissonDeviance):
 
 
 @register
+class MeanOfRoots(MetricOfSums):
+    """The mean over targets of the root of the mean squared error.
+
+        mean_k sqrt(sum_i w_ik (y_ik - p_ik)^2 / sum_i w_ik)
+
+    w_ik is the weight of label k of example i, which is 0 for a missing label. Targets without a
+    label are omitted, and the value is NaN if all are.
+
+    Args:
+        units: The number of targets.
+        name: The metric's name.
+        dtype: The dtype of the result; None for Keras's default.
+    """
+
+    def __init__(self, units: int, name: str = "rmse", dtype: DType = None) -> None:
+        super().__init__(2 * units, name, dtype)
+        self.units = units
+
+    def _batch_sums(self, y_true: Tensor, y_pred: Tensor, weights: Tensor) -> Tensor:
+        terms = ops.concatenate([weights * ops.square(y_true - y_pred), weights], axis=-1)
+        return ops.sum(ops.reshape(terms, (-1, 2 * self.units)), axis=0)
+
+    def result(self) -> Tensor:
+        squares, counts = ops.split(self.totals(), 2)
+        return mean_of_known(ops.sqrt(squares / clip(counts, low=1)), counts > 0)
+
+    def get_config(self) -> Config:
+        return {**super().get_config(), "units": self.units}
+
+
+def has_weights_of_numbers(weights: Shape, predictions: Shape) -> bool:
+    """Return whether each number of a label has a weight of its own."""
+    return len(weights) == len(predictions) and weights[-1] == predictions[-1] != 1
+
+
+def mean_of_known(values: Tensor, is_known: Tensor) -> Tensor:
+    """Return the mean of the known values; NaN if there is none."""
+    count = ops.sum(ops.cast(is_known, values.dtype))
+    known = fill(values, ops.logical_not(is_known), 0)
+    return ops.sum(known) / fill(count, count == 0, math.nan)
+
+
+@register
 class LogitAUC(MetricOfSums):
     """The area under the ROC curve of probabilities, from histograms of their logits.
 
@@ -255,19 +299,52 @@ class LogitAUC(MetricOfSums):
 
     def _batch_sums(self, y_true: Tensor, y_pred: Tensor, weights: Tensor) -> Tensor:
         """Return the number of positives, and then of negatives, in each interval."""
-        y_true, y_pred, weights = (ops.reshape(x, (-1,)) for x in (y_true, y_pred, weights))
-        y_pred = clip(y_pred, MIN_PROBABILITY, 1 - 2**-23)  # logits from MIN_LOGIT to MAX_LOGIT
-        logits = ops.log(y_pred) - ops.log1p(-y_pred)
-        tail, usual = BINS_PER_LOGIT * TAIL_SCALE, BINS_PER_LOGIT * (1 - TAIL_SCALE)
-        bins = logits * tail + clip(logits, *USUAL) * usual - BINS_PER_LOGIT * FIRST
-        bins = ops.cast(ops.nan_to_num(bins), "int32")
-        weights = weights + 0 * y_pred  # the area of a NaN is NaN
-        counts = ops.concatenate([weights * y_true, weights * (1 - y_true)])
-        return segment_sum(counts, ops.concatenate([bins, bins + NUM_BINS]), 2 * NUM_BINS)
+        y_true, y_pred, weights = (ops.reshape(x, (-1, 1)) for x in (y_true, y_pred, weights))
+        counts, intervals = counts_by_logit(y_true, y_pred, weights, NUM_BINS)
+        return segment_sum(counts, intervals, 2 * NUM_BINS)
 
     def result(self) -> Tensor:
         """Return the area; NaN without a positive or a negative label."""
-        positives, negatives = ops.unstack(ops.reshape(self.totals(), (2, NUM_BINS)), 2)
-        below = ops.cumsum(negatives) - negatives / 2
-        pairs = ops.sum(positives) * ops.sum(negatives)
-        return ops.sum(positives * below) / fill(pairs, pairs == 0, math.nan)
+        found, _ = areas(self.totals(), 1)
+        return found[0]
+
+
+def counts_by_logit(
+    y_true: Tensor, y_pred: Tensor, weights: Tensor, num_bins: int
+) -> tuple[Tensor, Tensor]:
+    """Return the contributions of labels to histograms of the logit, and their positions there.
+
+    Args:
+        y_true: Labels, `(examples, targets)`.
+        y_pred: Probabilities.
+        weights: The weights of the labels.
+        num_bins: The number of intervals. A histogram of each target has the positives in these
+            intervals, and then the negatives.
+
+    Returns:
+        Two tensors `(2 * examples * targets,)`.
+    """
+    per_logit = (num_bins - 1) / (LAST - FIRST)
+    tail, usual = per_logit * TAIL_SCALE, per_logit * (1 - TAIL_SCALE)
+    y_pred = clip(y_pred, MIN_PROBABILITY, 1 - 2**-23)  # logits from MIN_LOGIT to MAX_LOGIT
+    logits = ops.log(y_pred) - ops.log1p(-y_pred)
+    bins = logits * tail + clip(logits, *USUAL) * usual - per_logit * FIRST
+    first = ops.arange(0, 2 * num_bins * y_pred.shape[-1], 2 * num_bins, dtype="int32")
+    bins = ops.cast(ops.nan_to_num(bins), "int32") + first
+    weights = weights + 0 * y_pred  # the area of a NaN is NaN
+    counts = ops.concatenate([weights * y_true, weights * (1 - y_true)])
+    positions = ops.concatenate([bins, bins + num_bins])
+    return ops.reshape(counts, (-1,)), ops.reshape(positions, (-1,))
+
+
+def areas(histograms: Tensor, targets: int) -> tuple[Tensor, Tensor]:
+    """Return the area under the ROC curve of each target from the sums of `counts_by_logit`.
+
+    Returns:
+        The areas, NaN without a positive or a negative label; and the numbers of pairs of a
+        positive and a negative label, which are then 0.
+    """
+    positives, negatives = ops.unstack(ops.reshape(histograms, (targets, 2, -1)), 2, axis=1)
+    below = ops.cumsum(negatives, axis=-1) - negatives / 2
+    pairs = ops.sum(positives, axis=-1) * ops.sum(negatives, axis=-1)
+    return ops.sum(positives * below, axis=-1) / fill(pairs, pairs == 0, math.nan), pairs

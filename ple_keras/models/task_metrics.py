@@ -6,10 +6,18 @@ from collections.abc import Mapping, Sequence
 import keras
 from keras import ops
 
-from ple_keras._keras.tensors import clip, fill, to_numpy
+from ple_keras._keras.tensors import add_to_segments, clip, fill, to_numpy
 from ple_keras._typing import TaskName, Tensor
+from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
+from ple_keras.labels.sample_space import LabeledExamples
 from ple_keras.losses.example_losses import BatchLoss
+from ple_keras.metrics.masked_metric import new_metric
+from ple_keras.metrics.sums import NUM_BINS, LogitAUC, areas, counts_by_logit, mean_of_known
+
+# The largest size of the histograms of all heads with one target, and of all with several, whose
+# areas are means, in which the errors of single targets cancel out.
+MAX_COUNTS, MAX_COUNTS_OF_MANY = 2**20, 2**18
 
 
 class TaskMeans(keras.Metric):
@@ -55,6 +63,64 @@ class TaskMeans(keras.Metric):
         return {key: value for key, value in logs.items() if key is not None}
 
 
+class TaskAUCs(keras.Metric):
+    """The default AUCs of several heads over an epoch, from the histograms of all their targets.
+
+    The AUC of a head is the mean of the areas of the targets that have both labels. Counts of
+    labels 0 and 1 are exact below 2^24, the limit of float32.
+
+    Args:
+        heads: The heads, by the key of the AUC in logs.
+        max_counts: The largest size of all histograms.
+    """
+
+    def __init__(self, heads: Mapping[str, Head], max_counts: int) -> None:
+        super().__init__(name="task_aucs")
+        self._tasks = [head.task for head in heads.values()]
+        self._widths = {key: head.units for key, head in heads.items()}
+        targets = sum(self._widths.values())
+        self._num_bins = min(NUM_BINS, max_counts // (2 * targets))
+        shape = (2 * self._num_bins * targets,)
+        self._counts = self.add_variable(shape, "zeros", self.dtype, name="counts")
+
+    def update_state(self, labeled: Mapping[TaskName, LabeledExamples]) -> None:
+        """Add the labeled examples of a batch, whose predictions have no gradient."""
+        examples = [labeled[task] for task in self._tasks]
+        have_positions = any(len(each.predictions.shape) > 2 for each in examples)
+        groups = [[each] for each in examples] if have_positions else [examples]
+        start, found = 0, []
+        for group in groups:
+            columns = [self._columns(each) for each in group]
+            y_true, y_pred, weights = (ops.concatenate(each, axis=-1) for each in zip(*columns))
+            counts, positions = counts_by_logit(y_true, y_pred, weights, self._num_bins)
+            found.append((counts, positions + start))
+            start += 2 * self._num_bins * y_pred.shape[-1]
+        counts, positions = (ops.concatenate(each) for each in zip(*found))
+        sums = ops.convert_to_tensor(self._counts)
+        self._counts.assign(add_to_segments(sums, counts, positions))
+
+    def _columns(self, labeled: LabeledExamples) -> list[Tensor]:
+        """Return labels, predictions, and the weights of labels, `(examples, targets)`."""
+        predictions, missing = labeled.predictions, labeled.missing
+        weights = ops.ones_like(predictions) if missing is None else ops.logical_not(missing)
+        columns = [ops.cast(x, self.dtype) for x in (labeled.labels, predictions, weights)]
+        if len(predictions.shape) > 2:
+            columns = [ops.reshape(x, (-1, predictions.shape[-1])) for x in columns]
+        return columns
+
+    def result(self) -> dict[str, Tensor]:
+        targets = sum(self._widths.values())
+        found, pairs = areas(ops.convert_to_tensor(self._counts), targets)
+        if targets == len(self._widths):
+            return dict(zip(self._widths, ops.unstack(found, targets)))
+        logs, start = {}, 0
+        for key, width in self._widths.items():
+            end = start + width
+            logs[key] = mean_of_known(found[start:end], pairs[start:end] != 0)
+            start = end
+        return logs
+
+
 class TaskMetrics:
     """New metrics of the heads of a model, with their state since the last reset.
 
@@ -76,24 +142,36 @@ class TaskMetrics:
         self.heads = heads
         self._by_task: dict[TaskName, list[keras.Metric]] = {}
         loss_keys: list[str | None] = []
-        for head in heads._trained_heads().values():
-            prefix = f"{head.task}_" if len(heads) > 1 else ""
+        of_one: dict[str, Head] = {}  # the heads with a default AUC, by its key
+        of_several: dict[str, Head] = {}
+        for task, head in heads._trained_heads().items():
+            prefix = f"{task}_" if len(heads) > 1 else ""
             loss_keys.append(f"{prefix}{head._loss_name()}" if head._logs_loss_mean() else None)
-            self._by_task[head.task] = head._new_metrics(prefix)
+            self._by_task[task] = []
+            for name, template, is_default in head._named_metrics():
+                if is_default and isinstance(template, LogitAUC):
+                    (of_one if head.units == 1 else of_several)[prefix + name] = head
+                else:
+                    self._by_task[task].append(new_metric(template, prefix + name))
+        limits = ((of_one, MAX_COUNTS), (of_several, MAX_COUNTS_OF_MANY))
+        self._aucs = [TaskAUCs(found, limit) for found, limit in limits if found]
         metrics = [metric for metrics in self._by_task.values() for metric in metrics]
         batch_keys = [f"{task}_loss" for task in self._by_task]
         self._means = TaskMeans(batch_keys, loss_keys)
         self.built = False
-        self.all = [self._means, *metrics]
+        self.all = [self._means, *self._aucs, *metrics]
 
     def update(self, losses: Mapping[TaskName, BatchLoss]) -> None:
         """Update all metrics with a batch."""
         self._means.update_state(list(losses.values()))
-        for head in self.heads._trained_heads().values():
-            labeled = losses[head.task].labeled
-            labeled = labeled._replace(predictions=ops.stop_gradient(labeled.predictions))
-            for metric in self._by_task[head.task]:
-                head._update_metric(metric, labeled)
+        labeled = {}
+        for task, loss in losses.items():
+            predictions = ops.stop_gradient(loss.labeled.predictions)
+            labeled[task] = loss.labeled._replace(predictions=predictions)
+            for metric in self._by_task[task]:
+                self.heads[task]._update_metric(metric, labeled[task])
+        for aucs in self._aucs:
+            aucs.update_state(labeled)
         self.built = True
 
     def mark_unlabeled(self, logs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -222,11 +222,19 @@ CASES = {
         reduction="label_root",
     ),
     "binary_head": Case(
-        pk.BinaryHead, 5, 1, task="buy", tower=[4], metrics=["accuracy"], pos_weight=2.0
+        *(pk.BinaryHead, 5, 2),
+        task="buy",
+        tower=[4],
+        units=2,
+        targets=["in a week", "ever/again"],
+        metrics=["accuracy"],
+        pos_weight=2.0,
+        reduction="by_target",
     ),
     "regression_head": Case(
         *(pk.RegressionHead, 5, 2),
         **{"task": "buy", "units": 2, "activation": "softplus", "loss": "mae", "metrics": []},
+        targets=["price", "100%"],
     ),
     "standardized_head": Case(
         *(pk.RegressionHead, 5, 1),
