@@ -73,6 +73,8 @@ class HasTaskNames(Protocol):
 class HasLabels(HasTask, Protocol):
     """A head, as checks of labels know it."""
 
+    targets: Sequence[str] | None
+
     def check_labels(self, labels: Tensor) -> None:
         """Check an array of labels before training."""
 

@@ -30,7 +30,12 @@ from ple_keras._typing import (
     Shape,
     Tensor,
 )
-from ple_keras.labels.label_arrays import LabelStatistics, check_values, warn_if_constant
+from ple_keras.labels.label_arrays import (
+    LabelStatistics,
+    check_values,
+    warn_if_constant,
+    warn_if_targets_are_constant,
+)
 from ple_keras.labels.sample_space import (
     LabeledExamples,
     all_missing_labels,
@@ -314,8 +319,15 @@ class Head(BaseLayer):
             UserWarning: As for `TaskHeads.check_labels`.
         """
         present, _ = self._present_labels(labels)
-        warn_if_constant(present, self.task)
+        if len(present) and self.units > 1 and is_elementwise(self.loss):
+            warn_if_targets_are_constant(present, self.task, self._target_names())
+        else:
+            warn_if_constant(present, self.task)
         self._check_values(present)
+
+    def _target_names(self) -> list[str]:
+        """Return the names of the numbers of a label: by default, their positions."""
+        return list(self.targets or map(str, range(self.units)))
 
     def _present_labels(self, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Return the labels that are not missing, `(labels, width)`, and True for each of them.

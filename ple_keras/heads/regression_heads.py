@@ -13,7 +13,7 @@ from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Activation, Config, LayerLike, LossLike, MetricLike, Shape, Tensor
 from ple_keras.heads.head import Head
-from ple_keras.labels.label_arrays import LabelStatistics, check_values
+from ple_keras.labels.label_arrays import LabelStatistics, check_values, short_names
 from ple_keras.labels.task_names import check_targets
 from ple_keras.losses.loss_kinds import ERRORS, loss_name
 from ple_keras.losses.tweedie import tweedie_loss
@@ -200,10 +200,14 @@ class RegressionHead(StandardizedHead):
             return
         mean, deviation = statistics.mean, statistics.deviation
         smallest = np.maximum(np.finfo("float32").eps * np.abs(mean), MIN_DEVIATION)
-        if not (deviation > smallest).all():
+        wrong = np.flatnonzero(~(deviation > smallest))
+        if len(wrong):
+            names = [self._target_names()[k] for k in wrong]
+            where = f" in the targets {short_names(names)}" if self.units > 1 else ""
             raise ValueError(
-                f"y[{self.task!r}] must have labels that differ in float32 if standardize=True. "
-                f"Received: {deviation=}, labels={statistics.labels.tolist()}"
+                f"y[{self.task!r}] must have labels that differ in float32{where} if "
+                f"standardize=True. Received: deviation={deviation[wrong]}, "
+                f"labels={statistics.labels[wrong].tolist()}"
             )
         self._set_scale(mean, deviation)
 

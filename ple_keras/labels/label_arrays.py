@@ -1,20 +1,24 @@
 """Checks and statistics of labels before training."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from ple_keras._checks import check_keys, warn_user
 from ple_keras._keras.batches import first_batches, is_dataset
+from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import ByName, HasLabels, Nested, TaskName, Tensor
 from ple_keras.labels.sample_space import align_weights, check_dtype, to_number_array
+
+MAX_NAMES = 20  # targets in a message
 
 
 def check_task_labels(y: Nested, heads: Mapping[TaskName, HasLabels], steps: int | None) -> None:
     """Check the labels of all tasks (see `TaskHeads.check_labels`)."""
-    batches = [labels for labels, _ in label_batches(y, [*heads], steps)]
+    batches = [labels for labels, _ in label_batches(y, heads, steps)]
     labels = batches[0]
     if is_dataset(y):
         labels = {task: join_rows([batch[task] for batch in batches]) for task in heads}
@@ -25,22 +29,54 @@ def check_task_labels(y: Nested, heads: Mapping[TaskName, HasLabels], steps: int
 
 
 def label_batches(
-    y: Nested, tasks: list[TaskName], steps: int | None, sample_weight: Nested = None
+    y: Nested,
+    heads: Mapping[TaskName, HasLabels],
+    steps: int | None,
+    sample_weight: Nested = None,
 ) -> Iterator[tuple[ByName, Nested]]:
     """Yield dicts of labels with their weights: whole arrays, or the first batches of a dataset.
 
     Args:
         y: The labels, or batches of `(x, y)` or `(x, y, sample_weight)`.
-        tasks: The tasks.
+        heads: The heads of the tasks.
         steps: The number of batches; None for 100.
         sample_weight: The weights of arrays.
     """
-    arrays = [(None, y, sample_weight)]
+    tasks, arrays = [*heads], [(None, read_targets(y, heads), sample_weight)]
     batches = first_batches(y, steps, "y", sample_weight) if is_dataset(y) else arrays
     for _, labels, weights in batches:
         if len(tasks) == 1 and hasattr(labels, "shape"):
             labels = {tasks[0]: labels}
         yield check_keys(labels, tasks, "y"), weights
+
+
+def read_targets(y: Nested, heads: Mapping[TaskName, HasLabels]) -> Nested:
+    """Return labels, with an array of the columns of `targets` in place of each data frame.
+
+    Args:
+        y: Labels in any form. For one task, it can be the data frame itself.
+        heads: The heads of the tasks.
+
+    Raises:
+        ValueError: If a data frame lacks a target.
+    """
+    if len(heads) == 1 and hasattr(y, "columns"):
+        y = dict.fromkeys(heads, y)
+    if not isinstance(y, Mapping):
+        return y
+    read = dict(y)
+    for task, head in heads.items():
+        frame: Any = y.get(task)
+        if not head.targets or not hasattr(frame, "columns"):
+            continue
+        missing = [name for name in head.targets if name not in frame.columns]
+        if missing:
+            raise ValueError(
+                f"y[{task!r}] must have a column for each of the targets; missing: "
+                f"{short_names(missing)}. Received: y[{task!r}].columns={[*frame.columns][:20]}"
+            )
+        read[task] = to_numpy(frame[list(head.targets)])
+    return read
 
 
 def labeled_weights(
@@ -111,6 +147,28 @@ def warn_if_constant(present: np.ndarray, task: str) -> None:
             f"y[{task!r}] is constant, so there is nothing to learn: all {len(present)} labels "
             f"are {present[0].tolist()}"
         )
+
+
+def warn_if_targets_are_constant(present: np.ndarray, task: str, targets: Sequence[str]) -> None:
+    """Warn of the targets without a label, or with equal labels, among `(labels, targets)`."""
+    low, high = np.fmin.reduce(present), np.fmax.reduce(present)
+    problems = {"no label": np.isnan(low), "equal labels": low == high}
+    found = []
+    for problem, has_problem in problems.items():
+        names = [name for name, has_it in zip(targets, has_problem) if has_it]
+        if names:
+            found.append(f"{len(names)} with {problem}: {short_names(names)}")
+    if found:
+        warn_user(
+            f"y[{task!r}] has {len(targets)} targets, and there is nothing to learn for "
+            f"{'; '.join(found)}"
+        )
+
+
+def short_names(names: Sequence[str]) -> str:
+    """Return the first names for a message."""
+    more = ", ..." if len(names) > MAX_NAMES else ""
+    return ", ".join(map(repr, names[:MAX_NAMES])) + more
 
 
 def is_constant(labels: np.ndarray) -> bool:
@@ -196,7 +254,7 @@ def read_labels(
     """Return the statistics of each task's labels (see `TaskHeads.adapt`)."""
     statistics = {task: LabelStatistics() for task in heads}
     steps = sys.maxsize if steps is None else steps
-    for labels, weights in label_batches(y, [*heads], steps, sample_weight):
+    for labels, weights in label_batches(y, heads, steps, sample_weight):
         for task, head in heads.items():
             present, is_labeled = head._present_labels(labels[task])
             known = labeled_weights(weights, heads, task, is_labeled)

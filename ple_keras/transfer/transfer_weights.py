@@ -25,6 +25,9 @@ from ple_keras.layers.number_embedding import NumberEmbedding
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.layers.stream_features import StreamFeatures
 
+# The weights of a head whose last axis has a number for each target:
+OF_TARGETS = {"kernel", "bias", "mean", "deviation", "lora_kernel_b"}
+
 
 @dataclass(frozen=True)
 class _WeightGroup:
@@ -90,6 +93,7 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     - `ple/0/gate/shared/click/expert_0`: a gate's column of W for one expert.
     - `ple/0/gate/click/gate_block`: a gate block.
     - `task_heads/click/tower`, `task_heads/click/head`: a head's tower, and its other weights.
+    - `task_heads/assays/head/NR-AR`: the weights of a target of a head with `targets`.
     - `hedged/own/click/expert_0`, `task_heads/click/own/head`: weights of the branch "own".
     - `task_heads/click/mixture`: the mixture of the branches of a HedgedBlock.
     - `task_heads/click/loss_weight`: the state of a scheduled or learned loss weight.
@@ -220,6 +224,12 @@ def _layer_groups(layer: keras.Layer) -> Iterator[_WeightGroup]:
     elif isinstance(layer, Head):
         tower = layer._tower.weights if hasattr(layer, "_tower") else []
         rest = [weight for weight in layer.weights if not any(weight is x for x in tower)]
+        by_target = [x for x in rest if x.name in OF_TARGETS and x.shape[-1] == layer.units]
+        by_target = by_target if layer.targets else []
+        for index, target in enumerate(layer.targets or ()):
+            columns = [(w, (slice(None),) * (len(w.shape) - 1) + (index,)) for w in by_target]
+            yield _WeightGroup(f"head/{target}", columns)
+        rest = [weight for weight in rest if not any(weight is x for x in by_target)]
         yield from [_WeightGroup("tower", whole_slices(tower))] if tower else []
         yield from [_WeightGroup("head", whole_slices(rest))] if rest else []
 

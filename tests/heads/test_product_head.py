@@ -99,6 +99,7 @@ REFUSED = {
     "regression": (("ctr", pk.RegressionHead("b")), r"or ProductHeads.*'b', <RegressionHead"),
     "own_call": (("ctr", Sharpened("b")), r"override `call`.*'b', <Sharpened"),
     "regularized": (("ctr", REGULARIZED), r"that have no activity_regularizer"),
+    "targets": (("ctr", pk.BinaryHead("b", units=2)), "predict one number"),
 }
 
 

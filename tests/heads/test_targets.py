@@ -26,6 +26,10 @@ def labels_with_holes(kind, rows=ROWS):
     return y
 
 
+def gap(y_true, y_pred):
+    return keras.ops.mean(keras.ops.abs(y_true - y_pred), axis=-1)
+
+
 def bottom_and(*heads):
     heads = pk.TaskHeads(heads)
     return chain(pk.SharedBottomBlock(heads, [5]), heads), heads
@@ -117,6 +121,27 @@ def test_areas_are_those_of_scikit_learn():
     y["wide"][:] = NAN
     logs = model.evaluate(x, y, batch_size=300, verbose=0, return_dict=True)
     assert np.isnan(logs["wide_auc"])
+
+
+def test_losses_that_have_no_value_by_number_omit_rows_with_a_hole():
+    y, p = np.zeros((4, 3), "float32"), features(4, 3)
+    y[0, 1] = y[2] = NAN
+    custom = pk.RegressionHead("a", units=3, loss=gap)
+    expected = np.abs(p[[1, 3]]).mean()
+    assert loss_of_head(custom, y, p) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_learned_weight_counts_the_targets_with_a_label():
+    heads = pk.TaskHeads(
+        [pk.RegressionHead("a", units=4, reduction="by_target")], loss_weighting="uncertainty"
+    )
+    heads.build({"a": (None, 3)})
+    heads._log_variances.assign([2.0])
+    y, p = np.zeros((5, 4), "float32"), features(5, 4)
+    y[:, 1] = y[1:3, 0] = NAN
+    errors = np.nanmean(np.where(np.isnan(y), NAN, p**2)[:, [0, 2, 3]], axis=0).sum() / 4
+    loss = numpy_of(heads.compute_loss({"a": y}, {"a": keras.ops.convert_to_tensor(p)}))
+    assert loss == pytest.approx(np.exp(-2) * errors / 2 + 2 / 2 * 3 / 4, rel=1e-5)
 
 
 @once

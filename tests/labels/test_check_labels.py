@@ -101,6 +101,10 @@ WARNINGS = {
         r"deviation of 0\.0163.*vanishes",
     ),
     "binary": (valid_labels(place=np.eye(3, 2)), "Use a BinaryHead"),
+    "targets": (
+        valid_labels(place=[[0, np.nan], [0, np.nan], [np.nan, np.nan]]),
+        r"y\['place'\] has 2 targets.*for 1 with no label: '1'; 1 with equal labels: '0'$",
+    ),
 }
 
 
@@ -143,6 +147,20 @@ class CountHead(pk.Head):
         super().check_labels(labels)
         if np.nanmin(labels) < 0:
             raise ValueError("no counts")
+
+
+def test_a_frame_is_read_by_the_names_of_targets():
+    heads = pk.TaskHeads([pk.RegressionHead("a", targets=["x", "y"], standardize=True)])
+    frame = pd.DataFrame({"y": [1.0, 3.0, np.nan], "id": list("abc"), "x": [10, 20, 30]})
+    for labels in (frame, {"a": frame}):
+        heads["a"]._set_scale(np.full(2, np.nan), np.full(2, np.nan))
+        heads.check_labels(labels)
+        heads.adapt(labels)
+        assert heads["a"].mean == [20.0, 2.0]
+        with pytest.raises(ValueError, match=r"missing: 'x'\. Received: y\['a'\]\.columns=\['y'"):
+            heads.adapt({"a": frame.drop(columns="x")})
+    with pytest.raises(ValueError, match=r"\(batch, 2\) for.*\.shape=\(3, 3\)"):
+        heads.check_labels({"a": np.ones((3, 3))})
 
 
 def test_a_subclass_may_have_its_own_checks():

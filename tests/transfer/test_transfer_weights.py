@@ -339,6 +339,27 @@ def test_the_unit_of_a_standardized_regression_is_copied_with_its_weights():
     assert heads_of(target)["time"].deviation == [2.0]
 
 
+def test_columns_of_targets_are_copied_by_name():
+    def model_of(*targets):
+        scale = {"mean": [*map(len, targets)], "deviation": [1.0] * len(targets)}
+        head = pk.RegressionHead("all", [3], targets=targets, standardize=True, **scale)
+        heads = pk.TaskHeads([head])
+        return chain(pk.SharedBottomBlock(heads, [3], name="bottom"), heads)
+
+    source, target = model_of("a", "b/1", "dropped"), model_of("added one", "b/1", "a")
+    randomize(source)
+    x = features(5, 3)
+    before = target.predict(x, verbose=0)["all"]
+    transfer = pk.transfer_weights(source, target)
+    of_target = [f"task_heads/all/head/{name}" for name in ("a", "b/1")]
+    assert set(transfer.copied) > {*of_target, "task_heads/all/tower"}
+    assert transfer.new == ("task_heads/all/head/added one",)
+    assert transfer.left_out == {"task_heads/all/head/dropped": "not in the target"}
+    p, expected = (model.predict(x, verbose=0)["all"] for model in (target, source))
+    np.testing.assert_allclose(p[:, [2, 1]], expected[:, :2], rtol=1e-5)
+    assert np.abs(p - before).max() > 1e-3
+
+
 @pytest.mark.parametrize("is_of_source", [True, False])
 def test_a_head_of_logits_in_another_unit_is_left_out(is_of_source):
     models = model_of_times(standardize=True, mean=1.0, deviation=9.0), model_of_times()
