@@ -502,20 +502,26 @@ class Columns:
                 `dropout` is not at least 0 and below 1, or `width` and `number_units` are dicts
                 with different streams.
         """
-        from ple_keras.columns.network import build_network  # the module imports Keras
+        from ple_keras.columns.network import NetworkSpec, build_network  # the module imports Keras
 
         self._check_fitted()
-        return build_network(self, width, dropout, number_units, packed)
+        spec = NetworkSpec(
+            ids=self.ids,
+            sequences=self.sequences,
+            numbers=self.numbers,
+            inputs=self._input_names(packed),
+            rows=self.rows,
+            quantiles={name: self._scaled_quantiles(name) for name in self.numbers},
+            digest=self.digest,
+            packed=packed,
+        )
+        return build_network(spec, width, dropout, number_units)
 
-    def _limits(self) -> np.ndarray:
-        """Return the smallest and largest scaled number of each column, `(2, n)`, for networks."""
-        ranges = [self._scaled_quantiles(name)[[0, -1]] for name in self.numbers]
-        limits: np.ndarray = np.array(ranges).T
-        return limits.astype("float32")
-
-    def _scaled_quantiles(self, name: str) -> np.ndarray:
+    def _scaled_quantiles(self, name: str) -> list[float]:
+        """Return the quantiles of a column as networks read its numbers: at most 5 deviations."""
         mean, deviation, *_ = self.scales[name]
-        return np.clip((np.array(self.quantiles[name]) - mean) / deviation, -LARGEST, LARGEST)
+        scaled = (np.array(self.quantiles[name]) - mean) / deviation
+        return cast(list[float], np.clip(scaled, -LARGEST, LARGEST).tolist())
 
     def example(self) -> dict[str, Value]:
         """Return a row of known values and mean numbers, as a request can contain it."""

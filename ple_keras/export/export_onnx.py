@@ -17,7 +17,7 @@ from ple_keras._keras.internals import functional_outputs
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Nested
-from ple_keras.layers.column_layers import columns_digest
+from ple_keras.columns.column_layers import columns_digest
 
 NEEDED = {"tensorflow": ["onnx", "tf2onnx"], "jax": ["onnx", "jax2onnx"]}  # packages by backend
 Tensors: TypeAlias = dict[str, keras.KerasTensor]  # keyed by name

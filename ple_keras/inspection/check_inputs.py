@@ -13,11 +13,11 @@ from ple_keras._keras.internals import functional_outputs, run_graph
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import is_number, to_numpy
 from ple_keras._typing import Nested
+from ple_keras.columns.column_layers import ColumnFeatures, columns_digest
 from ple_keras.columns.columns import Columns
 from ple_keras.heads.regression_heads import check_adapted
 from ple_keras.heads.task_heads import find_heads
 from ple_keras.labels.sample_space import format_shape, shapes_match
-from ple_keras.layers.column_layers import ColumnFeatures, columns_digest
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.layers.stream_features import StreamFeatures
 from ple_keras.steps.observing_model import naming_input

@@ -9,7 +9,7 @@ import numpy as np
 
 from ple_keras._checks import check_keys, short_repr
 from ple_keras._typing import ByName, TaskName, Tensor
-from ple_keras.inspection._report_text import Report, cells, table
+from ple_keras.inspection.report_text import Report, cells, table
 from ple_keras.labels.sample_space import to_number_array
 from ple_keras.metrics.array_metrics import group_indices, half_deviances
 

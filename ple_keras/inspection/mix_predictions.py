@@ -12,8 +12,8 @@ from ple_keras.heads.binary_heads import BinaryHead
 from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.regression_heads import CountHead, RegressionHead, TweedieHead
 from ple_keras.hedging.mixture import LabeledValues, best_mixture
-from ple_keras.inspection._report_text import Report
 from ple_keras.inspection.compare_predictions import POWERS, read_by_task, row_losses
+from ple_keras.inspection.report_text import Report
 from ple_keras.labels.label_arrays import check_total_weight, labeled_weights
 
 HEADS: dict[str, Any] = {"binary": BinaryHead, "regression": RegressionHead, "count": CountHead}

@@ -14,7 +14,7 @@ from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.ranking_head import RankingHead
 from ple_keras.heads.regression_heads import variance_power
 from ple_keras.heads.task_losses import batch_loss
-from ple_keras.inspection._report_text import cells
+from ple_keras.inspection.report_text import cells
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.losses.example_losses import MIN_PROBABILITY
 from ple_keras.metrics.array_metrics import grouped_auc, half_deviances

@@ -22,8 +22,8 @@ from ple_keras.heads.head import Head
 from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.regression_heads import variance_power
 from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads, trained_heads
-from ple_keras.inspection._report_text import WIDTH, Report, Row, cells, table
 from ple_keras.inspection.compare_predictions import Gain, compare_predictions
+from ple_keras.inspection.report_text import WIDTH, Report, Row, cells, table
 from ple_keras.inspection.task_figures import (
     TaskFigures,
     figure_warnings,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ple_keras.columns.columns import BLOCKS, Columns
-from ple_keras.inspection._report_text import cells, table, to_json
+from ple_keras.inspection.report_text import cells, table, to_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

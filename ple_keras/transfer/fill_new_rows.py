@@ -7,8 +7,8 @@ import keras
 from ple_keras._keras.copying import Template
 from ple_keras._keras.layers import find_layers, walk
 from ple_keras._keras.slices import read_slice
+from ple_keras.columns.column_layers import ColumnFeatures, ColumnTable, columns_digest
 from ple_keras.columns.columns import FIRST, UNKNOWN, Columns
-from ple_keras.layers.column_layers import ColumnFeatures, ColumnTable, columns_digest
 from ple_keras.layers.template import StreamTemplates
 
 

@@ -15,11 +15,11 @@ from ple_keras._keras.layers import BaseLayer, find_layers, walk
 from ple_keras._keras.saving import to_snake_case
 from ple_keras._keras.slices import assign_slices, read_slice, whole_slices
 from ple_keras._typing import Shape, WeightSlice
+from ple_keras.columns.column_layers import columns_digest
 from ple_keras.heads.head import Head
 from ple_keras.heads.hedged_head import HedgedHead
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.layers.column_layers import columns_digest
 from ple_keras.layers.gate import Gate
 from ple_keras.layers.number_embedding import NumberEmbedding
 from ple_keras.layers.sequential_block import SequentialBlock

@@ -7,7 +7,7 @@ import pytest
 
 import ple_keras as pk
 from ple_keras._keras.layers import find_layers
-from ple_keras.layers.column_layers import ColumnTable, columns_digest
+from ple_keras.columns.column_layers import ColumnTable, columns_digest
 from tests.helpers import QUICK, numpy_of, once
 from tests.models import cloned, loaded
 from tests.pairs import fewer

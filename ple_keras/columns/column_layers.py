@@ -9,9 +9,8 @@ from keras import ops
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.saving import register
 from ple_keras._typing import Config, Tensor
+from ple_keras.columns.columns import UNKNOWN
 from ple_keras.layers.sparse_embedding import SparseEmbedding
-
-UNKNOWN = 1  # the code of unknown values
 
 
 @register
