@@ -78,7 +78,8 @@ def check_model(model: keras.Layer) -> None:
     """
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a Keras model or layer. Received: model={model!r}")
-    if (replicas := replica_count()) > 1:
+    replicas = replica_count()
+    if replicas > 1:
         raise ValueError(f"strategy must have one replica. Leave its scope. Received: {replicas=}")
     if not model.built:
         raise ValueError(f"model must be built. Call or train it first. Received: {model=}")

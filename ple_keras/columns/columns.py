@@ -36,7 +36,7 @@ BINS, MAX_ROWS = 16, 100_000  # quantiles of numbers, and rows of their sample
 MAX_RARE = 100_000  # values of a table that are counted for `update`
 MAX_OUTSIDE = 0.01  # the share of rows without a warning
 BLOCKS = "ids", "numbers"  # the names of packed inputs
-LENGTHS = {"list": 10, "text": 32}  # lengths of inferred lists and texts
+LIST_LENGTH, TEXT_LENGTH = 10, 32  # lengths of inferred lists and texts
 SELDOM = 5  # occurrences, below which a string looks like a text
 VALID_NAME = re.compile(r"(?!\d+$)\w[\w-]*", re.ASCII)  # a name of an input, also in ONNX files
 WORD = re.compile(r"[^\W_]+")
@@ -134,10 +134,9 @@ class Columns:
         self.inputs = _new_names(self.names)
         self._table = {name: name for name in self.ids}
         self._table |= {name: table for name, (table, _) in self.sequences.items()}
-        if unknown := {*self.required} - {*self.names}:
-            raise ValueError(
-                f"required must be names of columns. Received: required={sorted(unknown)}"
-            )
+        wrong = sorted({*self.required} - {*self.names})
+        if wrong:
+            raise ValueError(f"required must be names of columns. Received: required={wrong}")
         self.known: dict[str, list[Value]] = {}
         self.scales: dict[str, list[float]] = {}
         self.quantiles: dict[str, list[float]] = {}
@@ -174,19 +173,22 @@ class Columns:
         tasks, ids = _names(tasks, "tasks"), _names(ids, "ids")
         for name in (*tasks, *ids):
             _column(frame, name)
-        if both := [name for name in ids if name in tasks]:
+        both = [name for name in ids if name in tasks]
+        if both:
             raise ValueError(f"ids must not be tasks. Received: ids={both}")
         kinds: dict[str, list[str]] = {"id": [], "number": [], "list": [], "text": []}
         for name in frame.columns:
             if name not in tasks:
                 kinds["id" if name in ids else _kind_of(frame, name)].append(name)
-        if like_ids := [name for name in kinds["number"] if not ids and _is_like_ids(frame, name)]:
+        like_ids = [] if ids else [name for name in kinds["number"] if _is_like_ids(frame, name)]
+        if like_ids:
             warnings.warn(
                 f"These integers are read as numbers, but look like ids by their names or values: "
                 f"{like_ids}. List those that are ids in `ids`",
                 stacklevel=2,
             )
-        lists, texts = ({name: (name, size) for name in kinds[k]} for k, size in LENGTHS.items())
+        lists = {name: (name, LIST_LENGTH) for name in kinds["list"]}
+        texts = {name: (name, TEXT_LENGTH) for name in kinds["text"]}
         return cls(kinds["id"], kinds["number"], lists, texts)
 
     def fit(self, frames: Rows, min_rows: int = 5, spare: float = 0.0) -> Self:
@@ -295,7 +297,8 @@ class Columns:
         new, rare = _split_rare(counts, min_rows)
         known = {name: [*values, *new[name]] for name, values in self.known.items()}
         excess = {name: FIRST + len(v) - self.rows[name] for name, v in known.items()}
-        if full := {name: n for name, n in excess.items() if n > 0}:
+        full = {name: n for name, n in excess.items() if n > 0}
+        if full:
             raise ValueError(
                 "Tables must have a free row for each new value. Train a new model with a larger "
                 "`spare` in `fit`, or increase min_rows. "
@@ -325,10 +328,10 @@ class Columns:
         self._types = dict.fromkeys(self.numbers, NUMBERS)
         for name in (*self.ids, *self.texts):
             self._types[name] = {self._kinds[self._table[name]], NoneType}
-        self._codes = {
-            name: {None: MISSING} | {value: code for code, value in enumerate(values, FIRST)}
-            for name, values in known.items()
-        }
+        self._codes: dict[str, dict[Value, int]] = {}
+        for name, values in known.items():
+            codes = {value: code for code, value in enumerate(values, FIRST)}
+            self._codes[name] = {None: MISSING} | codes
         return self
 
     def transform(self, rows: Rows, packed: bool = False) -> dict[str, np.ndarray]:
@@ -436,13 +439,17 @@ class Columns:
             present = values.keys() if isinstance(values, Mapping) else ()
             missing = [f"rows[{row}].{name}" for name in self.names if name not in present]
             reasons += [f"{place}: a value, or null, is required" for place in missing]
-        return reasons or [
-            f"rows[{row}].{name}: {self._requirement(name, value)}. Received: {short_repr(value)}"
-            for name in self.names
-            if not self._allows(name, column := column_values(rows, name))
-            for row, value in enumerate(column)
-            if not self._allows(name, [value])
-        ]
+        if reasons:
+            return reasons
+        for name in self.names:
+            column = column_values(rows, name)
+            if self._allows(name, column):
+                continue
+            for row, value in enumerate(column):
+                if not self._allows(name, [value]):
+                    text = f"{self._requirement(name, value)}. Received: {short_repr(value)}"
+                    reasons.append(f"rows[{row}].{name}: {text}")
+        return reasons
 
     def _allows(self, name: str, values: list[Value]) -> bool:
         """Return whether a request can have the values of a column."""
@@ -559,7 +566,8 @@ class Columns:
             ValueError: If it is another file, or one of an earlier version.
         """
         state = json.loads(Path(file).read_text())
-        if lacking := {*ARGUMENTS, *FITTED, *KEPT} - {*state}:
+        lacking = {*ARGUMENTS, *FITTED, *KEPT} - {*state}
+        if lacking:
             raise ValueError(
                 "file must come from Columns.save of ple_keras 0.8.0 or later. "
                 f"Received: {file} without {sorted(lacking)}"
@@ -578,10 +586,10 @@ class Columns:
         for name in self.names:
             kinds = {"id": self.ids, "log": self.logs, "list": self.lists, "text": self.texts}
             kind = next((kind for kind, names in kinds.items() if name in names), "number")
-            text, share = "", self.missing.get(name)
+            text, share, table = "", self.missing.get(name), self._table.get(name)
             if name in self.scales:
                 text = "{:.6g} to {:.6g}".format(*self.scales[name][2:])
-            elif (table := self._table.get(name)) in self.known:
+            elif table in self.known:
                 text = f"{len(self.known[table]):,}" + f" of {table}" * (table != name)
             lines.append((name, kind, text, "" if share is None else f"{share:.1%}"))
         widths = [max(map(len, cells)) for cells in zip(*lines)]
@@ -787,13 +795,16 @@ def _tables(tables: Value, argument: str) -> dict[str, tuple[str, int]]:
 
 def _new_names(names: Sequence[str]) -> dict[str, str]:
     """Return names of inputs for the columns whose names inputs of ONNX files can't have."""
-    if wrong := [name for name in names if not isinstance(name, str)]:
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
         raise ValueError(f"Names of columns must be strings. Rename them. Received: {wrong}")
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
         raise ValueError(f"Columns must not be named twice. Received: {twice}")
     new: dict[str, str] = {}
-    for name in (name for name in names if not VALID_NAME.fullmatch(name)):
-        new[name] = free_name(safe_name(name, "column"), {*names, *new.values()})
+    for name in names:
+        if not VALID_NAME.fullmatch(name):
+            new[name] = free_name(safe_name(name, "column"), {*names, *new.values()})
     return new
 
 

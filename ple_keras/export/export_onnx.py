@@ -72,7 +72,8 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
     if not path.parent.is_dir() or path.is_dir():
         raise ValueError(f"path must be a file in an existing folder. Received: path={str(path)!r}")
     version = None if opset is None else check_int(opset, "opset", minimum=1)
-    if missing := [x for x in NEEDED.get(keras.backend.backend(), ["onnx"]) if not find_spec(x)]:
+    missing = [x for x in NEEDED.get(keras.backend.backend(), ["onnx"]) if not find_spec(x)]
+    if missing:
         packages = " ".join(missing)
         raise ImportError(f"export_onnx requires {packages}: pip install {packages} onnxruntime")
     # Every exporter preserves the order of lists, and refuses a model that was never called.
@@ -118,7 +119,8 @@ def _named_tensors(model: keras.Model) -> tuple[Tensors, Tensors]:
     """Return the symbolic inputs and outputs of a Functional model by name."""
     inputs = _by_name(model.input, [tensor.name for tensor in model.inputs], "input")
     outputs = _by_name(model.output, model.output_names, "output")
-    if both := [name for name in outputs if name in inputs]:
+    both = [name for name in outputs if name in inputs]
+    if both:
         raise ValueError(
             "The outputs of model must not have names of inputs, since names must be unique in "
             f"ONNX. Rename the keras.Input. Received: model.input={both}, model.output={both}"

@@ -207,11 +207,11 @@ class CGCBlock(GatedBlock):
 
         The gate of a task mixes its own experts, then the shared ones. The shared gate mixes all.
         """
-        experts = {
-            stream: [f"{stream}/expert_{i}" for i in range(count)]
-            for stream, count in {**task_experts, SHARED: self.num_shared_experts}.items()
-        }
-        streams = {expert: stream for stream, names in experts.items() for expert in names}
+        experts: dict[str, list[str]] = {}
+        streams: dict[str, str] = {}
+        for stream, count in {**task_experts, SHARED: self.num_shared_experts}.items():
+            experts[stream] = [f"{stream}/expert_{i}" for i in range(count)]
+            streams |= dict.fromkeys(experts[stream], stream)
         gates = {task: experts[task] + experts[SHARED] for task in task_experts}
         if self.add_shared_gate:
             gates[SHARED] = [*streams]
@@ -324,7 +324,8 @@ class CGCBlock(GatedBlock):
         streams = self._streams(inputs)
         weights = self._weights(streams, gate_context, training)  # softmax(W g(r) / T)
         experts = self._level.experts(streams, training=training)  # E_{k,i}(x_k), E_{s,i}(x_s)
-        if observer := active_observer():
+        observer = active_observer()
+        if observer:
             observer.receive(self, weights)
         outputs = self._mix(weights, experts)
         if check_bool(return_gate_weights, "return_gate_weights"):

@@ -69,10 +69,10 @@ class Connections:
             A mask for each gate, or None if all its positions are valid.
         """
         masks = self.by_stream(mask)
-        return {
-            gate: all_valid([masks[gate], *(masks[self.experts[expert]] for expert in experts)])
-            for gate, experts in self.gates.items()
-        }
+        found = {}
+        for gate, experts in self.gates.items():
+            found[gate] = all_valid([masks[gate], *(masks[self.experts[x]] for x in experts)])
+        return found
 
     def mix(self, weights: ByName, experts: ByName, dtype: str) -> dict[str, Tensor]:
         """Return sum_e w_e E_e for every gate, `{gate: (..., H)}`.

@@ -176,8 +176,9 @@ class HedgedBlock(BaseLayer):
 
     def _input_streams(self, task: str, branch: str) -> list[str]:
         """Return the streams of the inputs that a task's branch reads; none with features."""
-        own = [task if branch == OWN else branch]
-        return [] if self._features else own if self._template else [*self._task_names, SHARED]
+        if self._template and not self._features:
+            return [task if branch == OWN else branch]
+        return [] if self._features else [*self._task_names, SHARED]
 
     def __call__(self, inputs: Nested, *args: object, **kwargs: object) -> Nested:
         """Record the dtypes of the columns, which `build` does not receive, and call the layer."""

@@ -19,18 +19,19 @@ def find_levels(model: keras.Layer) -> dict[str, CGCBlock]:
     Raises:
         ValueError: If two levels still have the same key.
     """
-    named = [
-        (path[-1], _path_names(path))
-        for path in walk(model)  # levels inside an expert do not count
-        if [layer for layer in path if isinstance(layer, CGCBlock)] == [path[-1]]
-    ]
-    keys = [names[-1] for _, names in named]
+    paths = []
+    for path in walk(model):
+        levels = [layer for layer in path if isinstance(layer, CGCBlock)]
+        if levels == [path[-1]]:  # a level inside an expert of another level does not count
+            paths.append(path)
+    keys = [_path_names(path)[-1] for path in paths]
     found: dict[str, CGCBlock] = {}
-    for level, names in named:
-        key = names[-1] if keys.count(names[-1]) == 1 else "/".join(names)
+    for path in paths:
+        *outer, key = _path_names(path)
+        key = key if keys.count(key) == 1 else "/".join([*outer, key])
         if key in found:
             raise ValueError(f"model must not have two blocks called {key!r}. Received: {model=}")
-        found[key] = level
+        found[key] = path[-1]
     return found
 
 

@@ -64,8 +64,9 @@ def plot_gate_weights(report: GateReport) -> "Figure":
 
 def _draw_heat_map(panel: "Axes", use: LevelUse) -> None:
     """Draw a heat map. Colors show square roots from 0 to 1, so that small weights differ."""
-    # NaN for experts that a gate does not mix
-    table = np.array([[x.mean.get(e, np.nan) for e in use.experts] for x in use.gates.values()])
+    table = np.full((len(use.gates), len(use.experts)), np.nan)
+    for row, gate in enumerate(use.gates.values()):
+        table[row] = [gate.mean.get(expert, np.nan) for expert in use.experts]
     panel.imshow(np.sqrt(table), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(table):
         if not np.isnan(value):
@@ -111,7 +112,8 @@ def plot_gate_history(history: Any) -> "Figure":
             "history must be a trained model, the result of fit, or a dict or table of logs. For a "
             f"CSV file, pass pandas.read_csv(path). Received: history={history!r}"
         )
-    if not (levels := _lines_by_level(logs)):
+    levels = _lines_by_level(logs)
+    if not levels:
         raise ValueError(f"history must have gate statistics. Received: history={[*logs.keys()]}")
     from matplotlib import pyplot
 
@@ -147,7 +149,7 @@ def _draw_lines(panel: Any, lines: Lines, colors: Mapping[str, Any]) -> None:
     epochs = max(map(len, lines.values()))
     for (name, style), values in lines.items():
         every = epochs // len(values)  # more than 1 with validation_freq
-        label = None if style != "-" else "largest weight" if name == "max" else name
+        label = {"max": "largest weight"}.get(name, name) if style == "-" else None
         xs = every * np.arange(1, len(values) + 1)
         panel.plot(xs, values, style, color=colors[name], label=label, marker=".")
     panel.legend(fontsize="x-small", frameon=False, loc="upper left", bbox_to_anchor=(1, 1))

@@ -61,10 +61,12 @@ def fill_new_rows(model: keras.Model, columns: Columns, updated: Columns) -> Non
             f"model must have a network of `columns`. Received: columns.digest={old!r}, "
             f"{columns_digest(model)!r} in the model"
         )
+    starts = {name: FIRST + len(values) for name, values in columns.known.items()}
+    ends = {name: FIRST + len(values) for name, values in updated.known.items()}
     tables = find_layers(model, ColumnTable)
-    starts, ends = ({k: FIRST + len(v) for k, v in x.known.items()} for x in (columns, updated))
     sizes = [pair for table in tables for pair in table.rows.items()]
-    if lacking := {name: rows for name, rows in sizes if rows < ends[name]}:
+    lacking = {name: rows for name, rows in sizes if rows < ends[name]}
+    if lacking:
         raise ValueError(
             "model must have a row for each code of `updated`. Build a new model with "
             f"`updated.network`. Received: {ends} codes by table, and a model with {lacking} rows"

@@ -207,7 +207,8 @@ def _weight_groups(model: keras.Layer) -> dict[str, list[_WeightGroup]]:
 
 def _columns_meaning(layer: keras.Layer) -> str:
     """Return a text with the digest of the columns that a layer reads; empty without one."""
-    return f"columns.digest={digest}" if (digest := columns_digest(layer)) else ""
+    digest = columns_digest(layer)
+    return f"columns.digest={digest}" if digest else ""
 
 
 def _layer_groups(layer: keras.Layer) -> Iterator[_WeightGroup]:
