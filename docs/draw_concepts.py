@@ -23,14 +23,14 @@ Point = tuple[float, float]
 TASK_COLORS = ("#0072B2", "#D55E00", "#CC79A7")
 SHARED_COLOR = "#009E73"
 TEXT_COLOR, FRAME_COLOR = "#222222", "#8A8A8A"
-TEXT_SIZE = 8.5  # in points
+TEXT_SIZE = 8.5  # points
 CLICK, BUY = TASK_COLORS[:2]
 BOX, GATE = (0.86, 0.46), (1.5, 0.32)  # width and height in inches
 WIDTH, PIXELS = 7.4, 1600
 LIGHT, STRONG = 0.14, 0.42  # opacity of a box's color
 GAP = 0.2
 SOLID = "-"
-DASHED, DOTTED = (0, (3, 2)), (0, (1.5, 3))  # not solid, even on a phone
+DASHED, DOTTED = (0, (3, 2)), (0, (1.5, 3))  # visible on phones
 NOTE_COLOR, SMALL_SIZE = "#555555", 8.0
 
 
@@ -330,9 +330,7 @@ def draw_gates() -> Figure:
     return pyplot.gcf()
 
 
-PICTURES: dict[
-    str, tuple[Callable[[Canvas], None], float]
-] = {  # with their heights
+PICTURES: dict[str, tuple[Callable[[Canvas], None], float]] = {  # heights
     "model": (draw_model, 1.95),
     "hedged": (draw_hedged, 2.6),
     "expert": (draw_expert, 1.15),

@@ -28,7 +28,7 @@ def _line(text: str) -> str:
         lambda word: COMMANDS.get(word[0], rf"\mathrm{{{word[0]}}}"), text
     )
     text = re.sub(r"_([A-Za-z]{2,})", r"_{\1}", text)
-    # From the innermost parentheses outward. A finished part has no separating spaces.
+    # The innermost parentheses come first. A finished part has no separating spaces.
     while "(" in text:
         text = re.sub(
             r"\(([^()]*)\)",

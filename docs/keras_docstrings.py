@@ -20,7 +20,7 @@ ARGUMENT = re.compile(r"^(\S+): ", re.MULTILINE)
 SYMBOL = re.compile(r"\b([A-Za-z])_(\w{1,2})\b")
 DOCTEST_OPTION = re.compile(r"\s*# doctest: .*")
 TITLES = ("Reference:", "Example:")
-CODE = (">>> ", "    ")  # of paragraphs of code: examples and equations
+CODE = (">>> ", "    ")  # starts of paragraphs of code: examples and equations
 
 
 class KerasDocstrings(griffe.Extension):

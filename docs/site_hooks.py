@@ -22,12 +22,12 @@ from site_pages import (
     scripts,
 )
 
-PAGES = {  # of files outside docs/
+PAGES = {  # pages of files outside docs/
     "README.md": "README.md",
     "CHANGELOG.md": "changelog.md",
     "examples/benchmarks/README.md": "performance.md",
 }
-FOR_MAINTAINERS = ("CONTRIBUTING.md", "docs/maintainers/")  # not on the site
+FOR_MAINTAINERS = ("CONTRIBUTING.md", "docs/maintainers/")  # no page of the site
 LINK = re.compile(r"\[([^\]]+)\]\(([^)#:]+)(#[^)]*)?\)")
 
 

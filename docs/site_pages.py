@@ -54,7 +54,7 @@ TABS = (
     "Start",
     "Recipes",
     "Results",
-)  # of the site; the other topics are in a tab "Guide"
+)  # tabs of the site; the other topics are in a tab "Guide"
 GROUPS = {
     "layers": "Blocks, experts and gates",
     "models": "Models",

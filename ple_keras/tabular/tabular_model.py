@@ -503,12 +503,7 @@ class TabularModel:
         return self._columns.transform(rows, packed=True), losses
 
     def importance(
-        self,
-        rows: Rows,
-        y: Any = None,
-        *,
-        repeats: int = 5,
-        seed: int | None = None,
+        self, rows: Rows, y: Any = None, *, repeats: int = 5, seed: int | None = None
     ) -> ImportanceReport:
         """Return the increase of the relative loss of each task if a column is permuted.
 
