@@ -22,11 +22,11 @@ from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.layers.stream_features import StreamFeatures
 from ple_keras.steps.observing_model import naming_input
 
-CALLED_ROWS = 1000  # of the call of the model, together with rows with an extreme value
-MAX_COLUMNS = 1000  # of an array whose extreme values are found
+CALLED_ROWS = 1000  # rows of the call of the model, next to rows with an extreme value
+MAX_COLUMNS = 1000  # columns of an array whose extreme values are found
 MAX_SHOWN = 20  # numbers of a row in a message
-Arrays = dict[str, np.ndarray]  # by name, such as "x['city']"
-Values = list[tuple[keras.Operation, np.ndarray]]  # which operations read
+Arrays = dict[str, np.ndarray]  # keyed by name, such as "x['city']"
+Values = list[tuple[keras.Operation, np.ndarray]]  # operations and the values that they read
 
 
 def check_inputs(
@@ -81,7 +81,7 @@ def check_inputs(
             _check_batch(model, batch)
 
 
-@np.errstate(all="ignore")  # of NaN and infinity
+@np.errstate(all="ignore")  # NaN and infinity
 def _check_batch(model: keras.Layer, x: Nested) -> None:
     """Check the arrays of a batch."""
     read: Values = []

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-WIDTH = 100  # in characters
+WIDTH = 100  # characters
 HARD_SPACE = "\N{NO-BREAK SPACE}"
 Row = Sequence[str]
 
