@@ -1,7 +1,7 @@
 """The weights of each branch of a model, by the structure of the model."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
 import keras
@@ -36,22 +36,23 @@ class StoppingGroup(NamedTuple):
     tasks: tuple[TaskName, ...]
 
 
-Unit = StoppingGroup  # the name in `FitHedge.kept` that was pickled with 0.7.0
+NO_GROUP = StoppingGroup("", ())  # of tasks without branches
 
 
 def find_groups(model: keras.Layer) -> dict[Branch, StoppingGroup]:
     """Return the group of each branch of each task."""
-    heads = find_heads(model)
+    heads, names = find_heads(model), branch_names(model)
     joined = {task: {task} for task in heads}  # products and their factors
     for task, head in heads.items():
-        tasks = set().union(*(joined[each] for each in (task, *getattr(head, "of", ()))))
+        factors = getattr(head, "of", ())
+        tasks = joined[task].union(*(joined[factor] for factor in factors))
         joined.update(dict.fromkeys(tasks, tasks))
     groups = {}
-    names = branch_names(model)
-    for task, branch in [(t, branch) for t, of_task in names.items() for branch in of_task]:
-        alike = {each for each in heads if branch in names[each]}
-        tasks = joined[task] if branch == OWN else alike
-        groups[task, branch] = StoppingGroup(branch, tuple(sorted(tasks)))
+    for task, branches in names.items():
+        for branch in branches:
+            alike = {each for each in heads if branch in names[each]}
+            tasks = joined[task] if branch == OWN else alike
+            groups[task, branch] = StoppingGroup(branch, tuple(sorted(tasks)))
     return groups
 
 
@@ -93,33 +94,51 @@ def find_weights(model: keras.Layer) -> dict[StoppingGroup, list[WeightSlice]]:
     return dict(weights)
 
 
-NO_GROUP = StoppingGroup("", ())  # of tasks without branches
-
-
 def _find_readers(model: keras.Layer) -> dict[SliceKey, set[StoppingGroup]]:
     """Return the groups that read each variable, or each slice of stacked experts."""
-    hedged, groups = hedged_heads(model), find_groups(model)
-    readers: dict[SliceKey, set[StoppingGroup]] = defaultdict(set)
-    by_stream: dict[str, set[StoppingGroup]] = defaultdict(set)  # of the inputs of blocks
-
-    def add(slices: Iterable[WeightSlice], found: Iterable[StoppingGroup]) -> None:
-        for variable, index in slices:
-            readers[id(variable), index].update(found)
-
     blocks = [block for block in find_layers(model, HedgedBlock) if block.built]
-    for (task, branch), group in groups.items():
-        add(whole_slices(hedged[task][branch].weights if task in hedged else ()), [group])
-        for block in blocks:
-            if task in block.task_names and branch in block.branch_names:
-                add(block._slices(task, branch), [group])
-                for stream in block._input_streams(task, branch):
-                    by_stream[stream].add(group)
-    tasks = {task for layer in find_layers(model, TaskHeads) for task in layer.task_names}
-    others = tasks - {*hedged}
-    inside = [each for block in blocks for each in find_layers(block, StreamFeatures)]
-    for features in find_layers(model, StreamFeatures):
-        for stream in features._streams() if features not in inside else ():
-            add(features._slices(stream), by_stream[stream])
-            if stream in others or not others <= {*features.task_names}:  # can read any stream
-                add(features._slices(stream), [NO_GROUP])
+    inside = {id(x) for block in blocks for x in find_layers(block, StreamFeatures)}
+    before = [x for x in find_layers(model, StreamFeatures) if id(x) not in inside]
+    readers: dict[SliceKey, set[StoppingGroup]] = defaultdict(set)
+    for branch, group in find_groups(model).items():
+        for variable, index in _read_by_branch(model, branch, blocks, before):
+            readers[id(variable), index].add(group)
+    for variable, index in _read_without_branches(model, before):
+        readers[id(variable), index].add(NO_GROUP)
     return readers
+
+
+def _read_by_branch(
+    model: keras.Layer, branch: Branch, blocks: list[HedgedBlock], before: list[StreamFeatures]
+) -> Iterator[WeightSlice]:
+    """Yield the weights of a branch: its head, experts and copies of features.
+
+    Args:
+        model: The model.
+        branch: The task, and the name of the branch.
+        blocks: The HedgedBlocks.
+        before: The layers of features that are not in the blocks.
+    """
+    task, name = branch
+    hedged = hedged_heads(model).get(task)
+    if hedged is not None:
+        yield from whole_slices(hedged[name].weights)
+    for block in blocks:
+        if task in block.task_names and name in block.branch_names:
+            yield from block._slices(task, name)
+            for features in before:
+                for stream in {*features._streams()} & {*block._input_streams(task, name)}:
+                    yield from features._slices(stream)
+
+
+def _read_without_branches(
+    model: keras.Layer, before: list[StreamFeatures]
+) -> Iterator[WeightSlice]:
+    """Yield the copies of features that tasks without branches could read."""
+    tasks = {task for heads in find_layers(model, TaskHeads) for task in heads.task_names}
+    others = tasks - hedged_heads(model).keys()
+    for features in before:
+        reads_any = not others <= {*features.task_names}
+        for stream in features._streams():
+            if reads_any or stream in others:
+                yield from features._slices(stream)
