@@ -14,7 +14,16 @@ from ple_keras._keras.layers import BaseLayer, Untracked, find_layers
 from ple_keras._keras.processes import replica_count
 from ple_keras._keras.saving import built_names, check_names, register, save_names, serialize_layers
 from ple_keras._keras.tensors import all_valid, to_numpy
-from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
+from ple_keras._typing import (
+    ByName,
+    LearnedWeighting,
+    Nested,
+    NestedShape,
+    Shape,
+    Store,
+    TaskName,
+    Tensor,
+)
 from ple_keras.heads.binary_heads import ProductHead, sort_products
 from ple_keras.heads.head import Head
 from ple_keras.heads.hedged_head import HedgedHead
@@ -143,78 +152,89 @@ class TaskHeads(BaseLayer):
     def build(self, input_shape: Mapping[TaskName, Shape]) -> None:
         shapes = self._inputs_by_task(input_shape)
         for task, head in self.items():
-            layer: keras.Layer = head
-            if isinstance(shapes[task], Mapping) and task in self.task_names:
-                layer = self._hedged.value[task] = HedgedHead(head, shapes[task])
+            layer = self._with_branches(head, shapes[task])
             setattr(self, f"head-{task}", layer)  # a name in the file format
             if task in self.task_names and not layer.built:
                 layer.build(shapes[task])
         for product in self._products():
-            product.build((*self[product.of[0]]._leading_axes, 1))
-            names = {factor: [*self._branch_names(factor)] for factor in product.of}
-            if any(of_factor != names[product.of[0]] for of_factor in names.values()):
-                raise ValueError(
-                    f"Factors of {product.task!r} must have the same branches. Received: {names=}"
-                )
+            self._build_product(product)
         unusable = self.loss_weighting or self.activity_regularizer
         if unusable and self._hedged.value:
             raise ValueError(
                 "loss_weighting and activity_regularizer must be None with a HedgedBlock. "
                 f"Received: loss_weighting={self.loss_weighting!r}, {self.activity_regularizer!r}"
             )
-        options = {"shape": (len(self.trained_tasks),), "dtype": "float32", "autocast": False}
-        values = [self._multipliers_before_build.get(task, 1.0) for task in self.trained_tasks]
+        self._add_loss_weights()
+        self._restore_frozen()
+
+    def _with_branches(self, head: Head, shape: NestedShape) -> Head | HedgedHead:
+        """Return the head of a task, or a HedgedHead if its features are those of branches."""
+        if head.task in self._product_names or not isinstance(shape, Mapping):
+            return head
+        hedged = self._hedged.value[head.task] = HedgedHead(head, shape)
+        return hedged
+
+    def _build_product(self, product: ProductHead) -> None:
+        """Build a product, and check that its factors have the same branches."""
+        first = product.of[0]
+        product.build((*self[first]._leading_axes, 1))
+        names = {factor: [*self._branch_names(factor)] for factor in product.of}
+        if any(branches != names[first] for branches in names.values()):
+            raise ValueError(
+                f"Factors of {product.task!r} must have the same branches. Received: {names=}"
+            )
+
+    def _add_loss_weights(self) -> None:
+        """Add the variables of the loss.
+
+        Multipliers from before `build` are initial values, since a graph can't assign them.
+        """
+        tasks = self.trained_tasks
+        options = {"shape": (len(tasks),), "dtype": "float32", "autocast": False}
+        values = [self._multipliers_before_build.get(task, 1.0) for task in tasks]
         initial = keras.initializers.Constant(np.array(values))
-        self._multipliers = self.add_weight(  # a graph can't assign them after `build`
+        self._multipliers = self.add_weight(
             initializer=initial, trainable=False, name="loss_multipliers", **options
         )
         if self.loss_weighting:
             self._log_variances = self.add_weight(
                 **options, initializer="zeros", name="log_variances"
             )
-        for name, hedged in [(self[t].name, hedged) for t, hedged in self._hedged.value.items()]:
-            # In files of 0.7.0, the head of the first branch is a copy, too.
-            old, new = f"/{name}-{hedged.branch_names[0]}.0", f"/{name}.0"
-            if self._frozen_layers:
-                self._frozen_layers = tuple(x.replace(old, new) for x in self._frozen_layers)
-        self._restore_frozen()
 
     def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
         """Return the predictions of all tasks."""
         features = self._inputs_by_task(inputs)
-        observer = active_observer()
-        values: dict[TaskName, Tensor] = {}  # which are mixed
+        values: dict[TaskName, Tensor] = {}  # before the activation, if a head mixes logits
         branches: dict[TaskName, dict[str, Tensor]] = {}
         outputs: dict[TaskName, Tensor] = {}
-
-        def product(head: ProductHead, found: Mapping[TaskName, Tensor]) -> Tensor:
-            is_log = self._product_names
-            logs = [found[t] if t in is_log else ops.log_sigmoid(found[t]) for t in head.of]
-            return head.log_probability(logs)
-
-        for task in (*self.task_names, *self._product_names):
-            head = self[task]
-            if task in self._product_names:
-                values[task] = product(head, values)
-                for branch in self._branch_names(task):
-                    of_branch = {factor: branches[factor][branch] for factor in head.of}
-                    branches.setdefault(task, {})[branch] = product(head, of_branch)
-            elif hedged := self._hedged.value.get(task):
+        for task in self.task_names:
+            head, hedged = self[task], self._hedged.value.get(task)
+            if hedged is not None:
                 branches[task] = hedged.branch_values(features[task], training)
                 values[task] = hedged.mix(branches[task])
             elif type(head).call is Head.call and head.activity_regularizer is None:
-                # Without `__call__`, whose checks take longer than a small head.
+                # `__call__` of a layer takes longer than a small head.
                 values[task] = head._logits_or_prediction(features[task])
             else:
                 outputs[task] = head(features[task], training=training)
-                continue
-            outputs[task] = head._predict(values[task])
-            if task in branches:
-                found = [values[task], *branches[task].values()]
-                set_attached(outputs[task], VALUES, (task, found))
-        if observer is not None:
-            observer.branches |= branches
+        for product in self._products():
+            values[product.task] = self._log_probability(product, values)
+            for branch in self._branch_names(product.task):
+                factors = {factor: branches[factor][branch] for factor in product.of}
+                of_product = branches.setdefault(product.task, {})
+                of_product[branch] = self._log_probability(product, factors)
+        for task, value in values.items():
+            outputs[task] = self[task]._predict(value)
+        _attach_and_observe(values, branches, outputs)
         return {task: outputs[task] for task in self}
+
+    def _log_probability(self, product: ProductHead, values: Mapping[TaskName, Tensor]) -> Tensor:
+        """Return the logarithm of a product, from logits, and the logarithms of inner products."""
+        logs = []
+        for factor in product.of:
+            is_log = factor in self._product_names
+            logs.append(values[factor] if is_log else ops.log_sigmoid(values[factor]))
+        return product.log_probability(logs)
 
     def branch_weights(self) -> dict[str, dict[str, float]]:
         """Return the weights of the mixtures, `{task: {branch: weight}}`, of hedged tasks."""
@@ -502,6 +522,21 @@ class TaskHeads(BaseLayer):
     def from_config(cls, config: dict[str, Any]) -> Self:
         heads = keras.saving.deserialize_keras_object(config["heads"])
         return super().from_config({**config, "heads": heads})
+
+
+def _attach_and_observe(
+    values: ByName, branches: Mapping[TaskName, dict[str, Tensor]], outputs: ByName
+) -> None:
+    """Attach the values of branches to the predictions, and pass them to an observer.
+
+    A loss has nothing but the predictions. Reports and FitHedge have an observer, since a model can
+    process its predictions after the heads, which removes what is attached.
+    """
+    for task, by_branch in branches.items():
+        set_attached(outputs[task], VALUES, (task, [values[task], *by_branch.values()]))
+    observer = active_observer()
+    if observer is not None:
+        observer.branches |= branches
 
 
 def find_heads(model: keras.Layer) -> dict[TaskName, Head]:
