@@ -1,9 +1,9 @@
 """The interface of layers and optimizers that update only some rows of a table."""
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import keras
 
@@ -13,20 +13,44 @@ from ple_keras._typing import Tensor
 
 # The ids of each lookup on JAX, `(ids,)`, and the gradients of their rows, `(ids, columns)`.
 RowGradients = list[tuple[Tensor, Tensor]]
-# Steps of optimizers after a graph, each with its gradients and variables.
-RowSteps = list[tuple[keras.Optimizer, list[Tensor], Any]]
+
+
+class DeferredUpdate(NamedTuple):
+    """A call of an optimizer. The gradient of a table is a list (see `RowGradients`)."""
+
+    optimizer: keras.Optimizer
+    gradients: list[Any]
+    variables: Any
+
+
+class DeferredUpdates:
+    """The updates of tables after the graph of a traced step on PyTorch.
+
+    A graph can't update a number of rows that depends on the ids. The step creates this object, and
+    the gradients of its tables refer to it, since Keras passes an optimizer nothing else.
+
+    Attributes:
+        updates: The updates, in the order of the calls.
+    """
+
+    def __init__(self) -> None:
+        self.updates: list[DeferredUpdate] = []
+
+    def add(self, optimizer: keras.Optimizer, gradients: Iterable[Tensor], variables: Any) -> None:
+        """Add a call of an optimizer."""
+        found = [[*x] if isinstance(x, RecordedRows) else x for x in gradients]
+        self.updates.append(DeferredUpdate(optimizer, found, variables))
 
 
 class RecordedRows(RowGradients):
     """The gradient of a table in a traced step on PyTorch: the ids and gradients of its lookups.
 
-    A graph can't update a number of rows that depends on the ids. The optimizer therefore adds
-    itself to `updates`, with its gradients and variables, and is called after the graph.
+    An optimizer that receives it adds its call to `deferred`.
     """
 
-    def __init__(self, lookups: RowGradients, updates: RowSteps) -> None:
+    def __init__(self, lookups: RowGradients, deferred: DeferredUpdates) -> None:
         super().__init__(lookups)
-        self.updates = updates
+        self.deferred = deferred
 
 
 class RowUpdates:

@@ -1,10 +1,13 @@
-"""The rows that `fit` reads: their labels, validation rows and batches."""
+"""A call of `fit`: its rows, validation data and callbacks."""
 
+import inspect
 import math
 from collections.abc import Iterator
-from itertools import chain
+from dataclasses import dataclass
+from itertools import chain, combinations
 from operator import itemgetter
 from types import GeneratorType
+from typing import Any, Self
 
 import keras
 
@@ -13,8 +16,97 @@ from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Nested
 from ple_keras.heads.regression_heads import unadapted
 from ple_keras.heads.task_heads import TaskHeads
-from ple_keras.hedging.fit_hedge import FitArguments
+from ple_keras.hedging.fit_hedge import FitArguments, FitHedge
 from ple_keras.labels.label_arrays import read_labels
+from ple_keras.labels.sample_space import check_dtype, is_nullable_number
+
+
+@dataclass(frozen=True)
+class FitCall:
+    """A call of `fit`.
+
+    Attributes:
+        arguments: The arguments of `keras.Model.fit`.
+        labels: The training labels, or a dataset with them.
+        sample_weight: The weights of the training rows, or None.
+        validation: The validation data, `(x, y, sample_weight)`, or None.
+        callbacks: The callbacks.
+    """
+
+    arguments: FitArguments
+    labels: Nested
+    sample_weight: Nested
+    validation: Nested
+    callbacks: list[keras.callbacks.Callback]
+
+    @classmethod
+    def bind(cls, *args: Any, **kwargs: Any) -> Self:
+        """Return the call with these arguments of `keras.Model.fit`."""
+        arguments = inspect.signature(keras.Model.fit).bind(None, *args, **kwargs).arguments
+        del arguments["self"]
+        rows, validation = _split_rows(arguments)
+        callbacks = arguments.get("callbacks") or []
+        callbacks = [*getattr(callbacks, "callbacks", keras.tree.flatten(callbacks))]
+        return cls(arguments, *rows, validation, callbacks)
+
+    @property
+    def hedges(self) -> list[FitHedge]:
+        """The FitHedges among the callbacks."""
+        return [each for each in self.callbacks if isinstance(each, FitHedge)]
+
+    def prepare_hedges(self) -> None:
+        """Pass the validation data to each FitHedge."""
+        for hedge in self.hedges:
+            hedge.read_from_fit(self.validation, self.arguments)
+
+    def check_callbacks(self) -> None:
+        """Check that no callback restores weights after a FitHedge."""
+        restoring = [x for x in self.callbacks if getattr(x, "restore_best_weights", False)]
+        for first, later in combinations(restoring, 2):
+            if isinstance(first, FitHedge) and not isinstance(later, FitHedge):
+                raise ValueError(
+                    "EarlyStopping with restore_best_weights=True must come before FitHedge, which "
+                    "restores each branch to its own best epoch. "
+                    f"Received: callbacks=[{type(first).__name__}, {type(later).__name__}]"
+                )
+
+    def reads_logs(self) -> bool:
+        """Return whether callbacks or a progress bar can show the logs of batches."""
+        has_readers = any(type(each) is not FitHedge for each in self.callbacks)
+        return has_readers or self.arguments.get("verbose", "auto") in ("auto", 1)
+
+    def arguments_with(self, hedge: FitHedge | None) -> FitArguments:
+        """Return the arguments, with a FitHedge as the last callback."""
+        if hedge is None:
+            return self.arguments
+        return {**self.arguments, "callbacks": [*self.callbacks, hedge]}
+
+
+def _split_rows(fit_arguments: FitArguments) -> tuple[tuple[Nested, Nested], Nested]:
+    """Return the training labels and their weights, and the validation data (see FitCall)."""
+    x, share = fit_arguments["x"], fit_arguments.get("validation_split")
+    trained = x if is_dataset(x) else fit_arguments["y"], fit_arguments.get("sample_weight")
+    given = fit_arguments.get("validation_data")
+    if given is not None:
+        return trained, keras.utils.unpack_x_y_sample_weight(given)
+    arrays = [each for each in keras.tree.flatten((x, *trained)) if each is not None]
+    if not share or is_dataset(x) or not _are_arrays(arrays):
+        return trained, None
+    end = math.floor(len(arrays[0]) * (1 - share))  # as in Keras
+    first, last = itemgetter(slice(end)), itemgetter(slice(end, None))
+    return map_arrays(first, trained), map_arrays(last, (x, *trained))
+
+
+def _are_arrays(labels: Nested) -> bool:
+    return all(hasattr(each, "shape") for each in keras.tree.flatten(labels))
+
+
+def check_columns(x: Nested, y: Nested) -> None:
+    """Check that no column of numbers has values that only pandas has."""
+    for name, columns in {"x": x, "y": y}.items():
+        for key, column in columns.items() if hasattr(columns, "items") else ():
+            if is_nullable_number(column):
+                check_dtype(column, f"{name}[{key!r}]")
 
 
 def first_labels(x: Nested, y: Nested) -> tuple[Nested, Nested]:
@@ -24,47 +116,23 @@ def first_labels(x: Nested, y: Nested) -> tuple[Nested, Nested]:
     """
     if not is_dataset(x) or (isinstance(x, Iterator) and not isinstance(x, GeneratorType)):
         return x, y
-    if (batch := next(iter(x), None)) is None:
+    batch = next(iter(x), None)
+    if batch is None:
         return x, y
     _, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    has_arrays = all(hasattr(leaf, "shape") for leaf in keras.tree.flatten(labels))
     if isinstance(x, GeneratorType):
         x = (each for each in chain([batch], x))
-    return x, map_arrays(to_numpy, labels) if has_arrays else None
+    return x, map_arrays(to_numpy, labels) if _are_arrays(labels) else None
 
 
-def fit_data(fit_arguments: FitArguments) -> tuple[tuple[Nested, Nested], Nested]:
-    """Return the data that `fit` trains on and validates with.
-
-    Returns:
-        The training labels, or a dataset with them, and their weights; and the validation data,
-        `(x, y, sample_weight)`.
-    """
-    x, share = fit_arguments["x"], fit_arguments.get("validation_split")
-    trained = x if is_dataset(x) else fit_arguments["y"], fit_arguments.get("sample_weight")
-    if (data := fit_arguments.get("validation_data")) is not None:
-        return trained, keras.utils.unpack_x_y_sample_weight(data)
-    arrays = [each for each in keras.tree.flatten((x, *trained)) if each is not None]
-    if not share or is_dataset(x) or not all(hasattr(array, "shape") for array in arrays):
-        return trained, None
-    end = math.floor(len(arrays[0]) * (1 - share))  # as in Keras
-    first, last = itemgetter(slice(end)), itemgetter(slice(end, None))
-    return map_arrays(first, trained), map_arrays(last, (x, *trained))
-
-
-def adapt_heads(heads: TaskHeads, y: Nested, sample_weight: Nested, steps: int | None) -> None:
-    """Adapt standardized heads that are not adapted yet, if `y` can be read twice.
-
-    Args:
-        heads: The heads.
-        y: The labels, or a dataset.
-        sample_weight: Weights of arrays.
-        steps: The number of batches of a dataset in an epoch; None for all.
-    """
-    trained = heads._trained_heads()
-    are_arrays = all(hasattr(labels, "shape") for labels in keras.tree.flatten(y))
-    is_known = not isinstance(y, Iterator) if is_dataset(y) else are_arrays
-    tasks = unadapted(trained) if is_known else []
-    for task, statistics in read_labels(y, trained, steps, sample_weight).items() if tasks else ():
+def adapt_heads(heads: TaskHeads, call: FitCall) -> None:
+    """Adapt standardized heads that are not adapted yet, if the labels can be read twice."""
+    trained, y = heads._trained_heads(), call.labels
+    is_read_once = isinstance(y, Iterator) if is_dataset(y) else not _are_arrays(y)
+    tasks = unadapted(trained)
+    if is_read_once or not tasks:
+        return
+    steps = call.arguments.get("steps_per_epoch")
+    for task, statistics in read_labels(y, trained, steps, call.sample_weight).items():
         if task in tasks:
             trained[task]._adapt(statistics)

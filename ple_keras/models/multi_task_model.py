@@ -1,9 +1,8 @@
 """Models that are trained with the losses and metrics of their heads."""
 
-import inspect
 import warnings
 from collections.abc import Mapping
-from itertools import combinations
+from dataclasses import replace
 from typing import Any, Literal
 
 import keras
@@ -17,14 +16,14 @@ from ple_keras._keras.saving import register
 from ple_keras._typing import Config, Nested, TaskName, Tensor
 from ple_keras.heads.regression_heads import check_adapted
 from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads
-from ple_keras.hedging.fit_hedge import FitArguments, FitHedge
-from ple_keras.labels.sample_space import check_dtype, is_nullable_number
+from ple_keras.hedging.fit_hedge import FitHedge
 from ple_keras.layers.experts import StackedExperts
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.losses.example_losses import BatchLoss
-from ple_keras.models.fit_rows import adapt_heads, first_labels, fit_data
+from ple_keras.models.fit_call import FitCall, adapt_heads, check_columns, first_labels
 from ple_keras.models.graph_checks import check_graph, only_task_heads, outputs_error
 from ple_keras.models.task_metrics import TaskMetrics
+from ple_keras.steps.step_state import TracedModel
 from ple_keras.steps.trace_function import trace_function
 
 # They look at the axes, or the norm, of a variable.
@@ -32,10 +31,9 @@ SHAPE_OPTIMIZERS = (keras.optimizers.Muon, keras.optimizers.Lamb, keras.optimize
 # Arguments of `Model.compile` that belong to the heads.
 HEAD_ARGUMENTS = ("loss", "loss_weights", "metrics", "weighted_metrics")
 FIRST_ROWS = 10_000  # of labels, which `fit` and `evaluate` check
-Mixin: Any = object  # mypy treats it as the base class keras.Model
 
 
-class MultiTaskTraining(Mixin):
+class MultiTaskTraining(TracedModel):
     """A mixin for models that are trained with the losses and metrics of their TaskHeads.
 
     `class Mine(MultiTaskTraining, keras.Model)` is a subclassed model: its `__init__` creates one
@@ -64,10 +62,6 @@ class MultiTaskTraining(Mixin):
     """
 
     _task_metrics: Any = None  # TaskMetrics after `compile`
-    _reads_logs = True  # of batches, since callbacks or a progress bar can show them
-    _runs = 0  # epochs, evaluations and predictions, each of which reads attributes anew
-    _trace: bool | str = "auto"  # of `compile`
-    _warns_of_eager_steps = True
     _hedges = True  # see `compile`
     _fit_hedge: FitHedge | None = None  # of the next `fit` without one; it compiles the model once
     _is_functional = False
@@ -118,7 +112,7 @@ class MultiTaskTraining(Mixin):
         if not isinstance(trace, bool) and trace != "auto":
             raise ValueError(f"trace must be 'auto', True or False. Received: {trace=}")
         heads = only_task_heads(self)
-        self._trace, self._warns_of_eager_steps = trace, True
+        self._steps = replace(self._steps, trace=trace, warns=True)
         self._hedges, self._fit_hedge = check_bool(hedge, "hedge"), None
         super().compile(optimizer, **kwargs)
         # In attributes of layers, Keras would find metrics once per enclosing layer.
@@ -137,7 +131,7 @@ class MultiTaskTraining(Mixin):
     def get_compile_config(self) -> Config | None:
         """Return the arguments of `compile`, ready for JSON."""
         config: Config | None = super().get_compile_config()
-        return config and {**config, "trace": self._trace, "hedge": self._hedges}
+        return config and {**config, "trace": self._steps.trace, "hedge": self._hedges}
 
     def compile_from_config(self, config: Config) -> None:
         """Compile the model as before it was saved or cloned.
@@ -182,57 +176,45 @@ class MultiTaskTraining(Mixin):
             UserWarning: Before the first step, once after `compile`, if the model has a
                 HedgedBlock, but its mixtures can't be fitted.
         """
-        for name, arrays in {"x": x, "y": y}.items():
-            for key, array in arrays.items() if hasattr(arrays, "items") else ():
-                if is_nullable_number(array):
-                    check_dtype(array, f"{name}[{key!r}]")
+        check_columns(x, y)
         x, labels = first_labels(x, y)
         self._check_labels(labels)
-        bound = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs)
-        fit_arguments = bound.arguments
-        del fit_arguments["self"]
-        trained, validation = fit_data(fit_arguments)
-        adapt_heads(self._task_heads(), *trained, fit_arguments.get("steps_per_epoch"))
-        callbacks = fit_arguments.get("callbacks") or []
-        callbacks = [*getattr(callbacks, "callbacks", keras.tree.flatten(callbacks))]
-        hedges = [each for each in callbacks if isinstance(each, FitHedge)]
-        for each in hedges:
-            each.read_from_fit(validation, fit_arguments)
-        for first, later in combinations(callbacks, 2):
-            restored = [getattr(each, "restore_best_weights", False) for each in (first, later)]
-            if all(restored) and first in hedges and later not in hedges:
-                raise ValueError(
-                    "EarlyStopping with restore_best_weights=True must come before FitHedge, which "
-                    "restores each branch to its own best epoch. "
-                    f"Received: callbacks=[{type(first).__name__}, {type(later).__name__}]"
-                )
-        hedge = None if hedges else self._prepared_hedge(validation, fit_arguments)
-        if hedge is not None:
-            fit_arguments["callbacks"] = [*callbacks, hedge]
-        self._runs += 1  # a subclass can override `reset_metrics`
-        has_readers = any(type(each) is not FitHedge for each in callbacks)
-        for name in ("compute_metrics", "get_metrics_result"):  # a subclass can change the logs
-            has_readers |= getattr(type(self), name) is not getattr(MultiTaskTraining, name)
-        self._reads_logs = has_readers or fit_arguments.get("verbose", "auto") in ("auto", 1)
+        call = FitCall.bind(x, y, *args, **kwargs)
+        adapt_heads(self._task_heads(), call)
+        call.prepare_hedges()
+        call.check_callbacks()
+        hedge = None if call.hedges else self._prepared_hedge(call)
+        reads_logs = call.reads_logs() or self._changes_logs()
+        self._steps = replace(self._steps.next_run(), reads_logs=reads_logs)
         try:
-            return super().fit(**fit_arguments)
+            return super().fit(**call.arguments_with(hedge))
         finally:
-            self._reads_logs = True
+            self._steps = replace(self._steps, reads_logs=True)
             if hedge is not None:
                 hedge.release()
                 self._fit_hedge = hedge
 
-    def _prepared_hedge(self, validation: Nested, fit_arguments: FitArguments) -> FitHedge | None:
+    def _changes_logs(self) -> bool:
+        """Return whether a subclass has its own logs."""
+        names = ("compute_metrics", "get_metrics_result")
+        return any(getattr(type(self), x) is not getattr(MultiTaskTraining, x) for x in names)
+
+    def _mixes_branches(self) -> bool:
+        """Return whether there is a mixture to fit: a task with branches and a loss."""
+        heads = self._task_heads()
+        tasks = [*hedged_heads(self)]
+        if not self.built and find_layers(self, HedgedBlock):
+            tasks = heads.task_names
+        return any(heads[task].has_loss for task in tasks)
+
+    def _prepared_hedge(self, call: FitCall) -> FitHedge | None:
         """Return a FitHedge for `fit` without one; None if there is nothing to fit, or it can't."""
-        heads, blocks = self._task_heads(), find_layers(self, HedgedBlock)
-        tasks = [*hedged_heads(self)] if self.built else heads.task_names if blocks else []
-        has_loss = any(heads[task].has_loss for task in tasks)
-        if not (self._hedges and self.compiled and has_loss):
+        if not (self._hedges and self.compiled and self._mixes_branches()):
             return None
         # A callback can call `fit`, which then has another one.
         hedge, self._fit_hedge = self._fit_hedge or FitHedge(), None
         try:
-            hedge.prepare(self, validation, fit_arguments)
+            hedge.prepare(self, call.validation, call.arguments)
         except (TypeError, ValueError) as error:
             self._warn_once(
                 "fit does not fit the mixtures of the HedgedBlock, and keeps the last epoch, not "
@@ -264,7 +246,7 @@ class MultiTaskTraining(Mixin):
             TypeError, ValueError: As for `fit`, for arrays. If a standardized head has no mean.
         """
         self._check_labels(y)
-        self._runs += 1
+        self._steps = self._steps.next_run()
         return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x: Nested, *args: object, **kwargs: object) -> Nested:
@@ -275,7 +257,7 @@ class MultiTaskTraining(Mixin):
             *args: As for `keras.Model.predict`.
             **kwargs: As for `keras.Model.predict`.
         """
-        self._runs += 1
+        self._steps = self._steps.next_run()
         return super().predict(x, *args, **kwargs)
 
     def _check_labels(self, y: Any) -> None:
@@ -299,7 +281,7 @@ class MultiTaskTraining(Mixin):
 
     def reset_metrics(self) -> None:
         """Reset the metrics. Keras calls it at the beginning of epochs and evaluations."""
-        self._runs += 1
+        self._steps = self._steps.next_run()
         super().reset_metrics()
 
     def compute_loss(

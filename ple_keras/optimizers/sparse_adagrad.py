@@ -147,7 +147,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
             self.build(list(trainable_variables))
         recorded = [gradient for gradient in grads if isinstance(gradient, RecordedRows)]
         if recorded:
-            recorded[0].updates.append((self, [*grads], trainable_variables))
+            recorded[0].deferred.add(self, grads, trainable_variables)
             return
         self._rows.value.clear()  # from a step that raised an error
         variables = trainable_variables or self._trained.value

@@ -13,9 +13,10 @@ from ple_keras._keras.tensors import at_least_float32
 from ple_keras._typing import ByName, Nested, Tensor
 from ple_keras.layers.levels import find_levels
 from ple_keras.layers.observer import Observer
+from ple_keras.steps.step_state import StepState, TracedModel
 
 
-class ObservingModel(keras.Model):
+class ObservingModel(TracedModel, keras.Model):
     """Wrapper of a model, whose gate statistics do not change.
 
     As a Keras model, it is compiled on every backend.
@@ -34,7 +35,9 @@ class ObservingModel(keras.Model):
         # On TensorFlow, XLA compilation takes longer than most runs.
         self.jit_compile = keras.backend.backend() == "jax" and getattr(model, "jit_compile", True)
         self.run_eagerly = getattr(model, "run_eagerly", False)
-        self._trace = getattr(model, "_trace", "auto")
+        trace = model._steps.trace if isinstance(model, TracedModel) else "auto"
+        # Warnings are those of the inner model.
+        self._steps = StepState(trace, runs=None, warns=False)
 
     def call(self, inputs: Nested, training: bool | None = None) -> Nested:
         with Observer(self._names.value) as observer:

@@ -1,9 +1,9 @@
 """The constants of a graph: the variables of a step, and attributes of known objects."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from operator import is_
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from ple_keras._keras.internals import has_hooks, stored_values, tracked_lists
 from ple_keras._keras.layers import walk
 from ple_keras._typing import Tensor
+from ple_keras.steps.step_state import TracedModel
 
 T = TypeVar("T")
 SIMPLE = (bool, int, float, str, np.generic)  # compared by value, other attributes by identity
@@ -35,28 +36,33 @@ class StepConstants:
     """
 
     def __init__(self, model: keras.Model, kind: str) -> None:
-        self._traced, self.optimizers = model, []
-        if kind == "train":
-            self.optimizers = [model.optimizer, *getattr(model.optimizer, "optimizers", [])]
+        self._traced = model
+        self.optimizers = _optimizers(model) if kind == "train" else []
+        metrics = [] if kind == "predict" else model.metrics
+        others = [*metrics, *self.optimizers]
         self._inner = [path[-1] for path in walk(model)]
-        others = [*([] if kind == "predict" else model.metrics), *self.optimizers]
-        variables = [*model.variables, *chain.from_iterable(each.variables for each in others)]
-        self.variables = _distinct(variables)
+        self._store_variables(others)
+        # Keras's trainer changes attributes of the models that it trains in each run.
+        self._models = [x for x in self._inner if isinstance(x, TracedModel)]
+        layers = [x for x in self._inner if not isinstance(x, TracedModel)]
+        self._objects = _with_held_objects([*layers, *others, *self.variables])
+        self._store_attributes()
+
+    def _store_variables(self, others: Sequence[Any]) -> None:
+        """Store the variables, with those of metrics and optimizers."""
+        of_others = chain.from_iterable(each.variables for each in others)
+        self.variables = _distinct([*self._traced.variables, *of_others])
         self.values: list[Tensor] = [variable.value for variable in self.variables]
         self._were_trainable = [layer.trainable for layer in self._inner]
         self._lists = [*chain.from_iterable(map(tracked_lists, [*self._inner, *others]))]
         self._items = [*chain.from_iterable(self._lists)]
-        # Keras's trainer changes attributes of the models that it trains in each run.
-        self._models = [x for x in self._inner if x is model or hasattr(x, "_runs")]
-        layers = [x for x in self._inner if x is not model and not hasattr(x, "_runs")]
-        objects = [*layers, *others, *self.variables]
-        held = [x for each in objects for x in getattr(each, "__dict__", {}).values()]
-        held = [x for x in held if hasattr(x, "get_config") and not isinstance(x, NEVER_CHANGED)]
-        self._objects = _distinct([*objects, *held])
-        self.are_readable = all(hasattr(each, "__dict__") for each in self._objects)
-        self.are_readable &= not has_hooks(self._inner, self.values)
-        self._attributes = [vars(each) for each in self._objects] if self.are_readable else []
+
+    def _store_attributes(self) -> None:
+        """Store the types and attributes of the objects, if they can be read."""
+        has_attributes = all(hasattr(each, "__dict__") for each in self._objects)
+        self.are_readable = has_attributes and not has_hooks(self._inner, self.values)
         self._types = [*map(type, self._objects)]
+        self._attributes = [vars(each) for each in self._objects] if self.are_readable else []
         self._before = [*map(dict, self._attributes)]
         self._read, self._methods = self._read_attributes(), self._replaced_methods()
 
@@ -89,6 +95,21 @@ class StepConstants:
         """Return the methods that were assigned to a model and replace those of its class."""
         own = [(type(model), *item) for model in self._models for item in vars(model).items()]
         return [value for cls, name, value in own if callable(getattr(cls, name, None))]
+
+
+def _optimizers(model: keras.Model) -> list[keras.Optimizer]:
+    """Return the optimizer of a model, and those inside a MultiOptimizer."""
+    return [model.optimizer, *getattr(model.optimizer, "optimizers", [])]
+
+
+def _with_held_objects(objects: Sequence[object]) -> list[object]:
+    """Return objects, and those with a config in their attributes, each once."""
+    held = []
+    for each in objects:
+        for value in getattr(each, "__dict__", {}).values():
+            if hasattr(value, "get_config") and not isinstance(value, NEVER_CHANGED):
+                held.append(value)
+    return _distinct([*objects, *held])
 
 
 def _distinct(things: Iterable[T]) -> list[T]:

@@ -5,10 +5,11 @@ PyTorch does not promise, and state their reasons and the versions of PyTorch on
 tested. `tests/training/test_torch_internals.py` fails if PyTorch changes the behavior.
 """
 
+import dataclasses
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from threading import RLock
@@ -29,9 +30,10 @@ from ple_keras._checks import first_error, warn_user
 from ple_keras._keras.internals import get_mask, has_rate_function
 from ple_keras._keras.processes import has_several_processes
 from ple_keras._typing import Nested, Tensor
-from ple_keras.layers.row_updates import RecordedRows, RowSteps
+from ple_keras.layers.row_updates import DeferredUpdates, RecordedRows
 from ple_keras.steps.known_code import find_unknown_code, is_known_file
 from ple_keras.steps.step_constants import StepConstants
+from ple_keras.steps.step_state import TracedModel
 
 MAX_GRAPHS = 16  # of batches with different shapes
 # Of a shape that is not the first one, such as the last batch of an epoch. A trace takes about as
@@ -86,7 +88,7 @@ class TracedStep:
         traces_all: Whether to trace code of users, too.
     """
 
-    def __init__(self, model: keras.Model, kind: str, traces_all: bool = False) -> None:
+    def __init__(self, model: TracedModel, kind: str, traces_all: bool = False) -> None:
         self._traced, self._kind, self._traces_all = model, kind, traces_all
         self._graphs: Graphs | None = None
         self._run: int | None = -1
@@ -107,7 +109,7 @@ class TracedStep:
             structure,
             tuple([x is None or (x.shape, x.stride(), x.dtype, x.device) for x in leaves]),
             tuple([value.requires_grad for value in graphs.constants.values]),
-            (self._traced.training, getattr(self._traced, "_reads_logs", True)),
+            (self._traced.training, self._traced._steps.reads_logs),
             keras.config.floatx(),
             keras.config.epsilon(),
         )
@@ -133,7 +135,7 @@ class TracedStep:
 
     def _current_graphs(self) -> Graphs:
         """Return the graphs, or new ones if their constants have changed."""
-        graphs, run = self._graphs, getattr(self._traced, "_runs", None)
+        graphs, run = self._graphs, self._traced._steps.runs
         if graphs is not None and graphs.constants.have_same_variables():
             is_read = self._traces_all or (run is not None and run == self._run)
             if is_read or graphs.constants.have_same_attributes():
@@ -170,8 +172,8 @@ class TracedStep:
 
     def _warn(self, message: str) -> None:
         """Warn once for a model, but not for wrappers of it, such as that of a report."""
-        if getattr(self._traced, "_warns_of_eager_steps", False):
-            self._traced._warns_of_eager_steps = False
+        if self._traced._steps.warns:
+            self._traced._steps = dataclasses.replace(self._traced._steps, warns=False)
             warn_user(f"Steps of {self._traced.name!r} {message}")
 
     def _trace_or_warn(
@@ -200,54 +202,110 @@ class TracedStep:
         """
         if any(map(has_rate_function, constants.optimizers)):
             raise UntraceableError("a learning rate is a function")
-        updates: RowSteps = []
-        structures: list[TreeSpec] = []
-        trained = [parameter.requires_grad for parameter in constants.values]
         # If a subclass changes the logs, the last batch has the logs of the epoch.
-        has_results = self._traces_all or self._kind == "predict" or self._traced._reads_logs
-
-        def step(*arguments: Tensor) -> tuple[Tensor, list[Nested]]:
-            values = [*arguments[: len(trained)]]
-            if self._kind == "train":
-                values = [x.detach().requires_grad_(is_on) for x, is_on in zip(values, trained)]
-            data = tree_unflatten(arguments[len(trained) :], structure)
-            recorder = Recorder([value for value in values if value.requires_grad])
-            with StepScope([*zip(constants.variables, values)], True, False), recorder:
-                results = self._eager_step([data])
-            if not has_results:
-                results = dict.fromkeys(results)
-            found, whole = tree_flatten(results)
-            structures[:], updates[:] = [whole], recorder.updates
-            for value in found:
-                if not isinstance(value, torch.Tensor | None):
-                    raise UntraceableError(f"{self._kind}_step returns {value!r}, not a tensor")
-            if has_results and self._kind == "train":  # for a single read
-                found = torch.cat([value.reshape(1) for value in found])
-            return found, [
-                [[*x] if isinstance(x, RecordedRows) else x for x in gradients]
-                for _, gradients, _ in updates
-            ]
-
+        has_results = self._traces_all or self._kind == "predict" or self._traced._steps.reads_logs
+        recording = Recording(self._eager_step, self._kind, constants, structure, has_results)
         # The same tensor in two places would be one argument.
         arguments = [x if x is None else x.detach() for x in [*constants.values, *leaves]]
-        module, references = record(step, arguments)
-        weights = {x.untyped_storage().data_ptr() for x in constants.values if x.requires_grad}
-        for tensor in references.values():
-            if tensor.requires_grad or tensor.untyped_storage().data_ptr() in weights - {0}:
-                raise UntraceableError(f"a step reads a weight of PyTorch, {tuple(tensor.shape)}")
+        module, references = record(recording.run, arguments)
+        check_references(references, constants.values)
         module.graph.eliminate_dead_code()
         module.recompile()
-        run = torch.compile(module) if self._traced.jit_compile else to_function(module, references)
+        graph = (
+            torch.compile(module) if self._traced.jit_compile else to_function(module, references)
+        )
+        return partial(replay, graph, recording.structure, recording.deferred)
 
-        def replay(values: list[Tensor], leaves: list[Tensor]) -> Tensor:
-            with torch.no_grad():
-                results, gradients = run(*values, *leaves)
-                for (optimizer, _, variables), found in zip(updates, gradients):
-                    optimizer.apply([*map(gradient_of, found, variables)], variables)
-            results = results if isinstance(results, list) else results.tolist()
-            return tree_unflatten(results, structures[0])
 
-        return replay
+class Recording:
+    """A step as a function of tensors, which PyTorch records.
+
+    Args:
+        step: The eager step.
+        kind: "train", "test" or "predict".
+        constants: The variables of the step.
+        structure: The structure of a batch.
+        has_results: Whether logs have values.
+
+    Attributes:
+        structure: The structure of the results, after a run.
+        deferred: The updates of tables, after a run.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[Sequence[Nested]], Nested],
+        kind: str,
+        constants: StepConstants,
+        structure: TreeSpec,
+        has_results: bool,
+    ) -> None:
+        self._step, self._kind, self._has_results = step, kind, has_results
+        self._variables, self._batch_structure = constants.variables, structure
+        self._are_trained = [value.requires_grad for value in constants.values]
+        self.structure: TreeSpec = None
+        self.deferred = DeferredUpdates()
+
+    def run(self, *arguments: Tensor) -> tuple[Tensor, list[Nested]]:
+        """Return the results of a step, and the gradients of the updates after its graph.
+
+        Args:
+            *arguments: The values of the variables, and the tensors of a batch.
+        """
+        count = len(self._variables)
+        values, leaves = [*arguments[:count]], arguments[count:]
+        if self._kind == "train":
+            pairs = zip(values, self._are_trained)
+            values = [value.detach().requires_grad_(is_trained) for value, is_trained in pairs]
+        recorder = Recorder([value for value in values if value.requires_grad])
+        with StepScope([*zip(self._variables, values)], True, False), recorder:
+            results = self._step([tree_unflatten(leaves, self._batch_structure)])
+        self.deferred = recorder.deferred
+        return self._flat(results), [update.gradients for update in self.deferred.updates]
+
+    def _flat(self, results: Nested) -> Tensor:
+        """Return results as a list of tensors, or as one tensor, which is read at once."""
+        if not self._has_results:
+            results = dict.fromkeys(results)
+        found, self.structure = tree_flatten(results)
+        for value in found:
+            if not isinstance(value, torch.Tensor | None):
+                raise UntraceableError(f"{self._kind}_step returns {value!r}, not a tensor")
+        if self._has_results and self._kind == "train":
+            return torch.cat([value.reshape(1) for value in found])
+        return found
+
+
+def check_references(references: Mapping[str, Tensor], values: Iterable[Tensor]) -> None:
+    """Check that a graph reads no weights except those of variables."""
+    weights = {x.untyped_storage().data_ptr() for x in values if x.requires_grad} - {0}
+    for tensor in references.values():
+        if tensor.requires_grad or tensor.untyped_storage().data_ptr() in weights:
+            raise UntraceableError(f"a step reads a weight of PyTorch, {tuple(tensor.shape)}")
+
+
+def replay(
+    graph: Callable[..., Any],
+    structure: TreeSpec,
+    deferred: DeferredUpdates,
+    values: list[Tensor],
+    leaves: list[Tensor],
+) -> Nested:
+    """Return the results of a step from its graph, and update its tables.
+
+    Args:
+        graph: The recorded operations.
+        structure: The structure of the results.
+        deferred: The updates after the graph.
+        values: The values of the variables.
+        leaves: The tensors of a batch.
+    """
+    with torch.no_grad():
+        results, gradients = graph(*values, *leaves)
+        for (optimizer, _, variables), found in zip(deferred.updates, gradients):
+            optimizer.apply([*map(gradient_of, found, variables)], variables)
+    results = results if isinstance(results, list) else results.tolist()
+    return tree_unflatten(results, structure)
 
 
 def _describe(error: BaseException) -> str:
@@ -282,15 +340,14 @@ class Recorder(TorchFunctionMode):
     No tensor gets an attribute `grad`: reading it returns the gradient of the recorded step.
 
     Attributes:
-        updates: The optimizers that get gradients of rows, each with its gradients and variables.
-            They do not belong to the graph, since the number of rows depends on the ids.
+        deferred: The updates of tables by rows.
     """
 
     def __init__(self, weights: list[Tensor]) -> None:
         self._weights = weights
         self._lookups: dict[int, list[tuple[Tensor, Tensor]]] = {}  # by the `id` of the table
         self._gradients: dict[int, Tensor] = {}  # by the `id` of the weight
-        self.updates: RowSteps = []
+        self.deferred = DeferredUpdates()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -331,7 +388,7 @@ class Recorder(TorchFunctionMode):
             raise UntraceableError("a step reads rows and the whole of a table")
         pairs = [(ids, self._gradients.get(id(rows))) for ids, rows in lookups]
         rows = [(ids, x.flatten(0, -2).to(weight.dtype)) for ids, x in pairs if x is not None]
-        return RecordedRows(rows, self.updates)
+        return RecordedRows(rows, self.deferred)
 
 
 def gradient_of(found: Tensor, variable: keras.Variable) -> Tensor | None:
