@@ -63,7 +63,7 @@ class HedgedHead(BaseLayer):
         self._heads: Untracked[dict[str, Head]] = Untracked({})
         for branch, each in zip(self.branch_names, (head, *copies)):
             self._heads.value[branch] = each
-            setattr(self, f"branch-{branch}", each)  # a name in the file format, as `mixture`
+            setattr(self, f"branch-{branch}", each)  # names in the file format
 
     def __getitem__(self, branch: str) -> Head:
         """Return the head of a branch."""

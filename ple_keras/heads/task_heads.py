@@ -14,16 +14,7 @@ from ple_keras._keras.layers import BaseLayer, Untracked, find_layers
 from ple_keras._keras.processes import replica_count
 from ple_keras._keras.saving import built_names, check_names, register, save_names, serialize_layers
 from ple_keras._keras.tensors import all_valid, to_numpy
-from ple_keras._typing import (
-    ByName,
-    LearnedWeighting,
-    Nested,
-    NestedShape,
-    Shape,
-    Store,
-    TaskName,
-    Tensor,
-)
+from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
 from ple_keras.heads.binary_heads import ProductHead, sort_products
 from ple_keras.heads.head import Head
 from ple_keras.heads.hedged_head import HedgedHead
@@ -33,7 +24,7 @@ from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.layers.observer import active_observer
 from ple_keras.losses.example_losses import BatchLoss, uncertainty_form
 
-# Of a prediction: its task, the mixture, and the value of each branch.
+# The name of what a prediction carries: its task, the mixture, and the value of each branch.
 VALUES = "_branch_values"
 
 
@@ -122,7 +113,7 @@ class TaskHeads(BaseLayer):
     def __len__(self) -> int:
         return len(self._by_task.value)
 
-    # Methods, since Keras's saving would read properties.
+    # Keras's saving would read properties, so these are methods.
 
     def keys(self) -> KeysView[TaskName]:
         """Return the tasks of all heads, in order, as a view."""
@@ -146,7 +137,7 @@ class TaskHeads(BaseLayer):
         """The tasks that have a loss, in order."""
         return [*self._trained_heads()]
 
-    def _products(self) -> list[ProductHead]:  # not a property: Keras's saving would read it
+    def _products(self) -> list[ProductHead]:
         return [self[task] for task in self._product_names]
 
     def build(self, input_shape: Mapping[TaskName, Shape]) -> None:
@@ -167,7 +158,7 @@ class TaskHeads(BaseLayer):
         self._add_loss_weights()
         self._restore_frozen()
 
-    def _with_branches(self, head: Head, shape: NestedShape) -> Head | HedgedHead:
+    def _with_branches(self, head: Head, shape: Any) -> Head | HedgedHead:
         """Return the head of a task, or a HedgedHead if its features are those of branches."""
         if head.task in self._product_names or not isinstance(shape, Mapping):
             return head
@@ -204,7 +195,7 @@ class TaskHeads(BaseLayer):
     def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
         """Return the predictions of all tasks."""
         features = self._inputs_by_task(inputs)
-        values: dict[TaskName, Tensor] = {}  # before the activation, if a head mixes logits
+        values: dict[TaskName, Tensor] = {}  # logits, or predictions if a head mixes them
         branches: dict[TaskName, dict[str, Tensor]] = {}
         outputs: dict[TaskName, Tensor] = {}
         for task in self.task_names:
@@ -296,7 +287,7 @@ class TaskHeads(BaseLayer):
         if not self.built:  # TensorFlow builds after `on_epoch_begin`
             self._multipliers_before_build = multipliers
             return
-        if getattr(self._multipliers.value, "is_deleted", bool)():  # by a compiled step of JAX
+        if getattr(self._multipliers.value, "is_deleted", bool)():  # compiled steps delete it
             raise ValueError(
                 "multipliers would be lost. On JAX, read `self.model` in the callback first. "
                 f"Received: multipliers={multipliers!r}"
@@ -492,7 +483,7 @@ class TaskHeads(BaseLayer):
         for task, head in self.items():
             x = features[task]
             layer = self._hedged.value.get(task, head)
-            if isinstance(x, Mapping) and layer is head:  # of a product, or before `build`
+            if isinstance(x, Mapping) and layer is head:  # a product, or a head before `build`
                 x = next(iter(x.values()))
             specs[task] = layer.compute_output_spec(x)
         return specs
@@ -542,7 +533,7 @@ def _attach_and_observe(
 def find_heads(model: keras.Layer) -> dict[TaskName, Head]:
     """Return a dict of the heads in a model or layer, without the copies for branches."""
     found = {task: head for x in find_layers(model, TaskHeads) for task, head in x.items()}
-    for head in find_layers(model, Head):  # outside of TaskHeads
+    for head in find_layers(model, Head):  # some are outside of TaskHeads
         found.setdefault(head.task, head)
     return found
 

@@ -34,10 +34,11 @@ def batch_loss(
     """
     labeled = head._find_labeled(y_true, y_pred)
     labels, predictions = labeled.labels, labeled.predictions
-    if not isinstance(labels, Mapping):  # of lists
+    if not isinstance(labels, Mapping):  # lists of a ranking have a dict
         labels = ops.cast(labels, predictions.dtype)
-    if values:  # as more examples of one call
-        # The mixture is a constant: 0 times NaN would spoil healthy branches.
+    if values:
+        # Values are more examples of one call. The mixture is a constant: 0 times NaN would spoil
+        # healthy branches.
         stack = head._predict(ops.stack([ops.stop_gradient(values[0]), *values[1:]]))
         count, missing = len(values), labeled.missing
         stack = stack if missing is None else fill(stack, missing, SAFE_PREDICTION)
@@ -93,7 +94,7 @@ def total_loss(
         trained = [ops.zeros((), dtype) if loss is None else loss for loss in trained]
         gradient = ops.sum(fill(_weighted(trained, weights != 0, dtype), has_no_weight, 0))
         total = total + (gradient - ops.stop_gradient(gradient))
-    return total / replica_count()  # as Keras's own losses
+    return total / replica_count()  # Keras adds the losses of replicas
 
 
 def _weighted(losses: Sequence[Tensor], weights: np.ndarray, dtype: str) -> Tensor:

@@ -36,7 +36,7 @@ class StoppingGroup(NamedTuple):
     tasks: tuple[TaskName, ...]
 
 
-NO_GROUP = StoppingGroup("", ())  # of tasks without branches
+NO_GROUP = StoppingGroup("", ())  # tasks without branches
 
 
 def find_groups(model: keras.Layer) -> dict[Branch, StoppingGroup]:
@@ -77,7 +77,7 @@ def find_weights(model: keras.Layer) -> dict[StoppingGroup, list[WeightSlice]]:
     of_heads = {id(x) for heads in find_layers(model, TaskHeads) for x in heads.weights}
     weights: dict[StoppingGroup, list[WeightSlice]] = defaultdict(list)
     common = []
-    for each in slices:  # in the order of the arrays of pickled `kept`
+    for each in slices:  # the arrays of pickled `kept` have this order
         variable, index = each
         groups = readers[id(variable), index] | readers[id(variable), ()]
         if len(groups) != 1 and variable.trainable and id(variable) not in of_heads:

@@ -55,7 +55,7 @@ class FitHedge(keras.callbacks.Callback):
             `(x, y, sample_weight)` of arrays, or batches of them, as for `fit`. y is a dict of
             labels keyed by task, or an array in a model with one task. Missing labels do not count,
             and a row with a sample weight of 2 counts as two. Training rows would lead to a worse
-            mixture. Batches are read to their end. For an endless iterable, pass
+            mixture. All batches are read, so they must have an end. For an endless iterable, pass
             `list(itertools.islice(batches, steps))`.
         batch_size: The number of rows per batch, only for arrays; by default
             `validation_batch_size` of `fit` without `validation_data`, else 1024.
@@ -115,8 +115,8 @@ class FitHedge(keras.callbacks.Callback):
         self._branched: BranchedModel | None = None
         self._compiled: tuple[object, ...] = ()  # the model, and what `compile` gave it
         self._weights: dict[StoppingGroup, list[WeightSlice]] = {}
-        # A TabularModel that continues sets weights keyed by task (see `best_mixture`).
-        self.prior: Any = check_number(prior, "prior", minimum=0)
+        self.prior = check_number(prior, "prior", minimum=0)
+        self._starts: dict[TaskName, np.ndarray] = {}
         self.restore_best_weights = check_bool(restore_best_weights, "restore_best_weights")
         self.patience = None if patience is None else check_int(patience, "patience", minimum=1)
         if patience is not None and not restore_best_weights:
@@ -145,11 +145,24 @@ class FitHedge(keras.callbacks.Callback):
         self._batches = None
         if validation is not None:
             steps, size = map(fit_arguments.get, ("validation_steps", "validation_batch_size"))
-            if steps and not size:  # whose rows depend on the size of a batch, by default Keras's
-                size = fit_arguments.get("batch_size") or 32
+            if steps and not size:  # the number of rows depends on the size of a batch
+                size = fit_arguments.get("batch_size") or 32  # Keras's default
             x, *_ = validation
             size = self._batch_size or (None if is_dataset(x) else size)
             self._set_rows(validation, size, steps)
+
+    def start_from(self, mixtures: Mapping[TaskName, Mapping[str, float]], labels: float) -> None:
+        """Fit mixtures that stay close to others, and that do not change without labels.
+
+        Args:
+            mixtures: The weights of the branches of each task.
+            labels: The number of labels that these weights count for.
+        """
+        pairs = mixtures.items()
+        self._starts = {task: 2 * labels * np.array([*each.values()]) for task, each in pairs}
+
+    def _prior(self) -> float | dict[TaskName, np.ndarray]:
+        return self._starts or self.prior
 
     def prepare(self, model: keras.Model, validation: Nested, fit_arguments: FitArguments) -> None:
         """Prepare for `fit` of a model, and raise an error if the rows can't be read.
@@ -162,7 +175,7 @@ class FitHedge(keras.callbacks.Callback):
         self.set_model(model)
         self.read_from_fit(validation, fit_arguments)
         self._check()
-        if model.built or replica_count() > 1:  # an error
+        if model.built or replica_count() > 1:  # replicas are an error
             self._find_branches().read(islice(self._batches, 1))
 
     def release(self) -> None:
@@ -193,7 +206,7 @@ class FitHedge(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self.kept = {group: k for group, k in self.kept.items() if epoch and k.epoch < epoch}
         if self.restore_best_weights and not self.kept and self.model.built:
-            self._due = epoch - 1  # before the first epoch
+            self._due = epoch - 1  # the epoch of weights before the first one
             self._validate()
         self._due = epoch
 
@@ -201,7 +214,7 @@ class FitHedge(keras.callbacks.Callback):
         self._validate()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        self._validate()  # without validation
+        self._validate()  # nothing is due after a validation
         logs = {} if logs is None else logs
         for task, hedged in hedged_heads(self.model).items():
             logs |= {f"hedge/{task}/{b}": weight for b, weight in hedged.branch_weights().items()}
@@ -216,7 +229,7 @@ class FitHedge(keras.callbacks.Callback):
     def on_train_end(self, logs: Logs = None) -> None:
         branched = self._find_branches()
         self._restore()
-        branched.fit_mixtures(branched.read(self._batches), self.prior, allows_nan=True)
+        branched.fit_mixtures(branched.read(self._batches), self._prior(), allows_nan=True)
 
     def _restore(self) -> None:
         """Assign the weights of the best epochs."""
@@ -226,7 +239,7 @@ class FitHedge(keras.callbacks.Callback):
     def _validate(self) -> None:
         """Keep the weights of branches that have improved, and fit the mixtures."""
         epoch, self._due = self._due, None
-        if epoch is None:  # in `evaluate`, which must not change a model
+        if epoch is None:  # `evaluate` must not change a model
             return
         branched = self._find_branches()
         found = branched.read(self._batches)
@@ -236,15 +249,15 @@ class FitHedge(keras.callbacks.Callback):
             branches = [(task, group.branch) for task in group.tasks]
             terms = [relative[branch] for branch in branches if branch in relative]
             least = self.kept[group].loss if group in self.kept else math.inf
-            if terms and sum(terms) < least:  # not NaN
+            if terms and sum(terms) < least:  # NaN is not less
                 self.kept[group] = KeptWeights(epoch, sum(terms), [*map(read_slice, slices)])
         epochs = {kept.epoch for kept in self.kept.values()} or {epoch}
         if epoch in epochs or "hedge/loss" not in self._logged:
             best = found if epochs == {epoch} else self._best_values()
-            branched.fit_mixtures(best, self.prior, allows_nan=True)
+            branched.fit_mixtures(best, self._prior(), allows_nan=True)
             self._logged["hedge/loss"] = branched.relative_loss(best)
         if epochs != {epoch}:
-            branched.fit_mixtures(found, self.prior, allows_nan=True)
+            branched.fit_mixtures(found, self._prior(), allows_nan=True)
 
     def _best_values(self) -> ValuesByTask:
         """Return the values of the branches in their best epochs."""

@@ -3,24 +3,16 @@
 import weakref
 from collections.abc import Iterable, Sequence
 from importlib import import_module
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import keras
 
 from ple_keras._keras.internals import outermost_layer
 from ple_keras._keras.processes import has_several_processes
-from ple_keras._typing import Tensor
+from ple_keras._typing import Nested, Tensor
 
 # The ids of each lookup on JAX, `(ids,)`, and the gradients of their rows, `(ids, columns)`.
 RowGradients = list[tuple[Tensor, Tensor]]
-
-
-class DeferredUpdate(NamedTuple):
-    """A call of an optimizer. The gradient of a table is a list (see `RowGradients`)."""
-
-    optimizer: keras.Optimizer
-    gradients: list[Any]
-    variables: Any
 
 
 class DeferredUpdates:
@@ -30,16 +22,17 @@ class DeferredUpdates:
     the gradients of its tables refer to it, since Keras passes an optimizer nothing else.
 
     Attributes:
-        updates: The updates, in the order of the calls.
+        calls: The optimizers, each with its gradients and variables. The gradient of a table is a
+            list (see `RowGradients`).
     """
 
     def __init__(self) -> None:
-        self.updates: list[DeferredUpdate] = []
+        self.calls: list[tuple[keras.Optimizer, list[Nested], Any]] = []
 
-    def add(self, optimizer: keras.Optimizer, gradients: Iterable[Tensor], variables: Any) -> None:
+    def add(self, optimizer: keras.Optimizer, gradients: Iterable[Nested], variables: Any) -> None:
         """Add a call of an optimizer."""
         found = [[*x] if isinstance(x, RecordedRows) else x for x in gradients]
-        self.updates.append(DeferredUpdate(optimizer, found, variables))
+        self.calls.append((optimizer, found, variables))
 
 
 class RecordedRows(RowGradients):

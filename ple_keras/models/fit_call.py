@@ -92,7 +92,7 @@ def _split_rows(fit_arguments: FitArguments) -> tuple[tuple[Nested, Nested], Nes
     arrays = [each for each in keras.tree.flatten((x, *trained)) if each is not None]
     if not share or is_dataset(x) or not _are_arrays(arrays):
         return trained, None
-    end = math.floor(len(arrays[0]) * (1 - share))  # as in Keras
+    end = math.floor(len(arrays[0]) * (1 - share))  # Keras rounds down
     first, last = itemgetter(slice(end)), itemgetter(slice(end, None))
     return map_arrays(first, trained), map_arrays(last, (x, *trained))
 

@@ -23,14 +23,13 @@ from ple_keras.losses.example_losses import BatchLoss
 from ple_keras.models.fit_call import FitCall, adapt_heads, check_columns, first_labels
 from ple_keras.models.graph_checks import check_graph, only_task_heads, outputs_error
 from ple_keras.models.task_metrics import TaskMetrics
-from ple_keras.steps.step_state import TracedModel
-from ple_keras.steps.trace_function import trace_function
+from ple_keras.steps.trace_function import TracedModel, trace_function
 
-# They look at the axes, or the norm, of a variable.
+# Optimizers that look at the axes, or the norm, of a variable.
 SHAPE_OPTIMIZERS = (keras.optimizers.Muon, keras.optimizers.Lamb, keras.optimizers.Adafactor)
 # Arguments of `Model.compile` that belong to the heads.
 HEAD_ARGUMENTS = ("loss", "loss_weights", "metrics", "weighted_metrics")
-FIRST_ROWS = 10_000  # of labels, which `fit` and `evaluate` check
+FIRST_ROWS = 10_000  # rows whose labels `fit` and `evaluate` check
 
 
 class MultiTaskTraining(TracedModel):
@@ -63,7 +62,7 @@ class MultiTaskTraining(TracedModel):
 
     _task_metrics: Any = None  # TaskMetrics after `compile`
     _hedges = True  # see `compile`
-    _fit_hedge: FitHedge | None = None  # of the next `fit` without one; it compiles the model once
+    _fit_hedge: FitHedge | None = None  # kept for the next `fit`, since it compiles the model
     _is_functional = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -115,7 +114,7 @@ class MultiTaskTraining(TracedModel):
         self._steps = replace(self._steps, trace=trace, warns=True)
         self._hedges, self._fit_hedge = check_bool(hedge, "hedge"), None
         super().compile(optimizer, **kwargs)
-        # In attributes of layers, Keras would find metrics once per enclosing layer.
+        # Keras would find metrics in attributes of layers once per enclosing layer.
         self._task_metrics = TaskMetrics(heads)
         self._shown_warnings: Untracked[set[str]] = Untracked(set())
         set_compiled_metrics(self, self._task_metrics)
@@ -199,17 +198,13 @@ class MultiTaskTraining(TracedModel):
         names = ("compute_metrics", "get_metrics_result")
         return any(getattr(type(self), x) is not getattr(MultiTaskTraining, x) for x in names)
 
-    def _mixes_branches(self) -> bool:
-        """Return whether there is a mixture to fit: a task with branches and a loss."""
-        heads = self._task_heads()
-        tasks = [*hedged_heads(self)]
-        if not self.built and find_layers(self, HedgedBlock):
-            tasks = heads.task_names
-        return any(heads[task].has_loss for task in tasks)
-
     def _prepared_hedge(self, call: FitCall) -> FitHedge | None:
         """Return a FitHedge for `fit` without one; None if there is nothing to fit, or it can't."""
-        if not (self._hedges and self.compiled and self._mixes_branches()):
+        heads, tasks = self._task_heads(), [*hedged_heads(self)]
+        if not self.built:
+            tasks = heads.task_names if find_layers(self, HedgedBlock) else []
+        has_loss = any(heads[task].has_loss for task in tasks)
+        if not (self._hedges and self.compiled and has_loss):
             return None
         # A callback can call `fit`, which then has another one.
         hedge, self._fit_hedge = self._fit_hedge or FitHedge(), None
@@ -269,7 +264,7 @@ class MultiTaskTraining(TracedModel):
         # Unbuilt heads do not know the rank of labels.
         is_by_task = heads.built and isinstance(y, Mapping)
         if is_by_task and all(isinstance(labels, np.ndarray) for labels in y.values()):
-            with warnings.catch_warnings():  # which need all rows
+            with warnings.catch_warnings():  # warnings need all rows
                 warnings.simplefilter("ignore", UserWarning)
                 heads.check_labels({task: labels[:FIRST_ROWS] for task, labels in y.items()})
 
@@ -349,7 +344,7 @@ class MultiTaskTraining(TracedModel):
             sample_weight: Weights of the examples.
         """
         if not self._task_metrics.built:
-            # On symbolic tensors, before the first step (see `set_compiled_metrics`).
+            # Keras passes symbolic tensors before the first step (see `set_compiled_metrics`).
             self._update(self._task_heads(), y, y_pred, sample_weight, training=False)
         return self._metrics_result()
 

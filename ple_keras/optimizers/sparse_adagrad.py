@@ -19,12 +19,12 @@ from ple_keras.layers.row_updates import RecordedRows, replica_variable, row_upd
 # Arguments of Keras's optimizers that concern rows without a gradient.
 REFUSED = ("weight_decay", "clipvalue", "use_ema", "gradient_accumulation_steps")
 
-# On JAX, a table with fewer rows for each id of a batch is updated as a whole, which is faster.
+# JAX updates a table with fewer rows for each id of a batch as a whole, which is faster.
 ROWS_PER_ID = 6
-START_READS = 100  # after which the sum of squares of an average row equals its start
+START_READS = 100  # reads in which the sum of squares of an average row reaches its start
 MEMORY = 0.99  # share of the recent squares that a step keeps
 TINY = 1e-30  # prevents a division of 0 by 0
-MAX_SQUARES = 1e30  # of a row's gradient, so that sums over rows and batches are finite in float32
+MAX_SQUARES = 1e30  # sums of squares over rows and batches stay finite in float32
 LARGE_TABLE = 10_000  # rows of a table that should not be updated as a whole
 
 
@@ -149,7 +149,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         if recorded:
             recorded[0].deferred.add(self, grads, trainable_variables)
             return
-        self._rows.value.clear()  # from a step that raised an error
+        self._rows.value.clear()  # a step that raised an error leaves rows
         variables = trainable_variables or self._trained.value
         split = SPLIT[keras.backend.backend()]
         pairs = [split(gradient, variable) for gradient, variable in zip(grads, variables)]
@@ -185,7 +185,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         gradient does not change their ratio. Rows without a gradient do not count.
         """
         recent, ends = self._recent[index], self._ends[index]
-        pair = gradient * gradient, ops.square(ops.sign(gradient))  # of the sum and the number
+        pair = gradient * gradient, ops.square(ops.sign(gradient))  # a sum, and a number
         if ends is None:
             squares = ops.stack([*map(ops.sum, pair)])
         else:
@@ -262,7 +262,7 @@ def _split_jax(gradient: Tensor, variable: keras.Variable) -> tuple[Tensor | Non
     ids, values = map(numpy.concatenate, zip(*pairs))
     if updates.rows < ROWS_PER_ID * len(ids):
         return None, gradient
-    ids = numpy.where(ids < 0, ids + updates.rows, ids)  # as in a lookup
+    ids = numpy.where(ids < 0, ids + updates.rows, ids)  # lookups count negative ids from the end
     ids = numpy.where((ids < 0) | (ids >= updates.rows), updates.rows, ids)
     rows = numpy.sort(ids)  # three times as fast as jax.numpy.unique
     values = jax.ops.segment_sum(values, numpy.searchsorted(rows, ids), len(ids))

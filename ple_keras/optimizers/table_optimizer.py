@@ -90,7 +90,7 @@ class OptimizerByTable:
 def _check_optimizer(optimizer: str | keras.Optimizer, argument: str) -> keras.Optimizer:
     """Return an optimizer if MultiOptimizer supports it. Keras refuses nested ones in `build`."""
     identifier: Any = optimizer
-    if isinstance(optimizer, str):  # without the number that Keras would add to the name
+    if isinstance(optimizer, str):  # Keras would add a number to the name
         identifier = {"class_name": optimizer, "config": {"name": optimizer.lower()}}
     found = check_known(keras.optimizers.get, identifier, argument)
     if found is None or found.gradient_accumulation_steps:

@@ -14,7 +14,7 @@ LIBRARIES = (
     "absl", "jax", "jaxlib", "keras", "ml_dtypes", "numpy", "optree", "packaging", "ple_keras",
     "tensorflow", "torch",
 )  # fmt: skip
-# They run a layer again in the backward pass, and modules with weights that are no variables.
+# Code that runs a layer again in the backward pass, or modules with weights of their own.
 UNTRACEABLE = ("torch/utils/checkpoint.py", "keras/src/utils/torch_utils.py")
 
 
@@ -64,7 +64,7 @@ def _is_known(file: str, names: Mapping[str, object]) -> bool:
     name = str(getattr(names.get("__spec__"), "name", names.get("__name__")))
     package = name.partition(".")[0]
     is_library = package in LIBRARIES or package in sys.stdlib_module_names
-    is_module = vars(sys.modules.get(name, os)) is names  # and not a copy, as in a doctest
+    is_module = vars(sys.modules.get(name, os)) is names  # a doctest has a copy
     return (is_library and is_module) or name.startswith("namedtuple_")
 
 

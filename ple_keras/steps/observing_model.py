@@ -13,7 +13,7 @@ from ple_keras._keras.tensors import at_least_float32
 from ple_keras._typing import ByName, Nested, Tensor
 from ple_keras.layers.levels import find_levels
 from ple_keras.layers.observer import Observer
-from ple_keras.steps.step_state import StepState, TracedModel
+from ple_keras.steps.trace_function import StepState, TracedModel
 
 
 class ObservingModel(TracedModel, keras.Model):
@@ -32,7 +32,7 @@ class ObservingModel(TracedModel, keras.Model):
         self.inner = model
         self._results = results
         self._names = Untracked({id(block): key for key, block in find_levels(model).items()})
-        # On TensorFlow, XLA compilation takes longer than most runs.
+        # XLA compilation of TensorFlow takes longer than most runs.
         self.jit_compile = keras.backend.backend() == "jax" and getattr(model, "jit_compile", True)
         self.run_eagerly = getattr(model, "run_eagerly", False)
         trace = model._steps.trace if isinstance(model, TracedModel) else "auto"

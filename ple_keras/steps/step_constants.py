@@ -11,11 +11,11 @@ import numpy as np
 from ple_keras._keras.internals import has_hooks, stored_values, tracked_lists
 from ple_keras._keras.layers import walk
 from ple_keras._typing import Tensor
-from ple_keras.steps.step_state import TracedModel
+from ple_keras.steps.trace_function import TracedModel
 
 T = TypeVar("T")
 SIMPLE = (bool, int, float, str, np.generic)  # compared by value, other attributes by identity
-NEVER_CHANGED = (type, keras.Initializer, keras.DTypePolicy)  # but replaced as a whole
+NEVER_CHANGED = (type, keras.Initializer, keras.DTypePolicy)  # users can only replace the object
 
 
 class StepConstants:

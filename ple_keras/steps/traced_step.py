@@ -33,18 +33,17 @@ from ple_keras._typing import Nested, Tensor
 from ple_keras.layers.row_updates import DeferredUpdates, RecordedRows
 from ple_keras.steps.known_code import find_unknown_code, is_known_file
 from ple_keras.steps.step_constants import StepConstants
-from ple_keras.steps.step_state import TracedModel
+from ple_keras.steps.trace_function import TracedModel
 
-MAX_GRAPHS = 16  # of batches with different shapes
-# Of a shape that is not the first one, such as the last batch of an epoch. A trace takes about as
-# long as so many eager steps.
+MAX_GRAPHS = 16  # shapes of batches
+# Eager steps before a trace, except for the first shape. A trace takes about as long.
 EAGER_STEPS = 10
 TENSOR_READS = (torch.Tensor.tolist, torch.equal, torch.allclose)  # PyTorch refuses other ones
 GRADIENT = torch.Tensor.grad.__get__
 TRACE_LOCK = RLock()  # PyTorch records one graph at a time
-# Of a step, with the values of variables and the tensors of a batch.
+# Arguments: the values of variables, and the tensors of a batch.
 Replay = Callable[[list[Tensor], list[Tensor]], Tensor]
-Findings = dict[object, str | None]  # of `find_unknown_code`
+Findings = dict[object, str | None]  # see `find_unknown_code`
 
 
 class UntraceableError(Exception):
@@ -181,12 +180,12 @@ class TracedStep:
     ) -> Replay | None:
         """Return the graph of a step; None if it can't be traced."""
         with TRACE_LOCK, torch.no_grad():
-            if key not in graphs.replays:  # of another thread
+            if key not in graphs.replays:  # another thread can have traced it
                 try:
                     graphs.replays[key] = self._trace(graphs.constants, leaves, structure)
                 except Exception as error:
                     graphs.are_possible = False
-                    if self._traces_all:  # without code of users, nobody can change it
+                    if self._traces_all:  # nobody can change the code of libraries
                         self._warn(
                             "run eagerly: layers, losses and metrics must not read values of "
                             "tensors, train modules of PyTorch, or update untracked variables. "
@@ -202,49 +201,51 @@ class TracedStep:
         """
         if any(map(has_rate_function, constants.optimizers)):
             raise UntraceableError("a learning rate is a function")
-        # If a subclass changes the logs, the last batch has the logs of the epoch.
-        has_results = self._traces_all or self._kind == "predict" or self._traced._steps.reads_logs
-        recording = Recording(self._eager_step, self._kind, constants, structure, has_results)
+        recording = Recording(self, constants, structure)
         # The same tensor in two places would be one argument.
         arguments = [x if x is None else x.detach() for x in [*constants.values, *leaves]]
         module, references = record(recording.run, arguments)
         check_references(references, constants.values)
         module.graph.eliminate_dead_code()
         module.recompile()
-        graph = (
-            torch.compile(module) if self._traced.jit_compile else to_function(module, references)
-        )
-        return partial(replay, graph, recording.structure, recording.deferred)
+        run = torch.compile(module) if self._traced.jit_compile else to_function(module, references)
+        structure, calls = recording.structure, recording.deferred.calls
+
+        def replay(values: list[Tensor], leaves: list[Tensor]) -> Nested:
+            with torch.no_grad():
+                results, gradients = run(*values, *leaves)
+                for (optimizer, _, variables), found in zip(calls, gradients):
+                    optimizer.apply([*map(gradient_of, found, variables)], variables)
+            results = results if isinstance(results, list) else results.tolist()
+            return tree_unflatten(results, structure)
+
+        return replay
+
+    def _returns_values(self) -> bool:
+        """Return whether a graph returns the values of the logs.
+
+        If a subclass changes the logs, the last batch has the logs of the epoch.
+        """
+        return self._traces_all or self._kind == "predict" or self._traced._steps.reads_logs
 
 
 class Recording:
     """A step as a function of tensors, which PyTorch records.
 
     Args:
-        step: The eager step.
-        kind: "train", "test" or "predict".
+        step: The step.
         constants: The variables of the step.
         structure: The structure of a batch.
-        has_results: Whether logs have values.
 
     Attributes:
         structure: The structure of the results, after a run.
         deferred: The updates of tables, after a run.
     """
 
-    def __init__(
-        self,
-        step: Callable[[Sequence[Nested]], Nested],
-        kind: str,
-        constants: StepConstants,
-        structure: TreeSpec,
-        has_results: bool,
-    ) -> None:
-        self._step, self._kind, self._has_results = step, kind, has_results
-        self._variables, self._batch_structure = constants.variables, structure
+    def __init__(self, step: TracedStep, constants: StepConstants, structure: TreeSpec) -> None:
+        self._step, self._variables, self._batch_structure = step, constants.variables, structure
         self._are_trained = [value.requires_grad for value in constants.values]
-        self.structure: TreeSpec = None
-        self.deferred = DeferredUpdates()
+        self.structure, self.deferred = structure, DeferredUpdates()
 
     def run(self, *arguments: Tensor) -> tuple[Tensor, list[Nested]]:
         """Return the results of a step, and the gradients of the updates after its graph.
@@ -254,24 +255,25 @@ class Recording:
         """
         count = len(self._variables)
         values, leaves = [*arguments[:count]], arguments[count:]
-        if self._kind == "train":
+        if self._step._kind == "train":
             pairs = zip(values, self._are_trained)
             values = [value.detach().requires_grad_(is_trained) for value, is_trained in pairs]
         recorder = Recorder([value for value in values if value.requires_grad])
         with StepScope([*zip(self._variables, values)], True, False), recorder:
-            results = self._step([tree_unflatten(leaves, self._batch_structure)])
+            results = self._step._eager_step([tree_unflatten(leaves, self._batch_structure)])
         self.deferred = recorder.deferred
-        return self._flat(results), [update.gradients for update in self.deferred.updates]
+        return self._flat(results), [gradients for _, gradients, _ in self.deferred.calls]
 
     def _flat(self, results: Nested) -> Tensor:
-        """Return results as a list of tensors, or as one tensor, which is read at once."""
-        if not self._has_results:
+        """Return results as a list of tensors; in training as one tensor, for a single read."""
+        has_values, kind = self._step._returns_values(), self._step._kind
+        if not has_values:
             results = dict.fromkeys(results)
         found, self.structure = tree_flatten(results)
         for value in found:
             if not isinstance(value, torch.Tensor | None):
-                raise UntraceableError(f"{self._kind}_step returns {value!r}, not a tensor")
-        if self._has_results and self._kind == "train":
+                raise UntraceableError(f"{kind}_step returns {value!r}, not a tensor")
+        if has_values and kind == "train":
             return torch.cat([value.reshape(1) for value in found])
         return found
 
@@ -282,30 +284,6 @@ def check_references(references: Mapping[str, Tensor], values: Iterable[Tensor])
     for tensor in references.values():
         if tensor.requires_grad or tensor.untyped_storage().data_ptr() in weights:
             raise UntraceableError(f"a step reads a weight of PyTorch, {tuple(tensor.shape)}")
-
-
-def replay(
-    graph: Callable[..., Any],
-    structure: TreeSpec,
-    deferred: DeferredUpdates,
-    values: list[Tensor],
-    leaves: list[Tensor],
-) -> Nested:
-    """Return the results of a step from its graph, and update its tables.
-
-    Args:
-        graph: The recorded operations.
-        structure: The structure of the results.
-        deferred: The updates after the graph.
-        values: The values of the variables.
-        leaves: The tensors of a batch.
-    """
-    with torch.no_grad():
-        results, gradients = graph(*values, *leaves)
-        for (optimizer, _, variables), found in zip(deferred.updates, gradients):
-            optimizer.apply([*map(gradient_of, found, variables)], variables)
-    results = results if isinstance(results, list) else results.tolist()
-    return tree_unflatten(results, structure)
 
 
 def _describe(error: BaseException) -> str:
@@ -345,8 +323,8 @@ class Recorder(TorchFunctionMode):
 
     def __init__(self, weights: list[Tensor]) -> None:
         self._weights = weights
-        self._lookups: dict[int, list[tuple[Tensor, Tensor]]] = {}  # by the `id` of the table
-        self._gradients: dict[int, Tensor] = {}  # by the `id` of the weight
+        self._lookups: dict[int, list[tuple[Tensor, Tensor]]] = {}  # keys: the `id` of a table
+        self._gradients: dict[int, Tensor] = {}  # keys: the `id` of a weight
         self.deferred = DeferredUpdates()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -22,7 +22,7 @@ from ple_keras._keras.slices import read_slice
 from ple_keras._typing import LayerLike
 from ple_keras.columns.columns import BLOCKS, Columns, Rows, check_frame, column_values, to_rows
 from ple_keras.heads.head import Head
-from ple_keras.heads.task_heads import TaskHeads, hedged_heads
+from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.hedging.fit_hedge import FitHedge
 from ple_keras.inspection.task_figures import labels_by_position, relative_losses
 from ple_keras.inspection.task_report import TaskReport, task_report
@@ -324,10 +324,7 @@ class TabularModel:
             columns = before.update(frames[0])
             train, valid = (tasks.read(each, None, columns, weights) for each in frames)
             hedge = FitHedge(valid, BATCH_SIZE, patience=patience)
-            hedge.prior = {
-                task: 2 * PRIOR_LABELS * np.array([*head.branch_weights().values()])
-                for task, head in hedged_heads(model).items()
-            }
+            hedge.start_from(self.heads.branch_weights(), PRIOR_LABELS)
             for variable in (*model.variables, *model.optimizer.variables):
                 undo.callback(variable.assign, read_slice((variable, ())))
             undo.callback(lambda: set_digest(model, before.digest))
