@@ -1,11 +1,13 @@
 """Iteration over any form of data that Keras accepts."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from operator import itemgetter
 from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 
 from ple_keras._checks import check_int, short_repr
 from ple_keras._keras.tensors import to_numpy
@@ -148,3 +150,15 @@ def is_dataset(data: Nested) -> bool:
 def map_arrays(function: Callable[[Tensor], Tensor], data: Nested) -> Any:
     """Apply a function to every array; None stays None."""
     return keras.tree.map_structure(lambda leaf: None if leaf is None else function(leaf), data)
+
+
+@contextmanager
+def naming_input(x: Nested) -> Iterator[None]:
+    """Raise an error with the shapes of a batch if a model fails on it."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"x must be valid input for the model, which failed on a batch: {error} "
+            f"Received: x.shape={keras.tree.map_structure(np.shape, x)}"
+        ) from error

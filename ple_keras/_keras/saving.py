@@ -1,7 +1,6 @@
-"""Registered and stable names, and entries of files."""
+"""Registered names, and entries of files."""
 
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from ple_keras._keras.internals import is_functional_config, load_error, without_build_keys
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._typing import Config, LossLike, MetricLike, Store
+from ple_keras._typing import Config, Store
 
 T = TypeVar("T", bound=Callable[..., Any])
 CAME_BUILT = "came_built"  # a key next to a serialized child's config, part of the file format
@@ -21,28 +20,6 @@ SEED_KEY = "seed"
 def register(cls: T) -> T:
     """Register a class or function, so that `import ple_keras` is enough to load files with it."""
     return cast(T, keras.saving.register_keras_serializable(package="ple_keras")(cls))
-
-
-def automatic_name(prefix: str) -> str:
-    """Return a name for a layer, numbered like Keras's automatic names."""
-    number: int = keras.backend.get_uid(prefix) - 1
-    return f"{prefix}_{number}" if number else prefix
-
-
-def stable_name(named: LossLike | MetricLike) -> str:
-    """Return the name of a loss or metric without the number that Keras appends."""
-    if isinstance(named, str):
-        return named
-    if isinstance(named, keras.metrics.Mean) and named.name == "mean":  # KerasRS metrics are Means
-        return to_snake_case(type(named).__name__)
-    name = str(getattr(named, "name", None) or getattr(named, "__name__", type(named).__name__))
-    is_automatic = name.startswith(f"{to_snake_case(type(named).__name__)}_")
-    return re.sub(r"_\d+$", "", name) if is_automatic else name
-
-
-def to_snake_case(name: str) -> str:
-    """Convert a class name as Keras does: `MeanSquaredError` to `mean_squared_error`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 # Keras writes the shapes of a layer next to its config and builds the layer when it deserializes

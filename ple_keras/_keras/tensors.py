@@ -67,6 +67,13 @@ def all_valid(masks: Iterable[Tensor]) -> Tensor:
     return reduce(ops.logical_and, distinct) if distinct else None
 
 
+def flatten_positions(values: Tensor, mask: Tensor | None, masked: float) -> Tensor:
+    """Return values as `(positions, D)`, with the number `masked` at masked positions."""
+    if mask is not None:
+        values = ops.where(ops.expand_dims(mask, -1), values, masked)
+    return ops.reshape(values, (-1, values.shape[-1]))
+
+
 def dtype_name(array: Tensor) -> str:
     """Return the name of a dtype, even if Keras does not know it, such as NumPy's strings."""
     try:

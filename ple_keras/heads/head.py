@@ -18,7 +18,8 @@ from ple_keras._checks import (
 from ple_keras._keras.building import build_on
 from ple_keras._keras.internals import call_keeping_masks, serialize_loss
 from ple_keras._keras.layers import BaseLayer, Untracked
-from ple_keras._keras.saving import register, stable_name
+from ple_keras._keras.names import stable_name
+from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import HALF_DTYPES, dtype_name
 from ple_keras._typing import (
     Activation,

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from ple_keras._checks import check_keys, short_repr
-from ple_keras._keras.batches import Batches, first_batches, is_dataset
+from ple_keras._keras.batches import Batches, first_batches, is_dataset, naming_input
 from ple_keras._keras.internals import functional_outputs, run_graph
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import is_number, to_numpy
@@ -20,7 +20,6 @@ from ple_keras.heads.task_heads import find_heads
 from ple_keras.labels.sample_space import format_shape, shapes_match
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.layers.stream_features import StreamFeatures
-from ple_keras.steps.observing_model import naming_input
 
 CALLED_ROWS = 1000  # rows of the call of the model, next to rows with an extreme value
 MAX_COLUMNS = 1000  # columns of an array whose extreme values are found

@@ -9,11 +9,12 @@ import numpy as np
 
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.internals import get_mask
+from ple_keras._keras.tensors import flatten_positions
 from ple_keras._typing import ByName, Nested
 from ple_keras.inspection.report_text import Report, Row, cells, join_items, table
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.levels import built_levels
-from ple_keras.steps.observing_model import ObservingModel, flatten_positions
+from ple_keras.steps.observing_model import ObservingModel
 
 UNREAD_SHARE = 0.1  # of a uniform weight: no gate reads an expert if all of them give it less
 

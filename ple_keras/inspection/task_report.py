@@ -15,7 +15,7 @@ from ple_keras._keras.batches import Batches
 from ple_keras._keras.building import check_model
 from ple_keras._keras.internals import get_mask
 from ple_keras._keras.layers import find_layers
-from ple_keras._keras.tensors import to_numpy
+from ple_keras._keras.tensors import flatten_positions, to_numpy
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.binary_heads import BinaryHead
 from ple_keras.heads.head import Head
@@ -35,7 +35,7 @@ from ple_keras.labels.label_arrays import join_rows, task_labels
 from ple_keras.layers.observer import Observer
 from ple_keras.losses.loss_kinds import loss_name
 from ple_keras.metrics.array_metrics import group_indices, half_deviances
-from ple_keras.steps.observing_model import ObservingModel, flatten_positions
+from ple_keras.steps.observing_model import ObservingModel
 
 FIGURES = ["relative error", "metric"]  # of branches without gains
 

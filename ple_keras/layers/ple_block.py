@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from ple_keras._checks import check_int
-from ple_keras._keras.saving import automatic_name
+from ple_keras._keras.names import automatic_name
 from ple_keras._typing import DType, GateInput, LayerLike, Nested, Outputs, StreamLayers, Tensor
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock

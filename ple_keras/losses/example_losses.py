@@ -9,7 +9,8 @@ from keras import ops
 
 from ple_keras._checks import check_known, check_known_value
 from ple_keras._keras.internals import set_mask
-from ple_keras._keras.saving import register, to_snake_case
+from ple_keras._keras.names import to_snake_case
+from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import clip, fill
 from ple_keras._typing import LossLike, LossReduction, Tensor
 from ple_keras.labels.sample_space import LabeledExamples, align_weights

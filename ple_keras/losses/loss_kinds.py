@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from ple_keras._checks import warn_user
-from ple_keras._keras.saving import stable_name, to_snake_case
+from ple_keras._keras.names import stable_name, to_snake_case
 from ple_keras._typing import LossLike
 from ple_keras.labels.label_arrays import (
     check_class_indices,

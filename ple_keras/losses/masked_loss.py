@@ -6,8 +6,9 @@ import keras
 from keras import ops
 
 from ple_keras._keras.internals import serialize_loss
+from ple_keras._keras.names import stable_name
 from ple_keras._keras.processes import replica_count
-from ple_keras._keras.saving import register, stable_name
+from ple_keras._keras.saving import register
 from ple_keras._typing import Config, LossLike, LossReduction, Tensor
 from ple_keras.labels.sample_space import (
     all_missing_labels,

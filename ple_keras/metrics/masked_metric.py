@@ -9,7 +9,8 @@ from keras import ops
 from ple_keras._checks import check_known
 from ple_keras._keras.copying import copy_metric
 from ple_keras._keras.internals import is_from_keras
-from ple_keras._keras.saving import register, stable_name, to_snake_case
+from ple_keras._keras.names import stable_name, to_snake_case
+from ple_keras._keras.saving import register
 from ple_keras._typing import Config, MetricLike, Streams, Tensor
 from ple_keras.labels.sample_space import (
     LabeledExamples,

@@ -1,16 +1,14 @@
 """A wrapper of a model that returns values that its levels and heads compute."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
-from keras import ops
 
+from ple_keras._keras.batches import naming_input
 from ple_keras._keras.layers import Untracked
 from ple_keras._keras.tensors import at_least_float32
-from ple_keras._typing import ByName, Nested, Tensor
+from ple_keras._typing import ByName, Nested
 from ple_keras.layers.levels import find_levels
 from ple_keras.layers.observer import Observer
 from ple_keras.steps.trace_function import StepState, TracedModel
@@ -52,22 +50,3 @@ class ObservingModel(TracedModel, keras.Model):
         """
         with naming_input(batch):
             return dict(self.predict_on_batch(batch))
-
-
-@contextmanager
-def naming_input(x: Nested) -> Iterator[None]:
-    """Raise an error with the shapes of a batch if a model fails on it."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(
-            f"x must be valid input for the model, which failed on a batch: {error} "
-            f"Received: x.shape={keras.tree.map_structure(np.shape, x)}"
-        ) from error
-
-
-def flatten_positions(values: Tensor, mask: Tensor | None, masked: float) -> Tensor:
-    """Return values as `(positions, D)`, with the number `masked` at masked positions."""
-    if mask is not None:
-        values = ops.where(ops.expand_dims(mask, -1), values, masked)
-    return ops.reshape(values, (-1, values.shape[-1]))

@@ -12,7 +12,7 @@ import numpy as np
 
 from ple_keras._keras.internals import children
 from ple_keras._keras.layers import BaseLayer, find_layers, walk
-from ple_keras._keras.saving import to_snake_case
+from ple_keras._keras.names import to_snake_case
 from ple_keras._keras.slices import assign_slices, read_slice, whole_slices
 from ple_keras._typing import Shape, WeightSlice
 from ple_keras.columns.column_layers import columns_digest
