@@ -515,9 +515,7 @@ class TaskHeads(BaseLayer):
         return super().from_config({**config, "heads": heads})
 
 
-def _attach_and_observe(
-    values: ByName, branches: Mapping[TaskName, dict[str, Tensor]], outputs: ByName
-) -> None:
+def _attach_and_observe(values: ByName, branches: ByName, outputs: ByName) -> None:
     """Attach the values of branches to the predictions, and pass them to an observer.
 
     A loss has nothing but the predictions. Reports and FitHedge have an observer, since a model can

@@ -103,7 +103,7 @@ def _find_readers(model: keras.Layer) -> dict[SliceKey, set[StoppingGroup]]:
     for branch, group in find_groups(model).items():
         for variable, index in _read_by_branch(model, branch, blocks, before):
             readers[id(variable), index].add(group)
-    for variable, index in _read_without_branches(model, before):
+    for variable, index in _read_by_others(model, before):
         readers[id(variable), index].add(NO_GROUP)
     return readers
 
@@ -131,9 +131,7 @@ def _read_by_branch(
                     yield from features._slices(stream)
 
 
-def _read_without_branches(
-    model: keras.Layer, before: list[StreamFeatures]
-) -> Iterator[WeightSlice]:
+def _read_by_others(model: keras.Layer, before: list[StreamFeatures]) -> Iterator[WeightSlice]:
     """Yield the copies of features that tasks without branches could read."""
     tasks = {task for heads in find_layers(model, TaskHeads) for task in heads.task_names}
     others = tasks - hedged_heads(model).keys()

@@ -54,11 +54,6 @@ class FitCall:
         """The FitHedges among the callbacks."""
         return [each for each in self.callbacks if isinstance(each, FitHedge)]
 
-    def prepare_hedges(self) -> None:
-        """Pass the validation data to each FitHedge."""
-        for hedge in self.hedges:
-            hedge.read_from_fit(self.validation, self.arguments)
-
     def check_callbacks(self) -> None:
         """Check that no callback restores weights after a FitHedge."""
         restoring = [x for x in self.callbacks if getattr(x, "restore_best_weights", False)]

@@ -180,18 +180,19 @@ class MultiTaskTraining(TracedModel):
         self._check_labels(labels)
         call = FitCall.bind(x, y, *args, **kwargs)
         adapt_heads(self._task_heads(), call)
-        call.prepare_hedges()
+        for hedge in call.hedges:
+            hedge.read_from_fit(call.validation, call.arguments)
         call.check_callbacks()
-        hedge = None if call.hedges else self._prepared_hedge(call)
+        added = None if call.hedges else self._prepared_hedge(call)
         reads_logs = call.reads_logs() or self._changes_logs()
         self._steps = replace(self._steps.next_run(), reads_logs=reads_logs)
         try:
-            return super().fit(**call.arguments_with(hedge))
+            return super().fit(**call.arguments_with(added))
         finally:
             self._steps = replace(self._steps, reads_logs=True)
-            if hedge is not None:
-                hedge.release()
-                self._fit_hedge = hedge
+            if added is not None:
+                added.release()
+                self._fit_hedge = added
 
     def _changes_logs(self) -> bool:
         """Return whether a subclass has its own logs."""

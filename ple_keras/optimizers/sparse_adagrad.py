@@ -311,7 +311,7 @@ def _finite_rows(gradient: Tensor) -> Tensor:
     """Return a gradient with 0 in each row whose squares are NaN, infinite or nearly so."""
     axis = -1 if len(gradient.shape) else None
     squares = ops.sum(gradient * gradient, axis=axis, keepdims=True)
-    # Not `~(squares < MAX_SQUARES)`: graphs of TensorFlow turn it into `>=`, which NaN fails.
+    # Graphs of TensorFlow turn `~(squares < MAX_SQUARES)` into `>=`, which NaN fails.
     return ops.where(squares < MAX_SQUARES, gradient, 0.0)
 
 
