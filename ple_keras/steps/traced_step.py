@@ -243,7 +243,8 @@ class Recording:
     """
 
     def __init__(self, step: TracedStep, constants: StepConstants, structure: TreeSpec) -> None:
-        self._step, self._inputs, self._batch_structure = step, constants.variables, structure
+        self._step, self._batch_structure = step, structure
+        self._traced_variables = constants.variables
         self._are_trained = [value.requires_grad for value in constants.values]
         self.structure, self.deferred = structure, DeferredUpdates()
 
@@ -253,13 +254,13 @@ class Recording:
         Args:
             *arguments: The values of the variables, and the tensors of a batch.
         """
-        count = len(self._inputs)
+        count = len(self._traced_variables)
         values, leaves = [*arguments[:count]], arguments[count:]
         if self._step._kind == "train":
             pairs = zip(values, self._are_trained)
             values = [value.detach().requires_grad_(is_trained) for value, is_trained in pairs]
         recorder = Recorder([value for value in values if value.requires_grad])
-        with StepScope([*zip(self._inputs, values)], True, False), recorder:
+        with StepScope([*zip(self._traced_variables, values)], True, False), recorder:
             results = self._step._eager_step([tree_unflatten(leaves, self._batch_structure)])
         self.deferred = recorder.deferred
         return self._flat(results), [gradients for _, gradients, _ in self.deferred.calls]
