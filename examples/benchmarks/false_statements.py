@@ -14,7 +14,9 @@ is -1% or less, and "worse" if it is at least 0.
     lacking     half of the rows have a rate of 0.2 and equal predictions, and the others 0.002, for
                 which the first predictions are 1e-5: a third of the test sets with 1,000 rows have
                 no positive label there. And groups of five rows, of which 2% have 200 rows instead
-                and a gain of -20% instead of 5%; their test sets have as many groups as rows.
+                and a gain of -20% instead of 5%; their test sets have as many groups as rows. And
+                labels of which 0.3% have a mean of 60 and the others a mean of 1, with two constant
+                predictions of equal loss. No rule can know labels that a test set lacks.
 """
 
 import json
@@ -118,6 +120,15 @@ def lacking() -> Iterator[tuple[str, Pair]]:
     y, b = rng.normal(size=(2, sizes.sum()))
     a = b * np.sqrt(np.repeat(np.where(sizes > 5, 1.2, 0.95), sizes))
     yield "groups, lacking huge ones", Pair("regression", y, y + a, y + b, sizes)
+    bursts = 1.0 * rng.poisson(np.where(np.arange(ROWS) % 1000 < 3, 60, 1))
+    for kind in ("count", "amount"):
+
+        def make(size, kind=kind):
+            constants = bursts.mean() * np.exp(-size), 1.5
+            return Pair(kind, bursts, *(np.full(ROWS, each) for each in constants))
+
+        for pair in tuned(make, 0.0):
+            yield f"{kind}s, lacking large labels", pair
 
 
 def count(pair: Pair, size: int, is_grouped: bool) -> list[float]:

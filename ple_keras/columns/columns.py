@@ -30,8 +30,10 @@ FITTED = ("known", "scales", "quantiles", "missing")
 KEPT = ("inputs", "rows", "rare", "previous")
 MISSING, UNKNOWN, FIRST = 0, 1, 2  # codes; FIRST is the first known value
 LARGEST = 5.0  # limit of a scaled number
+ROUNDING = 1e-14  # relative deviation of equal numbers, 45 units of the last digit
 FAR = 100  # deviations from the mean, beyond which a number is probably wrong
 LARGEST_FLOAT = float(np.finfo("float32").max)
+FINITE = "finite numbers, from -3.4e+38 to 3.4e+38"
 BINS, MAX_ROWS = 16, 100_000  # quantiles of numbers, and rows of their sample
 MAX_RARE = 100_000  # values of a table that are counted for `update`
 MAX_OUTSIDE = 0.01  # the share of rows without a warning
@@ -641,6 +643,13 @@ class Columns:
             raise ValueError(f"{name} must be at least 0. Received: {name}={np.nanmin(x)}")
         return np.log1p(x) if name in self.logs else x
 
+    def _check_finite(self, rows: Rows) -> None:
+        """Check the numbers of rows as `fit` does."""
+        for name in self.numbers:
+            x = self._numbers(rows, name)
+            if (wrong := x[np.abs(x) > LARGEST_FLOAT]).size:
+                raise ValueError(f"{name} must contain {FINITE}. Received: {name}={wrong[0]}")
+
     def _entries(self, rows: Rows, name: str) -> Iterable[Sequence[Value]]:
         """Return the lists of a column, or the words of its texts."""
         values = self._read(rows, name)
@@ -853,15 +862,15 @@ def _scale(name: str, is_log: bool, sample: np.ndarray, low: float, high: float)
     Outliers hardly change the mean and the deviation, which are computed from a sample that is
     limited to its quantiles 0.001 and 0.999. This limits at least one number at each end.
     """
-    if not np.isfinite([low, high]).all():
+    if not np.abs([low, high]).max() <= LARGEST_FLOAT:
         found = f"numbers from {low} to {high}" if len(sample) else "no number"
-        raise ValueError(f"{name} must contain finite numbers. Received: {found}")
+        raise ValueError(f"{name} must contain {FINITE}. Received: {found}")
     x, last = np.sort(sample), len(sample) - 1
-    cut = max(len(x) // 1000, 1)
+    cut = max(len(x) // 1000, 1)  # numbers that are mostly zeros are not limited
     limited = np.clip(x, x[min(cut, last)], x[max(last - cut, 0)])
-    x = limited if limited.std() > 1e-12 * abs(limited.mean()) else x  # mostly zeros: not limited
+    x = limited if limited.std() > ROUNDING * abs(limited.mean()) else x
     mean, deviation = float(x.mean()), float(x.std())
-    deviation = deviation if deviation > 1e-12 * abs(mean) else 1.0
+    deviation = deviation if deviation > ROUNDING * abs(mean) else 1.0
     low, high = np.expm1([low, high]).tolist() if is_log else (float(low), float(high))
     width = (high - low) or 1.0
     return [mean, deviation, 0.0 if is_log else low - width, high + width]

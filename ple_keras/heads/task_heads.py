@@ -1,6 +1,7 @@
 """The heads of all tasks as one layer."""
 
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
+from contextlib import suppress
 from typing import Any, Self
 
 import keras
@@ -18,6 +19,7 @@ from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, Ta
 from ple_keras.heads.binary_heads import ProductHead, sort_products
 from ple_keras.heads.head import Head
 from ple_keras.heads.hedged_head import HedgedHead
+from ple_keras.heads.regression_heads import check_adapted
 from ple_keras.heads.task_losses import batch_loss, total_loss
 from ple_keras.labels.label_arrays import check_task_labels, read_labels
 from ple_keras.labels.task_names import SHARED, task_names
@@ -324,7 +326,8 @@ class TaskHeads(BaseLayer):
             TypeError: If an argument is not a dict keyed by task, or labels are not numbers.
             ValueError: If the layer is not built, no task has a loss, a task is missing or unknown,
                 a shape does not match, `y_pred` of a task with branches is not the tensor that the
-                layer returned for it, or learned weights are constants of a JAX trace.
+                layer returned for it, a standardized head has no mean, or learned weights are
+                constants of a JAX trace.
 
         Example:
 
@@ -334,6 +337,7 @@ class TaskHeads(BaseLayer):
         >>> float(heads.compute_loss(y, predictions))
         3.0
         """
+        self._check_means()
         return self._total_loss(self._batch_losses(y, y_pred, sample_weight).values())
 
     def compute_losses(
@@ -363,8 +367,14 @@ class TaskHeads(BaseLayer):
         >>> {task: float(loss) for task, loss in losses.items()}
         {'a': 1.0, 'b': 4.0}
         """
+        self._check_means()
         losses = self._batch_losses(y, y_pred, sample_weight)
         return {task: batch.with_gradient() / replica_count() for task, batch in losses.items()}
+
+    def _check_means(self) -> None:
+        """Check that standardized heads have a mean, except in traces, which have no values."""
+        with suppress(TypeError, NotImplementedError):
+            check_adapted(self._trained_heads())
 
     def _batch_losses(
         self, y: ByName, y_pred: ByName, sample_weight: ByName | None, with_branches: bool = True

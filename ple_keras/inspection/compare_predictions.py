@@ -49,7 +49,8 @@ class Gain:
     def reason(self) -> str:
         """The reason for the statement."""
         if np.isnan(self.low):
-            return "too few rows or groups for an interval"
+            few = f"fewer than {MIN_GROUPS}, or fewer than {MIN_EFFECTIVE} that decide"
+            return f"too few rows or groups for an interval: {few}"
         interval = {"better": "is above 0", "worse": "is below 0", "not worse": "is above -1"}
         other = f"contains 0 and reaches {self.low:.1f}"
         return f"the interval {interval.get(self.statement, other)}"
@@ -89,7 +90,8 @@ def compare_predictions(
     The rows must be like those on which the models will be used. Nothing may have been chosen with
     them: no training, stop, mixture or settings of a model. In simulations with test sets of 200 to
     5,000 rows, at most 5% of them then had a false "better" or "not worse", even with rare
-    positives and heavy-tailed amounts (see `docs/recipes/boosting.md`).
+    positives and heavy-tailed amounts (see `docs/recipes/boosting.md`). Large counts and amounts
+    that are rarer than about 3 / rows are not covered: a test set can lack all of them.
 
         g = 1 - sum_k a_k / sum_k b_k
         e_k = (1 - g) b_k - a_k

@@ -32,7 +32,9 @@ class TaskFigures:
     """Labels and predictions of a task over some examples.
 
     A figure is NaN if it does not apply to the task. If labels or predictions have several numbers,
-    means are over all of them, and deviations are the largest one.
+    means are over all of them, and deviations are the largest one. An example is then labeled if
+    it has any number, there is no AUC, and `relative_error` is not comparable to the figures of one
+    BinaryHead for each number.
 
     Attributes:
         labels: The number of labeled examples with a finite prediction; 0 without labels.

@@ -83,14 +83,18 @@ class TaskReport(Report):
         labels = [["task", "labels", "share", "label", "prediction (mean ± deviation)"]]
         errors = [["task", "loss weight", "loss", "relative error", "calibration", "metric"]]
         for task, each in self.tasks.items():
-            label = " ± ".join(cells(each, label_mean=".3g", label_deviation=".3g"))
+            pair = cells(each, label_mean=".3g", label_deviation=".3g")
+            label = "-" if pair[0] == "-" else " ± ".join(pair)  # of classes
             prediction = cells(each, prediction_mean=".3g", prediction_deviation=".3g")
             counts = cells(each, labels=",", label_share=".0%")
             labels.append([task, *counts, label, " ± ".join(prediction)])
             numbers = cells(each, loss=".4g", relative_error=".3f", calibration=".2f")
             weight = f"{self.loss_weights[task]:.3g}"
             errors.append([task, weight, *numbers, metric_text(each)])
-        paragraphs = [f"Tasks over {self.examples:,} examples", table(labels), table(errors)]
+        title = f"Tasks over {self.examples:,} examples"
+        if any(each.labels > self.examples for each in self.tasks.values()):
+            title += ", with labels by position of sequences"
+        paragraphs = [title, table(labels), table(errors)]
         paragraphs += [table(_branch_rows(self))] if self.branches else []
         if self.warnings:
             wrap = textwrap.TextWrapper(WIDTH, initial_indent="  ", subsequent_indent="    ")

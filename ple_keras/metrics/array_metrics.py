@@ -93,7 +93,8 @@ def group_indices(groups: Tensor, rows: int) -> np.ndarray:
     array = to_numpy(groups)
     if array.shape != (rows,):
         raise ValueError(
-            f"groups must have the shape ({rows},) of labels. Received: groups.shape={array.shape}"
+            f"groups must be an array of the shape ({rows},) of labels. The name of a column is "
+            f"`group` of TabularModel. Received: groups.shape={array.shape}"
         )
     names = array.tolist()
     wrong = [name for name in names if not isinstance(name, str | bytes | int)]

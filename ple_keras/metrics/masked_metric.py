@@ -115,11 +115,12 @@ def update_metric(
         kind = type(metric)
         is_known = is_from_keras(kind) and to_snake_case(kind.__name__) in NUMBER_METRICS
         is_elementwise = is_known or isinstance(metric, MetricOfSums)
-        if missing.shape[-1] != 1 and (not is_elementwise or getattr(metric, "multi_label", False)):
+        if missing.shape[-1] != 1 and not is_elementwise:
             missing = ops.any(missing, axis=-1, keepdims=True)
         counted = ops.cast(ops.logical_not(missing), metric.dtype)
         weights = counted if weights is None else ops.where(missing, 0 * counted, weights)
-        if missing.shape[-1] != 1 and not isinstance(metric, MetricOfSums):
+        has_columns = isinstance(metric, MetricOfSums) or getattr(metric, "multi_label", False)
+        if missing.shape[-1] != 1 and not has_columns:
             y_true, y_pred, weights = (ops.reshape(x, (-1, 1)) for x in (y_true, y_pred, weights))
     if weights is not None and weights.shape[-1] == 1:
         weights = ops.squeeze(weights, -1)

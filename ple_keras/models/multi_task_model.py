@@ -30,6 +30,7 @@ SHAPE_OPTIMIZERS = (keras.optimizers.Muon, keras.optimizers.Lamb, keras.optimize
 # Arguments of `Model.compile` that belong to the heads.
 HEAD_ARGUMENTS = ("loss", "loss_weights", "metrics", "weighted_metrics")
 FIRST_ROWS = 10_000  # rows whose labels `fit` and `evaluate` check
+MANY_TASKS = 50  # tasks above which `fit` suggests heads with several units
 
 
 class MultiTaskTraining(TracedModel):
@@ -146,7 +147,8 @@ class MultiTaskTraining(TracedModel):
         """Train the model, like `keras.Model.fit`.
 
         Standardized heads without a mean are adapted to the labels, as by `TaskHeads.adapt`. This
-        reads a dataset for one epoch. A generator can't be read twice.
+        reads a dataset for one epoch. A generator can't be read twice. To check its labels, the
+        first batch of a dataset is read once more than by Keras.
 
         With validation data, `fit` of a model with a HedgedBlock adds `FitHedge()` as the last
         callback, unless there is one. It fits the mixtures on these rows in every epoch, even if
@@ -173,9 +175,14 @@ class MultiTaskTraining(TracedModel):
 
         Warns:
             UserWarning: Before the first step, once after `compile`, if the model has a
-                HedgedBlock, but its mixtures can't be fitted.
+                HedgedBlock, but its mixtures can't be fitted, or has more than 50 tasks.
         """
         check_columns(x, y)
+        if self.compiled and len(self._task_heads()) > MANY_TASKS:
+            self._warn_once(
+                f"Models of more than {MANY_TASKS} tasks start slowly and have long logs. Tasks of "
+                "one kind can be one head, whose labels are a matrix: BinaryHead('name', units=n)"
+            )
         x, labels = first_labels(x, y)
         self._check_labels(labels)
         call = FitCall.bind(x, y, *args, **kwargs)

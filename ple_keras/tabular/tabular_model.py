@@ -123,6 +123,7 @@ class TabularModel:
         self._columns: Any = None  # a Columns and a TaskColumns, after `fit`
         self._tasks: Any = None
         self.keras_model: Any = None
+        self._group: str | None = None  # of `fit`
         self._busy = RLock()
         self._set(arguments)
 
@@ -261,6 +262,7 @@ class TabularModel:
             callbacks = [*(callbacks or ()), FitHedge(valid, BATCH_SIZE, patience=patience)]
             model.fit(*train[:2], sample_weight=train[2], callbacks=callbacks, **options)
             self._set_fitted(columns, tasks, model)
+            self._group = group
         many = [name for name in columns.ids if len(columns.known[name]) > MANY_VALUES]
         if many and len(model.history.epoch) > 1 and _best_epoch(model) <= 0:
             warn_user(
@@ -314,7 +316,8 @@ class TabularModel:
                 Then call `fit` on all rows.
 
         Warns:
-            UserWarning: If no epoch improved a branch, so that nothing was learned.
+            UserWarning: If no epoch improved a branch, so that nothing was learned, or all labels
+                of a task are equal in the training rows.
         """
         options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
         with self._busy, ExitStack() as undo:
@@ -322,13 +325,18 @@ class TabularModel:
             frame, weights = self._join(frame, y, sample_weight)
             frames = self._split(frame, validation, time, group)
             columns = before.update(frames[0])
+            columns._check_finite(frames[0])
             train, valid = (tasks.read(each, None, columns, weights) for each in frames)
+            tasks.warn_if_constant(train[1])
             hedge = FitHedge(valid, BATCH_SIZE, patience=patience)
             hedge.start_from(self.heads.branch_weights(), PRIOR_LABELS)
             for variable in (*model.variables, *model.optimizer.variables):
                 undo.callback(variable.assign, read_slice((variable, ())))
             undo.callback(lambda: set_digest(model, before.digest))
             fill_new_rows(model, before, columns)
+            first = [{key: array[:1] for key, array in each.items()} for each in train[:2]]
+            # Otherwise, Keras builds the metrics of a loaded model with a shuffled batch.
+            model.compute_loss(None, first[1], model(first[0]))
             with _seeded(self._arguments["seed"]):
                 callbacks = [*(callbacks or ()), hedge]
                 model.fit(*train[:2], sample_weight=train[2], callbacks=callbacks, **options)
@@ -451,6 +459,19 @@ class TabularModel:
         check_frame(rows, argument)
         return TaskColumns(self._arguments["tasks"]).join(rows, y)
 
+    def _groups(self, rows: Rows, group: str | None) -> np.ndarray | None:
+        """Return the group of each row by a column, or by the column of `fit`."""
+        if not isinstance(group, str | None):
+            raise TypeError(
+                "group must be the name of a column. `task_report` and `compare_predictions` take "
+                f"an array, `groups`. Received: group={short_repr(group)}"
+            )
+        name = group or self._group
+        if group is None and name is not None and name not in rows.columns:
+            warn_user(f"rows lack {name!r}, the group of `fit`, so they count as independent")
+            return None
+        return None if name is None else value_ranks(rows, name)
+
     def _fitted(self) -> TaskColumns:
         if self.keras_model is None:
             raise ValueError("Call fit first, or load a model. Received: a model without fit")
@@ -511,7 +532,8 @@ class TabularModel:
         The rows must be new to the model, neither trained nor validated. Otherwise, columns that it
         has overfitted seem important. If columns are correlated, each can seem unimportant, since
         the model reads the others, and permuted rows can be unlike all real rows. Importance is not
-        the effect of a change of the column.
+        the effect of a change of the column. The columns `time` and `group` of `fit` are not
+        inputs, even if they are in `ids`, so they are not listed.
 
         Args:
             rows: A frame.
@@ -546,7 +568,7 @@ class TabularModel:
             rows: A frame.
             y: As for `fit`.
             group: The name of a column, such as a user, if rows with the same value are not
-                independent.
+                independent. By default, it is the group of `fit`.
 
         Returns:
             A TaskReport keyed by column: print it, or use `tasks`, `branches`, `gains` and
@@ -555,9 +577,12 @@ class TabularModel:
         Raises:
             TypeError, ValueError: As for `predict`, and if `rows` is not a frame, or has no row, or
                 `group` lacks a value.
+
+        Warns:
+            UserWarning: If the rows lack the group of `fit`.
         """
         rows = self._labeled(rows, y)
-        groups = None if group is None else value_ranks(rows, group)
+        groups = self._groups(rows, group)
         with self._busy:
             tasks = self._fitted()
             x, y = self._columns.transform(rows, packed=True), tasks.labels(rows)
@@ -604,6 +629,7 @@ class TabularModel:
                 "arguments": keras.saving.serialize_keras_object(arguments),
                 "names": tasks.names,
                 "classes": tasks.classes,
+                "group": self._group,
                 "sha256": {name: _sha256(new / name) for name in (MODEL, COLUMNS)},
             }
             (new / TASKS).write_text(json.dumps(text))
@@ -642,6 +668,7 @@ class TabularModel:
         columns = Columns.load(folder / COLUMNS)
         arguments["columns"] = columns._unfitted() if arguments["columns"] else None
         model = cls(**arguments)
+        model._group = text.get("group")  # since 0.9.0
         tasks = TaskColumns(arguments["tasks"])
         tasks.names, tasks.classes = text["names"], text["classes"]
         model._set_fitted(columns, tasks, keras.models.load_model(folder / MODEL))

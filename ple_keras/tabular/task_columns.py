@@ -149,6 +149,16 @@ class TaskColumns:
                 )
         return labels
 
+    def warn_if_constant(self, labels: Mapping[str, np.ndarray]) -> None:
+        """Warn of columns in which all labels of the training rows are equal."""
+        for column, name in self.names.items():
+            values = np.unique(labels[name][~np.isnan(labels[name])])
+            if len(values) == 1:
+                warn_user(
+                    f"{column} has equal labels in all training rows, which the model will predict "
+                    "too often for other rows. Add older rows with other labels"
+                )
+
     def _labels(self, frame: Rows, column: str) -> np.ndarray:
         if column not in self.classes:
             numbers = read_numbers(frame, column)

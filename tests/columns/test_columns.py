@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -291,3 +292,13 @@ def test_columns_print_a_table(columns):
         "title    text                4 of words    33.3%",
     ]
     assert str(Columns(["user"])).splitlines()[1] == "user    id"
+
+
+def test_large_integers_have_their_deviation_and_huge_numbers_are_refused():
+    x = 10**15 + np.arange(900)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        columns = Columns(numbers=["x"]).fit(pd.DataFrame({"x": x}))
+    assert columns.scales["x"][1] == pytest.approx(x.std(), rel=1e-2)
+    with pytest.raises(ValueError, match=r"x must contain finite numbers, from -3.4e\+38"):
+        Columns(numbers=["x"]).fit(pd.DataFrame({"x": [1.0, 1e300] * 5}))

@@ -159,3 +159,15 @@ def test_on_jax_learned_weights_need_their_values_in_a_trace():
             transform(loss)(values)
     found = jax.jit(functools.partial(loss, scope=keras.StatelessScope))(values)
     assert float(found) == pytest.approx(float(heads.compute_loss(y, y_pred)), rel=1e-6)
+
+
+def test_a_loss_without_the_mean_of_the_labels_is_refused():
+    heads = pk.TaskHeads([pk.RegressionHead("a", standardize=True), pk.BinaryHead("b")])
+    predictions, y = heads({"a": np.zeros((2, 3)), "b": np.zeros((2, 3))}), np.arange(2.0)
+    for compute in (heads.compute_loss, heads.compute_losses):
+        with pytest.raises(ValueError, match=r"'a' has standardize=True.*Call adapt\(y\)"):
+            compute({"a": y, "b": y}, predictions)
+    heads.adapt({"a": y, "b": y})
+    assert np.isfinite(
+        float(heads.compute_loss({"a": y, "b": y}, heads(dict.fromkeys("ab", np.zeros((2, 3))))))
+    )

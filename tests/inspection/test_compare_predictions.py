@@ -80,7 +80,9 @@ def test_statements_the_table_and_json():
     assert compare(y, rival, p, "binary").statement == "worse"
     reasons = [each.reason for each in found.gains["late"].values()]
     assert reasons[:2] == ["the interval is above 0", "the interval is above -1"]
-    assert reasons[-1] == "too few rows or groups for an interval"
+    assert reasons[-1] == (
+        "too few rows or groups for an interval: fewer than 150, or fewer than 10 that decide"
+    )
     assert compare(y, rival, p, "binary").reason == "the interval is below 0"
     undecided = Gain(0.1, -1.84, 2.0, 9, 1.0, 1.0, "not decided")
     assert undecided.reason == "the interval contains 0 and reaches -1.8"

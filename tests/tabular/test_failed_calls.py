@@ -54,12 +54,19 @@ def test_a_call_that_fails_changes_nothing(model, tmp_path):
     model.save(tmp_path / "model")
     no_label, unknown = DAY.drop(columns="stars"), DAY.assign(city=7)
     wrong = [DAY.assign(w=np.where(np.arange(len(DAY)) == 9, x, 1)) for x in (np.nan, -1)]
+    infinite = [
+        DAY.assign(age=np.where(np.arange(len(DAY)) == 9, x, DAY["age"])) for x in (np.inf, 1e300)
+    ]
     weight = r"sample_weight\['.*'\] must be finite and at least 0. Received: weight=(nan|-1.0)"
     failing = [
         ({"frame": no_label}, ValueError, "the column 'stars' once"),
         ({"validation": no_label}, ValueError, "the column 'stars' once"),
         ({"validation": unknown}, TypeError, "city must contain only strings"),
         *[({"frame": frame, "validation": DAY}, ValueError, weight) for frame in wrong],
+        *[
+            ({"frame": x, "validation": DAY}, ValueError, "age must contain finite")
+            for x in infinite
+        ],
         ({"callbacks": [Interrupt()]}, KeyboardInterrupt, None),
         ({"callbacks": [keras.callbacks.LambdaCallback(on_epoch_begin=1)]}, TypeError, "callable"),
     ]
@@ -91,6 +98,19 @@ def test_a_seed_repeats_a_training_and_leaves_the_generators_of_the_caller_alone
     random.seed(1)
     np.random.seed(1)
     assert found == (random.random(), np.random.random())
+
+
+def test_a_loaded_model_continues_like_the_model_that_was_saved(model, tmp_path):
+    model.save(tmp_path / "model")
+    loaded = pk.TabularModel.load(tmp_path / "model")
+    found = [x.continue_fit(DAY, validation=DAY, **OPTIONS).predict(ROWS) for x in (loaded, model)]
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)
+
+
+@once
+def test_a_day_with_equal_labels_warns(model):
+    with pytest.warns(UserWarning, match="liked it has equal labels in all training rows"):
+        model.continue_fit(DAY.assign(**{"liked it": "yes"}), **QUICK)
 
 
 @once

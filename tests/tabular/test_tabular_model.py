@@ -663,3 +663,18 @@ def test_ids_with_many_values_are_named_if_no_branch_improves_after_the_first_ep
     model = new_model({"like": "binary"}, ids=["user"])
     with pytest.warns(UserWarning, match=r"No branch improved after the first .*: \['user'\]$"):
         model.fit(frame, validation=unlike, **{**QUICK, "epochs": 2})
+
+
+@once
+def test_a_report_has_the_group_of_fit(tmp_path):
+    frame = without(FRAME, *LABELS)
+    model = new_model().fit(frame, group="day", **QUICK)
+    model.save(tmp_path / "model")
+    rows = pd.concat([frame] * 4)  # of six days, which are too few groups for an interval
+    for each in (model, pk.TabularModel.load(tmp_path / "model")):
+        assert np.isnan(each.report(rows).gains["stars"]["own"].low)
+        with pytest.warns(UserWarning, match="rows lack 'day', the group of `fit`"):
+            report = each.report(rows.drop(columns="day"))
+        assert np.isfinite(report.gains["stars"]["own"].low)
+    with pytest.raises(TypeError, match=r"group must be the name of a column. .* `groups`"):
+        model.report(frame, group=frame["day"].to_numpy())

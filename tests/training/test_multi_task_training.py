@@ -278,3 +278,14 @@ def test_an_optimizer_that_treats_a_stack_as_one_array_warns(optimizer, name):
         chain(pk.PLEBlock(1, heads, [4]), heads).compile(pk.table_optimizer("adam"))
         copied = pk.PLEBlock(1, heads, [4], stack_experts=False)
         chain(copied, pk.TaskHeads([*heads.values()])).compile(optimizer())
+
+
+@once
+def test_a_model_of_many_tasks_warns_once():
+    heads = pk.TaskHeads([pk.BinaryHead(f"t{i}", metrics=[]) for i in range(51)])
+    model, y = compiled(heads_alone(heads)), {task: np.arange(2) for task in heads}
+    with pytest.warns(UserWarning, match=r"more than 50 tasks .*BinaryHead\('name', units=n\)"):
+        model.fit(np.ones((2, 3)), y, epochs=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.fit(np.ones((2, 3)), y, epochs=0)
