@@ -514,15 +514,10 @@ class Columns:
         from ple_keras.columns.network import NetworkSpec, build_network  # the module imports Keras
 
         self._check_fitted()
+        names = self._input_names(packed)
+        quantiles = {name: self._scaled_quantiles(name) for name in self.numbers}
         spec = NetworkSpec(
-            ids=self.ids,
-            sequences=self.sequences,
-            numbers=self.numbers,
-            inputs=self._input_names(packed),
-            rows=self.rows,
-            quantiles={name: self._scaled_quantiles(name) for name in self.numbers},
-            digest=self.digest,
-            packed=packed,
+            self.ids, self.sequences, quantiles, names, self.rows, self.digest, packed
         )
         return build_network(spec, width, dropout, number_units)
 

@@ -22,20 +22,18 @@ class NetworkSpec:
     Attributes:
         ids: The columns of ids.
         sequences: `{column: (table, length)}` of lists and texts.
-        numbers: The columns of numbers.
+        quantiles: The scaled and limited quantiles of each column of numbers.
         inputs: The name of the input of each column that has one.
         rows: The number of rows of each table.
-        quantiles: The scaled and limited quantiles of each column of numbers.
         digest: The digest of the columns.
         packed: Whether all ids, and all numbers, are one input.
     """
 
     ids: Sequence[str]
     sequences: Mapping[str, tuple[str, int]]
-    numbers: Sequence[str]
+    quantiles: Mapping[str, Sequence[float]]
     inputs: Mapping[str, str]
     rows: Mapping[str, int]
-    quantiles: Mapping[str, Sequence[float]]
     digest: str
     packed: bool
 
@@ -84,8 +82,8 @@ class _Networks:
             name = spec.inputs[column]
             self._inputs[name] = keras.Input((length,), dtype="int32", name=name)
             self._codes.append(self._inputs[name])
-        if spec.numbers:
-            self._numbers = self._add_scalars(spec.numbers, "numbers", "float32")
+        if spec.quantiles:
+            self._numbers = self._add_scalars([*spec.quantiles], "numbers", "float32")
 
     def _add_scalars(self, columns: Sequence[str], block: str, dtype: str) -> Tensor:
         """Add the inputs of some columns, and return them side by side."""
@@ -106,7 +104,7 @@ class _Networks:
             features.append(keras.layers.Dropout(self._dropout)(rows))
         if self._numbers is not None:
             features += self._number_features(self._numbers, units)
-        blocks = {"ids": spec.ids, "numbers": spec.numbers} if spec.packed else {}
+        blocks = {"ids": spec.ids, "numbers": [*spec.quantiles]} if spec.packed else {}
         output = ColumnFeatures(spec.digest, blocks)(features)
         return keras.Model(self._inputs, output, name=f"features{suffix}")
 
@@ -128,15 +126,15 @@ class _Networks:
 
     def _number_features(self, values: Tensor, units: int | None) -> list[Tensor]:
         """Return limited numbers, their embedding if it has units, and whether each is missing."""
-        numbers, quantiles = self._spec.numbers, self._spec.quantiles
-        low, high = np.array([[quantiles[x][0], quantiles[x][-1]] for x in numbers], "float32").T
+        quantiles = [*self._spec.quantiles.values()]
+        low, high = np.array([(each[0], each[-1]) for each in quantiles], "float32").T
         # A file can't contain the arrays of `clip`.
         features = [ops.minimum(ops.maximum(ops.nan_to_num(values), low), high)]
         # A number with two values gains nothing from an embedding.
-        embedded = [i for i, name in enumerate(numbers) if len({*quantiles[name]}) > 2]
+        embedded = [i for i, each in enumerate(quantiles) if len({*each}) > 2]
         if units is not None and embedded:
-            read, bins = values, [quantiles[numbers[i]] for i in embedded]
-            if len(embedded) < len(numbers):  # ONNX files of PyTorch can take only rows
+            read, bins = values, [quantiles[i] for i in embedded]
+            if len(embedded) < len(quantiles):  # ONNX files of PyTorch can take only rows
                 read = ops.transpose(ops.take(ops.transpose(values), embedded, axis=0))
             features.append(NumberEmbedding(units, len(bins[0]) - 1, bin_boundaries=bins)(read))
         return [*features, ops.cast(ops.isnan(values), "float32")]
