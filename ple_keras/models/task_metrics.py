@@ -34,7 +34,7 @@ class TaskMeans(keras.Metric):
     def __init__(self, batch_keys: Sequence[str], example_keys: Sequence[str | None]) -> None:
         super().__init__(name="task_means")
         self._keys = (tuple(batch_keys), tuple(example_keys))
-        # Per task: losses times rows, losses of examples, labeled examples.
+        # Keyed by task: losses times rows, losses of examples, labeled examples.
         self._sums = self.add_variable((3, len(batch_keys)), "zeros", "float32", name="sums")
         self._rows = self.add_variable((), "zeros", "float32", name="rows")
 
