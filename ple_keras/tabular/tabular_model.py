@@ -123,7 +123,7 @@ class TabularModel:
         self._columns: Any = None  # a Columns and a TaskColumns, after `fit`
         self._tasks: Any = None
         self.keras_model: Any = None
-        self._group: str | None = None  # of `fit`
+        self._group: str | None = None  # the group of `fit`
         self._busy = RLock()
         self._set(arguments)
 
@@ -668,7 +668,7 @@ class TabularModel:
         columns = Columns.load(folder / COLUMNS)
         arguments["columns"] = columns._unfitted() if arguments["columns"] else None
         model = cls(**arguments)
-        model._group = text.get("group")  # since 0.9.0
+        model._group = text.get("group")  # files of 0.8.0 have none
         tasks = TaskColumns(arguments["tasks"])
         tasks.names, tasks.classes = text["names"], text["classes"]
         model._set_fitted(columns, tasks, keras.models.load_model(folder / MODEL))
