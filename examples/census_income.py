@@ -54,7 +54,7 @@ def load_census(rows, label_rate):
 
 def build(tasks, columns, steps):
     """Return a compiled network. NaN labels are missing, without any argument."""
-    network = columns.network(width=8, number_units=8, packed=True)
+    network = columns.network(embedding_dim=8, number_embedding_dim=8, packed=True)
     features = keras.layers.Dropout(0.1)(network.output)
     heads = pk.TaskHeads([pk.BinaryHead(task, tower=[32]) for task in tasks])
     if len(tasks) > 1:

@@ -88,8 +88,8 @@ BLOCKS = {
 CHOICES = {  # of settings of networks; first the default
     "learning_rate": [DEFAULTS["learning_rate"], 5e-4, 1e-3, 2e-3, 4e-3, 8e-3],
     "dropout": [DEFAULTS["dropout"], 0.0, 0.02, 0.1, 0.3],
-    "width": [DEFAULTS["width"], 4, 8, 16, 32],
-    "number_units": [DEFAULTS["number_units"], None, 4, 8, 16],
+    "embedding_dim": [DEFAULTS["embedding_dim"], 4, 8, 16, 32],
+    "number_embedding_dim": [DEFAULTS["number_embedding_dim"], None, 4, 8, 16],
 }
 TREE_CHOICES = {  # of LightGBM; first the default
     "learning_rate": [0.05, 0.02, 0.1],
@@ -248,8 +248,8 @@ def one_network(block, data, kinds, seed, setting, **options):
     sizes = {t: {"num_classes": len(each)} for t, each in data.classes.items()}
     heads = [HEADS[k](names[t], **options, **sizes.get(t, {})) for t, k in kinds.items()]
     heads = pk.TaskHeads(heads)
-    width, units = setting["width"], setting["number_units"]
-    network = data.columns.network(width, number_units=units, packed=True)
+    width, units = setting["embedding_dim"], setting["number_embedding_dim"]
+    network = data.columns.network(width, number_embedding_dim=units, packed=True)
     experts = pk.ExpertBlock(DEFAULTS["units"], DEFAULTS["activation"], setting["dropout"])
     model = pk.MultiTaskModel(network.input, heads(BLOCKS[block](heads, experts)(network.output)))
     model.compile(pk.table_optimizer(keras.optimizers.Adam(setting["learning_rate"])))
@@ -387,8 +387,8 @@ def choose(model, data, kinds, number):
         return float(np.mean(losses))
 
     columns = data.columns
-    unused = [] if columns.known else ["width"]
-    unused += [] if columns.numbers else ["number_units"]
+    unused = [] if columns.known else ["embedding_dim"]
+    unused += [] if columns.numbers else ["number_embedding_dim"]
     unused += [] if columns.ids else ["cat_smooth"]
     best, loss = search(draw_settings(first, choices, unused, number), run)
     changes = [f"{name} {best[name]}" for name in best if best[name] != first[name]]

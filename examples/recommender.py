@@ -130,7 +130,7 @@ def encode(frame):
 
 def build(block, heads, columns):
     """Return a model with a block. Hedged branches have their own tables."""
-    network = columns.network(width=16, dropout=0.1)
+    network = columns.network(embedding_dim=16, dropout=0.1)
     experts = pk.ExpertBlock([64, 32], dropout=0.1)
     if block is pk.HedgedBlock:
         features = block(heads, experts, features=network)(network.input)

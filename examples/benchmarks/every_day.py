@@ -73,7 +73,7 @@ class Log(NamedTuple):
         kinds: Any = {"auc": pk.BinaryHead, "rmse": partial(pk.RegressionHead, standardize=True)}
         options: Any = {"tower": [16], "reduction": "label_root"}
         heads = pk.TaskHeads([kinds[m](task, **options) for task, m in self.tasks.items()])
-        columns = pk.Columns(*self.columns).fit(past, spare=2.0)
+        columns = pk.Columns(*self.columns).fit(past, spare_rows=2.0)
         model = example.build(pk.HedgedBlock, heads, columns)
         model.compile(pk.table_optimizer(keras.optimizers.Adam(1e-3)))
         return model, columns
@@ -191,8 +191,8 @@ def measure_rows(count: int) -> None:
 
     rng, half = np.random.default_rng(0), count // 2
     first = pd.DataFrame({"user": np.arange(half), "age": rng.normal(size=half)})
-    columns = pk.Columns(["user"], ["age"]).fit(first, min_rows=1, spare=1.0)
-    network, heads = columns.network(width=8), pk.TaskHeads([pk.BinaryHead("click")])
+    columns = pk.Columns(["user"], ["age"]).fit(first, min_rows=1, spare_rows=1.0)
+    network, heads = columns.network(embedding_dim=8), pk.TaskHeads([pk.BinaryHead("click")])
     block = pk.SharedBottomBlock(heads, [8])
     model = pk.MultiTaskModel(network.input, heads(block(network.output)))
     day = pd.DataFrame({"user": rng.integers(0, half * 10 // 7, count), "age": 0.0})

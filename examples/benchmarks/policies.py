@@ -115,7 +115,7 @@ def train(rows: dict[str, Rows], columns: pk.Columns, seed: int) -> dict[str, Ar
             pk.TweedieHead("premium", 1.5, [16], standardize=True),
         ]
     )
-    network = columns.network(width=8)
+    network = columns.network(embedding_dim=8)
     expert = pk.ExpertBlock([64, 32], dropout=0.02)
     features = pk.HedgedBlock(heads, expert, features=network)(network.input)
     model = pk.MultiTaskModel(network.input, heads(features))

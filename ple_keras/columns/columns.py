@@ -112,7 +112,7 @@ class Columns:
     >>> x = columns.transform([{"city": "Rome", "age": 30}, {"city": "Bonn", "age": None}])
     >>> x["city"].tolist(), x["age"].tolist()
     ([3, 1], [0.0, nan])
-    >>> network = columns.network(width=4)
+    >>> network = columns.network(embedding_dim=4)
     >>> network.output_shape
     (None, 6)
     """
@@ -193,14 +193,14 @@ class Columns:
         texts = {name: (name, TEXT_LENGTH) for name in kinds["text"]}
         return cls(kinds["id"], kinds["number"], lists, texts)
 
-    def fit(self, frames: Rows, min_rows: int = 5, spare: float = 0.0) -> Self:
+    def fit(self, frames: Rows, min_rows: int = 5, spare_rows: float = 0.0) -> Self:
         """Find the known values, which occur at least `min_rows` times, and the scales of numbers.
 
         Args:
             frames: A frame of training rows, or an iterable of frames, which are read one at a
                 time.
             min_rows: The number of occurrences from which a value is known.
-            spare: The number of free rows of each table, relative to its known values, which
+            spare_rows: The number of free rows of each table, relative to its known values, which
                 `update` gives to new values.
 
         Returns:
@@ -209,13 +209,13 @@ class Columns:
         Raises:
             TypeError: If a column contains values of a wrong type, or ids of several types.
             ValueError: If a column is missing, or has no known value, or no finite number, or
-                `spare` is negative.
+                `spare_rows` is negative.
 
         Warns:
             UserWarning: If columns have numbers more than 100 deviations from the mean.
         """
-        if not isinstance(spare, Real) or not 0 <= spare < np.inf:
-            raise ValueError(f"spare must be a number of at least 0. Received: {spare=}")
+        if not isinstance(spare_rows, Real) or not 0 <= spare_rows < np.inf:
+            raise ValueError(f"spare_rows must be a number of at least 0. Received: {spare_rows=}")
         counts: Counts = {table: Counter() for table in self._table.values()}
         ends = dict.fromkeys(self.numbers, (np.inf, -np.inf))
         samples, random = dict.fromkeys(self.numbers, np.empty((2, 0))), np.random.default_rng(0)
@@ -238,7 +238,7 @@ class Columns:
                 "Columns with a smaller min_rows. "
                 f"Received: {self.rare[name][:1]} as the most frequent one"
             )
-        self.rows = {name: FIRST + len(v) + ceil(len(v) * spare) for name, v in known.items()}
+        self.rows = {name: FIRST + len(v) + ceil(len(v) * spare_rows) for name, v in known.items()}
         self.previous = ""
         scales = {n: _scale(n, n in self.logs, samples[n][1], *pair) for n, pair in ends.items()}
         sizes = {n: np.abs(np.subtract(ends[n], mean)).max() for n, (mean, *_) in scales.items()}
@@ -260,8 +260,8 @@ class Columns:
         """Return columns that also know new values, and are otherwise equal.
 
         Known values keep their codes, and numbers their scales, quantiles and limits. New values
-        get the next codes, and with them the free rows of tables, whose number `spare` of `fit`
-        sets. Occurrences in `fit` and in earlier updates count, up to the limit of `rare`.
+        get the next codes, and with them the free rows of tables, whose number `spare_rows` of
+        `fit` sets. Occurrences in `fit` and in earlier updates count, up to the limit of `rare`.
         `fill_new_rows` adapts a trained model.
 
         Args:
@@ -279,7 +279,8 @@ class Columns:
         Example:
 
         >>> import pandas as pd
-        >>> columns = Columns(ids=["user"]).fit(pd.DataFrame({"user": [*"aabb"]}), 2, spare=0.5)
+        >>> frame = pd.DataFrame({"user": [*"aabb"]})
+        >>> columns = Columns(ids=["user"]).fit(frame, 2, spare_rows=0.5)
         >>> updated = columns.update(pd.DataFrame({"user": [*"bccd"]}), min_rows=2)
         >>> updated.known, updated.rare, updated.rows
         ({'user': ['a', 'b', 'c']}, {'user': [('d', 1)]}, {'user': 5})
@@ -303,7 +304,7 @@ class Columns:
         if full:
             raise ValueError(
                 "Tables must have a free row for each new value. Train a new model with a larger "
-                "`spare` in `fit`, or increase min_rows. "
+                "`spare_rows` in `fit`, or increase min_rows. "
                 f"Received: {min_rows=}, and too many values: {full}"
             )
         updated = copy(self)
@@ -475,29 +476,29 @@ class Columns:
 
     def network(
         self,
-        width: int | Mapping[str, int] = 16,
+        embedding_dim: int | Mapping[str, int] = 16,
         dropout: float = 0.0,
-        number_units: int | Mapping[str, int | None] | None = None,
+        number_embedding_dim: int | Mapping[str, int | None] | None = None,
         packed: bool = False,
     ) -> Value:
         """Return a functional model that maps the inputs to a vector of features.
 
         An id becomes a row of a table, and a list or a text the mean of rows. A number becomes two
-        features: the number, or 0 if it is missing, and 1 if it is missing. With `number_units`, a
-        number with more than two different quantiles is also read by a NumberEmbedding, whose
-        boundaries are these. `network.input` has the inputs, keyed by column. `HedgedBlock`
-        and `StreamFeatures` copy the network.
+        features: the number, or 0 if it is missing, and 1 if it is missing. With
+        `number_embedding_dim`, a number with more than two different quantiles is also read by a
+        NumberEmbedding, whose boundaries are these. `network.input` has the inputs, keyed by
+        column. `HedgedBlock` and `StreamFeatures` copy the network.
 
         A number outside of the range in training is read as the smallest or largest one, and a
         number more than 5 deviations from the mean as one at 5 deviations. Networks would continue
         a trend, such as one of years, without a bound.
 
         Args:
-            width: The width of the tables. Or a dict of widths keyed by stream, such as
+            embedding_dim: The width of the tables. Or a dict of widths keyed by stream, such as
                 `{"shared": 16, "like": 4}`.
             dropout: The dropout rate of the rows of tables.
-            number_units: The width of the embedding next to each number; None for the number
-                alone. Or a dict keyed by stream, such as `{"shared": None, "like": 8}`.
+            number_embedding_dim: The width of the embedding next to each number; None for the
+                number alone. Or a dict keyed by stream, such as `{"shared": None, "like": 8}`.
             packed: Whether the inputs are those of `transform(rows, packed=True)`, which is faster
                 with many columns.
 
@@ -506,10 +507,11 @@ class Columns:
             same inputs.
 
         Raises:
-            TypeError: If a width or `number_units` is not an integer, or `dropout` not a number.
-            ValueError: If the columns are not fitted, a width or `number_units` is below 1,
-                `dropout` is not at least 0 and below 1, or `width` and `number_units` are dicts
-                with different streams.
+            TypeError: If `embedding_dim` or `number_embedding_dim` is not an integer, or `dropout`
+                not a number.
+            ValueError: If the columns are not fitted, `embedding_dim` or `number_embedding_dim` is
+                below 1, `dropout` is not at least 0 and below 1, or both are dicts of different
+                streams.
         """
         from ple_keras.columns.network import NetworkSpec, build_network  # the module imports Keras
 
@@ -519,7 +521,7 @@ class Columns:
         spec = NetworkSpec(
             self.ids, self.sequences, quantiles, names, self.rows, self.digest, packed
         )
-        return build_network(spec, width, dropout, number_units)
+        return build_network(spec, embedding_dim, dropout, number_embedding_dim)
 
     def _scaled_quantiles(self, name: str) -> list[float]:
         """Return the quantiles of a column as networks read its numbers: at most 5 deviations."""

@@ -40,28 +40,29 @@ class NetworkSpec:
 
 def build_network(
     spec: NetworkSpec,
-    width: int | Mapping[str, int],
+    embedding_dim: int | Mapping[str, int],
     dropout: float,
-    number_units: int | Mapping[str, int | None] | None,
+    number_embedding_dim: int | Mapping[str, int | None] | None,
 ) -> keras.Model | dict[str, keras.Model]:
     """Return a network, or a dict of networks keyed by stream (see `Columns.network`).
 
     Args:
         spec: The columns.
-        width: As for `Columns.network`.
+        embedding_dim: As for `Columns.network`.
         dropout: As for `Columns.network`.
-        number_units: As for `Columns.network`.
+        number_embedding_dim: As for `Columns.network`.
     """
     networks = _Networks(spec, check_number(dropout, "dropout", minimum=0, below=1))
-    dicts = [each for each in (width, number_units) if each and isinstance(each, Mapping)]
+    sizes = (embedding_dim, number_embedding_dim)
+    dicts = [each for each in sizes if each and isinstance(each, Mapping)]
     if not dicts:  # an empty dict is not an integer
-        return networks.build(width, number_units)
+        return networks.build(embedding_dim, number_embedding_dim)
     streams = [*dicts[0]]
-    widths = dict(width) if isinstance(width, Mapping) else dict.fromkeys(streams, width)
-    is_dict = isinstance(number_units, Mapping)
-    units: Any = number_units if is_dict else dict.fromkeys(streams, number_units)
-    check_keys(widths, [*units], "width")
-    return {each: networks.build(widths[each], units[each], f"-{each}") for each in streams}
+    tables, numbers = (
+        each if isinstance(each, Mapping) else dict.fromkeys(streams, each) for each in sizes
+    )
+    check_keys(tables, [*numbers], "embedding_dim")
+    return {each: networks.build(tables[each], numbers[each], f"-{each}") for each in streams}
 
 
 class _Networks:
@@ -94,13 +95,13 @@ class _Networks:
         self._inputs |= {name: keras.Input((), dtype=dtype, name=name) for name in names}
         return ops.stack([self._inputs[name] for name in names], axis=-1)
 
-    def build(self, width: Any, units: Any, suffix: str = "") -> keras.Model:
+    def build(self, embedding_dim: Any, units: Any, suffix: str = "") -> keras.Model:
         """Return a network whose names end with a suffix."""
-        width = check_int(width, "width", minimum=1)
-        units = None if units is None else check_int(units, "number_units", minimum=1)
+        dim = check_int(embedding_dim, "embedding_dim", minimum=1)
+        units = None if units is None else check_int(units, "number_embedding_dim", minimum=1)
         spec, features = self._spec, []
         if self._codes:
-            rows = self._table_features(width, f"table{suffix}")
+            rows = self._table_features(dim, f"table{suffix}")
             features.append(keras.layers.Dropout(self._dropout)(rows))
         if self._numbers is not None:
             features += self._number_features(self._numbers, units)
@@ -108,19 +109,19 @@ class _Networks:
         output = ColumnFeatures(spec.digest, blocks)(features)
         return keras.Model(self._inputs, output, name=f"features{suffix}")
 
-    def _table_features(self, width: int, name: str) -> Tensor:
+    def _table_features(self, dim: int, name: str) -> Tensor:
         """Return the rows of ids, and the mean row of each sequence, from one table."""
         ids, tables = self._spec.ids, [*self._spec.ids]
         for table, length in self._spec.sequences.values():
             tables += [table] * length
         name = free_name(name, self._inputs.keys())
         codes = ops.concatenate(self._codes, axis=-1)
-        rows = ColumnTable(self._spec.rows, tables, width, name=name)(codes)
+        rows = ColumnTable(self._spec.rows, tables, dim, name=name)(codes)
         parts = [(codes, rows)]
         ends = np.cumsum([each.shape[1] for each in self._codes])[:-1].tolist()
         if ends:
             parts = [*zip(ops.split(codes, ends, axis=1), ops.split(rows, ends, axis=1))]
-        vectors = [ops.reshape(parts.pop(0)[1], (-1, len(ids) * width))] if ids else []
+        vectors = [ops.reshape(parts.pop(0)[1], (-1, len(ids) * dim))] if ids else []
         vectors += [_mean_row(*part) for part in parts]
         return ops.concatenate(vectors, axis=-1)
 

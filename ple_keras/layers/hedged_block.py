@@ -50,7 +50,7 @@ class HedgedBlock(BaseLayer):
         expert_block: The network of the default branches: units, or a layer to copy, as for
             CGCBlock. Units are of an ExpertBlock with "relu". For tables of numbers,
             `ExpertBlock(units, "silu")` is better, with the `features` of
-            `Columns.network(number_units={"shared": None, "click": 8})`.
+            `Columns.network(number_embedding_dim={"shared": None, "click": 8})`.
         branches: Blocks keyed by branch, instead of the default branches. Each, such as a PLEBlock,
             maps the inputs to `{task: (..., H)}`. Blocks must not share layers. Branch names follow
             the rule for task names, but can be "shared".

@@ -40,6 +40,12 @@ from ple_keras.transfer.fill_new_rows import fill_new_rows, set_digest
 
 BATCH_SIZE = 4096  # rows of a batch of predictions
 MODEL, COLUMNS, TASKS = "model.keras", "columns.json", "tasks.json"
+# Arguments with other names in folders and pickles of 0.8.
+OLD_NAMES = {
+    "width": "embedding_dim",
+    "number_units": "number_embedding_dim",
+    "spare": "spare_rows",
+}
 MANY_VALUES = 100  # known values of an id, above which a warning can name it
 PRIOR_LABELS = 50  # labels that a mixture counts for in `continue_fit`
 
@@ -61,18 +67,18 @@ class TabularModel:
         ids: Names of columns of integers that are ids. Strings and booleans are ids anyway (see
             `Columns.infer`).
         columns: A Columns instead of `ids`. `fit` fits a copy of it, unless it is fitted.
-        width: The width of tables.
+        embedding_dim: The width of tables.
         units: The units of the experts of branches.
         tower: The units of the tower of each task, or None.
         activation: The activation of the experts.
         dropout: The dropout rate of the experts.
         learning_rate: The learning rate of Adam, which trains all weights except tables.
-        number_units: The width of the embedding next to each number in the own branches of tasks,
-            or None (see `Columns.network`). The shared branch reads numbers alone.
+        number_embedding_dim: The width of the embedding next to each number in the own branches of
+            tasks, or None (see `Columns.network`). The shared branch reads numbers alone.
         table_rate: The learning rate of tables; None for the default of `SparseAdagrad`.
         table_dropout: The dropout rate of the rows of tables.
-        spare: The free rows of tables for the new values of `continue_fit`, relative to the known
-            ones.
+        spare_rows: The free rows of tables for the new values of `continue_fit`, relative to the
+            known ones.
         seed: The seed of the split, the initial weights and the order of rows, in `fit` and
             `continue_fit`; None for new ones each time.
 
@@ -105,16 +111,16 @@ class TabularModel:
         tasks: Mapping[str, str | Head],
         ids: Iterable[str] = (),
         columns: Columns | None = None,
-        width: int = 8,
+        embedding_dim: int = 8,
         units: Sequence[int] = (64, 32),
         tower: LayerLike | None = (16,),
         activation: str = "silu",
         dropout: float = 0.02,
         learning_rate: float = 2e-3,
-        number_units: int | None = 8,
+        number_embedding_dim: int | None = 8,
         table_rate: float | None = None,
         table_dropout: float = 0.0,
-        spare: float = 0.5,
+        spare_rows: float = 0.5,
         seed: int | None = None,
     ) -> None:
         arguments = locals().copy()
@@ -131,7 +137,8 @@ class TabularModel:
         return {**vars(self), "_busy": None}  # pickles and deep copies can't have it
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _busy=RLock())
+        arguments = _with_new_names(state["_arguments"])
+        vars(self).update(state, _arguments=arguments, _busy=RLock())
 
     def _set(self, arguments: Mapping[str, Any]) -> None:
         arguments = {**self._arguments, **arguments}
@@ -288,9 +295,10 @@ class TabularModel:
     ) -> Self:
         """Train the model on new rows, such as rows of the next day, with new values of ids.
 
-        New values get free rows of the tables (see `spare`, `Columns.update` and `fill_new_rows`).
-        Training continues from the current weights and the state of the optimizer. A branch keeps
-        the weights that it had before if no epoch is better on the validation rows. A mixture
+        New values get free rows of the tables (see `spare_rows`, `Columns.update` and
+        `fill_new_rows`). Training continues from the current weights and the state of the
+        optimizer. A branch keeps the weights that it had before if no epoch is better on the
+        validation rows. A mixture
         counts as 50 labels, so that small days hardly change it. If the call fails or is
         interrupted, the model stays as it was.
 
@@ -399,15 +407,15 @@ class TabularModel:
             return columns
         else:
             columns = columns._unfitted()
-        return columns.fit(frame, spare=self._arguments["spare"])
+        return columns.fit(frame, spare_rows=self._arguments["spare_rows"])
 
     def _new_model(self, columns: Columns, tasks: TaskColumns) -> MultiTaskModel:
         """Return a compiled model."""
         arguments = self._arguments
         dropout = check_number(arguments["table_dropout"], "table_dropout", minimum=0, below=1)
         heads = TaskHeads(tasks.heads(arguments["tower"]))
-        units = {SHARED: None} | dict.fromkeys(heads.task_names, arguments["number_units"])
-        networks = columns.network(arguments["width"], dropout, units, packed=True)
+        units = {SHARED: None} | dict.fromkeys(heads.task_names, arguments["number_embedding_dim"])
+        networks = columns.network(arguments["embedding_dim"], dropout, units, packed=True)
         expert = ExpertBlock(arguments["units"], arguments["activation"], arguments["dropout"])
         inputs = networks[SHARED].input
         features = HedgedBlock(heads, expert, features=networks)(inputs)
@@ -664,7 +672,7 @@ class TabularModel:
                 f"{folder} must have files of one model, but {TASKS} belongs to another one. "
                 f"Received: other contents of {wrong}"
             )
-        arguments = keras.saving.deserialize_keras_object(text["arguments"])
+        arguments = _with_new_names(keras.saving.deserialize_keras_object(text["arguments"]))
         columns = Columns.load(folder / COLUMNS)
         arguments["columns"] = columns._unfitted() if arguments["columns"] else None
         model = cls(**arguments)
@@ -677,6 +685,11 @@ class TabularModel:
     def __sklearn_tags__(self) -> Any:
         utils: Any = import_module("sklearn.utils")
         return utils.Tags(estimator_type=None, target_tags=utils.TargetTags(required=False))
+
+
+def _with_new_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of the constructor by their names in this version."""
+    return {OLD_NAMES.get(name, name): value for name, value in arguments.items()}
 
 
 def _best_epoch(model: MultiTaskModel) -> int:

@@ -33,8 +33,8 @@ def fill_new_rows(model: keras.Model, columns: Columns, updated: Columns) -> Non
     Example:
 
     >>> import pandas as pd
-    >>> columns = Columns(ids=["user"]).fit(pd.DataFrame({"user": [*"aabb"]}), 2, spare=0.5)
-    >>> network = columns.network(width=4)
+    >>> columns = Columns(ids=["user"]).fit(pd.DataFrame({"user": [*"aabb"]}), 2, spare_rows=0.5)
+    >>> network = columns.network(embedding_dim=4)
     >>> heads = TaskHeads([BinaryHead("click")])
     >>> features = SharedBottomBlock(heads, [8])(network.output)
     >>> model = MultiTaskModel(network.input, heads(features))

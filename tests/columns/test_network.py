@@ -130,7 +130,7 @@ def test_a_list_is_the_mean_of_rows_of_the_table_of_its_column(columns, frame):
 )
 def test_columns_of_one_kind_make_a_network(frame, options):
     columns = pk.Columns(**options).fit(frame, min_rows=1)
-    network = columns.network(width=3)
+    network = columns.network(embedding_dim=3)
     assert network(columns.transform(frame)).shape[0] == 6
     inputs = network.input
     heads = pk.TaskHeads([pk.BinaryHead("click")])
@@ -157,9 +157,9 @@ def test_numbers_are_limited_or_embedded(frame, tmp_path):
         assert features[:, 3].tolist() == [0, 1, 0, 0, 0, 0]
     columns.quantiles["age"][-1] = 1e300  # far in the tail
     assert columns.network().predict_on_batch(x)[2, 0] == 5
-    assert np.isfinite(columns.network(number_units=3).predict_on_batch(x)).all()
+    assert np.isfinite(columns.network(number_embedding_dim=3).predict_on_batch(x)).all()
     columns.quantiles["age"][-1] = 50
-    network = columns.network(number_units=3)
+    network = columns.network(number_embedding_dim=3)
     layer = next(each for each in network.layers if isinstance(each, pk.NumberEmbedding))
     assert [len(row) for row in layer.bin_boundaries] == [5, 6, 4]
     place = pk.NumberEmbedding(1, 16, None, layer.bin_boundaries)  # of ones: the sum over bins
@@ -174,15 +174,15 @@ def test_numbers_are_limited_or_embedded(frame, tmp_path):
     age = embedded[:, 3:6]  # which is missing in row 1, and ends at 50 and 10
     np.testing.assert_array_equal(age[[2, 1]], age[[5, 3]])
     np.testing.assert_array_equal(loaded(network, tmp_path).predict_on_batch(x), embedded)
-    own = columns.network({"shared": 4, "like": 2}, number_units=2)
+    own = columns.network({"shared": 4, "like": 2}, number_embedding_dim=2)
     assert own["like"].output_shape == (None, 3 + 3 * 2 + 3)
-    own = columns.network(number_units={"shared": None, "like": 2})
+    own = columns.network(number_embedding_dim={"shared": None, "like": 2})
     assert [own[stream].output_shape[1] for stream in ("shared", "like")] == [6, 12]
-    with pytest.raises(ValueError, match=r"width must have exactly the keys \['shared'\]"):
-        columns.network({"like": 4}, number_units={"shared": 4})
+    with pytest.raises(ValueError, match=r"embedding_dim must have exactly the keys \['shared'\]"):
+        columns.network({"like": 4}, number_embedding_dim={"shared": 4})
     numbers = numbers.assign(age=[1.0, 2.0, 1.0, 2.0, np.nan, 1.0])
     columns = pk.Columns(numbers=["age", "time"]).fit(numbers)
-    networks = [columns.network(number_units=2, packed=packed) for packed in (False, True)]
+    networks = [columns.network(number_embedding_dim=2, packed=packed) for packed in (False, True)]
     networks[1].set_weights(networks[0].get_weights())
     x = [columns.transform(numbers, packed=packed) for packed in (False, True)]
     expected = networks[0].predict_on_batch(x[0])
@@ -257,14 +257,16 @@ def test_a_model_knows_the_digest_of_its_columns_and_refuses_others(columns, fra
 
 
 def test_widths_are_checked(columns):
-    with pytest.raises(ValueError, match="width must be at least 1"):
+    with pytest.raises(ValueError, match="embedding_dim must be at least 1"):
         columns.network(0)
     for width in ("16", {"shared": 16.0}):
-        with pytest.raises(TypeError, match="width must be an integer"):
+        with pytest.raises(TypeError, match="embedding_dim must be an integer"):
             columns.network(width)
     for units in (0, {"shared": None, "click": 0}):
-        with pytest.raises(ValueError, match=r"number_units must be at least 1\. Received: numb"):
-            columns.network(number_units=units)
+        with pytest.raises(
+            ValueError, match=r"number_embedding_dim must be at least 1\. Received: numb"
+        ):
+            columns.network(number_embedding_dim=units)
     with pytest.raises(ValueError, match=r"dropout must be .* below 1\. Received: dropout=1"):
         columns.network(dropout=1)
 

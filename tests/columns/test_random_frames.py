@@ -127,7 +127,7 @@ def unseen(known):
 def test_a_network_and_its_file_predict_each_row_of_known_missing_and_unseen_values(
     table, packed, units
 ):
-    network = table.columns.network(2, number_units=units, packed=packed)
+    network = table.columns.network(2, number_embedding_dim=units, packed=packed)
     new = unseen(table.columns.known[table.names[0]])
     missing = dict.fromkeys(table.names)
     rows = [*table.rows, missing, missing | {table.names[0]: new, table.names[3]: [new]}]

@@ -16,7 +16,7 @@ LISTS = {"history": ("item", 4), "genres": ("genres", 2)}
 @pytest.fixture(scope="module")
 def columns(frame):
     texts = {"title": ("words", 3)}
-    return Columns(["user", "item"], ["age"], LISTS, texts, ["votes"]).fit(frame, 2, spare=0.6)
+    return Columns(["user", "item"], ["age"], LISTS, texts, ["votes"]).fit(frame, 2, spare_rows=0.6)
 
 
 def day_of(frame, **changes):
@@ -82,6 +82,8 @@ def test_frames_that_cannot_be_read_are_refused(columns, frame, change, error, r
 def test_wrong_arguments_are_refused(frame):
     with pytest.raises(ValueError, match="Call fit first"):
         Columns(["user"]).update(frame)
-    for spare in (-1, np.nan, np.inf, "1", None):
-        with pytest.raises(ValueError, match=r"spare must .* at least 0. Received: spare="):
-            Columns(["user"]).fit(pd.DataFrame({"user": [1] * 5}), spare=spare)
+    for spare_rows in (-1, np.nan, np.inf, "1", None):
+        with pytest.raises(
+            ValueError, match=r"spare_rows must .* at least 0. Received: spare_rows="
+        ):
+            Columns(["user"]).fit(pd.DataFrame({"user": [1] * 5}), spare_rows=spare_rows)

@@ -56,6 +56,19 @@ def test_the_next_fit_of_a_tabular_model_has_the_networks_of_its_version():
     experts = find_layers(model.keras_model, pk.ExpertBlock)
     assert {expert.activation.__name__ for expert in experts} == {"silu"}
     assert len(find_layers(model.keras_model, pk.NumberEmbedding)) == 2
+    arguments = {"embedding_dim": 2, "number_embedding_dim": 8, "spare_rows": 0.5}
+    assert model.get_params().items() >= arguments.items()
+
+
+@once
+def test_a_pickle_of_a_tabular_model_has_the_new_names_of_arguments():
+    state = pk.TabularModel({"like": "binary"}).__getstate__()
+    old = {"width": 3, "number_units": None, "spare": 1.0}
+    state["_arguments"] = {"tasks": {"like": "binary"}, **old}
+    model = pk.TabularModel({"like": "binary"})
+    model.__setstate__(state)
+    new = {"embedding_dim": 3, "number_embedding_dim": None, "spare_rows": 1.0}
+    assert model.get_params() == {"tasks": {"like": "binary"}, **new}
 
 
 @once

@@ -100,7 +100,7 @@ def amounts():
     frame = pd.DataFrame(
         {"user": np.arange(24) % 4, "age": np.arange(24.0), "word": ["a b", "b c"] * 12}
     )
-    columns = pk.Columns(["user"], ["age"], texts={"word": ("word", 2)}).fit(frame, spare=0.5)
+    columns = pk.Columns(["user"], ["age"], texts={"word": ("word", 2)}).fit(frame, spare_rows=0.5)
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.TweedieHead("spent", standardize=True)])
     heads.adapt({task: data()[1][task] for task in heads})
     network = columns.network(4, packed=True)
@@ -185,7 +185,7 @@ def main():
             (folder / "kept.pickle").write_bytes(pickle.dumps(hedge.kept))
         np.savez(folder / f"{name}.npz", **step(keras.models.load_model(folder / f"{name}.keras")))
     tasks = {"like": "binary", "rating": "regression"}
-    small = {"width": 2, "units": [4], "tower": None, "seed": 0}
+    small = {"embedding_dim": 2, "units": [4], "tower": None, "seed": 0}
     model = pk.TabularModel(tasks, ["user"], **small).fit(frame(), epochs=3, verbose=0)
     model.save(folder / "tabular")
     np.savez(folder / "tabular.npz", **step_tabular(folder / "tabular"))

@@ -121,15 +121,15 @@ def test_rows_have_the_parts_of_groups_or_of_times():
 def test_a_search_keeps_the_changes_that_lower_the_loss():
     choices = compare.CHOICES
     first = {part: values[0] for part, values in choices.items()}
-    settings = compare.draw_settings(first, choices, ["width", "number_units"], 9)
+    settings = compare.draw_settings(first, choices, ["embedding_dim", "number_embedding_dim"], 9)
     changed = {part for each in settings for part in first if each[part] != first[part]}
     assert settings[0] == first
     assert changed == {"learning_rate", "dropout"}
 
     def run(setting):
-        return 1.0 - (setting["learning_rate"] == 8e-3) + 0.1 * (setting["width"] == 4)
+        return 1.0 - (setting["learning_rate"] == 8e-3) + 0.1 * (setting["embedding_dim"] == 4)
 
-    settings = [first, first | {"learning_rate": 8e-3, "width": 4}]
+    settings = [first, first | {"learning_rate": 8e-3, "embedding_dim": 4}]
     assert compare.search(settings, run) == (first | {"learning_rate": 8e-3}, 0.0)
 
 

@@ -56,7 +56,7 @@ def number_network(width):
         f"n{i}": np.round(x) if i == 1 else x > 0 if i == 2 else x for i, x in numbers.items()
     }
     columns = pk.Columns(numbers=[*numbers]).fit(pd.DataFrame(numbers))
-    return columns.network(number_units=2, packed=True)
+    return columns.network(number_embedding_dim=2, packed=True)
 
 
 def with_gate_weights():

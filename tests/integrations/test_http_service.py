@@ -343,7 +343,7 @@ async def test_a_new_model_replaces_the_old_one_and_a_wrong_one_does_not(app, fo
 
 
 def hedged_model(columns, heads, packed=False):
-    network = columns.network(width=4, packed=packed)
+    network = columns.network(embedding_dim=4, packed=packed)
     features = pk.StreamFeatures(heads, network)(network.input)
     return pk.MultiTaskModel(network.input, heads(pk.HedgedBlock(heads, [8])(features)))
 
@@ -375,7 +375,7 @@ def test_a_published_model_answers_as_it_predicts(tmp_path, packed):
 def test_a_model_and_columns_of_different_trainings_are_refused(tmp_path):
     columns, other = (pk.Columns(["job"]).fit(FRAME.assign(job=j), 1) for j in ("ab", "cd"))
     model = hedged_model(columns, pk.TaskHeads([pk.BinaryHead("click")]))
-    network = columns.network(width=4)
+    network = columns.network(embedding_dim=4)
     hour = keras.Input((), name="hour")
     features = keras.ops.concatenate([network.output, hour[:, None]], axis=-1)
     inputs, click = network.input | {"hour": hour}, keras.layers.Dense(1)(features)

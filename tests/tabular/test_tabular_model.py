@@ -54,7 +54,7 @@ NAMES = ["liked it", "stars", "visits", "spent", "kind: 5", "kind: 6", "kind: 7"
 
 def new_model(tasks=("liked it", "stars"), **arguments):
     tasks = tasks if isinstance(tasks, dict) else {task: TASKS[task] for task in tasks}
-    options = {"units": (4,), "tower": None, "width": 2, "seed": 0, "ids": ["user id"]}
+    options = {"units": (4,), "tower": None, "embedding_dim": 2, "seed": 0, "ids": ["user id"]}
     return pk.TabularModel(tasks, **{**options, **arguments})
 
 
@@ -211,7 +211,7 @@ ARGUMENTS = {
 SMALL = without(FRAME, "kind", "visits", "spent", "stars")
 FITS = {
     "activation": ({"activation": "rely"}, {}, ValueError, "activation must be known to Keras: "),
-    "number units": ({"number_units": 0}, {}, ValueError, "number_units must be at least 1. Rec"),
+    "numbers": ({"number_embedding_dim": 0}, {}, ValueError, "number_embedding_dim must be at l"),
     "table rate": ({"table_rate": 0}, {}, ValueError, "table_rate must be finite and above 0. R"),
     "table dropout": (
         {"table_dropout": 1}, {}, ValueError, "table_dropout must be .* below 1. Received: table"
@@ -326,7 +326,12 @@ def test_arguments_that_make_no_model_are_refused(name):
 
 @once
 def test_arguments_reach_the_layers_and_the_optimizer_and_are_saved(tmp_path):
-    options = {"activation": "tanh", "number_units": 3, "table_rate": 0.25, "table_dropout": 0.5}
+    options = {
+        "activation": "tanh",
+        "number_embedding_dim": 3,
+        "table_rate": 0.25,
+        "table_dropout": 0.5,
+    }
     model = new_model(CLICK, **options).fit(SMALL, epochs=0, verbose=0)
     model.save(tmp_path / "model")
     loaded = pk.TabularModel.load(tmp_path / "model")
@@ -472,13 +477,13 @@ def test_scikit_learn_clones_scores_searches_and_permutes():
     model = new_model({"liked it": "binary", "stars": head})
     copied = clone(model)
     assert copied is not model
-    assert copied.get_params()["width"] == 2
+    assert copied.get_params()["embedding_dim"] == 2
     frame, model = without(FRAME, *LABELS), new_model()
     x, y = frame.drop(columns=["liked it", "stars"]), frame[["liked it", "stars"]]
     for each in ((frame, None), (x, y.to_numpy())):
         assert (selection.cross_val_score(model, *each, cv=2, params=QUICK) < 0).all()
-    search = selection.GridSearchCV(model, {"width": [3]}, cv=2).fit(x, y, **QUICK)
-    assert search.best_params_["width"] == 3
+    search = selection.GridSearchCV(model, {"embedding_dim": [3]}, cv=2).fit(x, y, **QUICK)
+    assert search.best_params_["embedding_dim"] == 3
     found = search.best_estimator_.predict(frame)
     loaded = pickle.loads(pickle.dumps(search.best_estimator_))
     np.testing.assert_allclose(loaded.predict(frame), found, rtol=1e-5)
@@ -550,7 +555,7 @@ def test_arguments_of_numpy_and_pandas_and_a_task_called_layer_are_saved(tmp_pat
     frame = without(FRAME, *LABELS).rename(columns={"stars": "layer", "liked it": "table"})
     frame["val"] = SCORE  # logs of validation begin with it
     frame["table"] = [["a", "b"][: n % 3] for n in USER]  # a column with the name of a layer
-    options = {"ids": pd.Index(["user id"]), "width": np.int64(2)}
+    options = {"ids": pd.Index(["user id"]), "embedding_dim": np.int64(2)}
     tasks = {"layer": "regression", "val": "regression"}
     model = new_model(tasks, **options).fit(frame, **QUICK)
     model.save(tmp_path / "model")

@@ -25,8 +25,8 @@ FRAME, DAY = frame_of(range(9), range(6)), frame_of(range(5, 14), range(4, 10))
 TABLES = {"lists": {"history": ("film", 3)}, "texts": {"title": ("words", 2)}}
 
 
-def fitted(frame=FRAME, spare=1.0):
-    return pk.Columns(["user", "film"], ["age"], **TABLES).fit(frame, 2, spare)
+def fitted(frame=FRAME, spare_rows=1.0):
+    return pk.Columns(["user", "film"], ["age"], **TABLES).fit(frame, 2, spare_rows)
 
 
 def model_of(kind, columns):
@@ -106,7 +106,11 @@ def test_other_columns_and_models_are_refused(tmp_path):
         ({"updated": later}, ValueError, f"updated.previous='', not '{columns.digest}'"),
         ({"updated": updated.update(DAY)}, ValueError, f"updated.previous='{updated.digest}'"),
         ({"columns": later, "updated": later.update(FRAME)}, ValueError, "network of `columns`"),
-        ({"model": model_of("ple", fitted(spare=0.0))}, ValueError, "a row for each code.* 'film'"),
+        (
+            {"model": model_of("ple", fitted(spare_rows=0.0))},
+            ValueError,
+            "a row for each code.* 'film'",
+        ),
         ({"model": keras.Model(model.input, plain)}, ValueError, "'' in the model"),
         ({"model": "model.keras"}, TypeError, "model must be a Layer. Received: model='model.k"),
         ({"columns": "columns.json"}, TypeError, "columns must be a Columns. Received: columns="),

@@ -397,7 +397,7 @@ def test_tables_and_embeddings_of_numbers_of_other_columns_are_left_out(block):
     frames = [pd.DataFrame({"user": [n, n + 1, n], "age": [1.0, n, 9]}) for n in (3, 4)]
     models = []
     for frame in (frames[0], *frames):
-        network = pk.Columns(["user"], ["age"]).fit(frame, 1).network(2, number_units=2)
+        network = pk.Columns(["user"], ["age"]).fit(frame, 1).network(2, number_embedding_dim=2)
         heads, options = pk.TaskHeads([pk.BinaryHead("click")]), {"name": "block"}
         features = network.output
         if block is pk.HedgedBlock:
