@@ -75,25 +75,25 @@ class _Networks:
 
     def __init__(self, spec: NetworkSpec, dropout: float) -> None:
         self._spec, self._dropout = spec, dropout
-        self._inputs: dict[str, Tensor] = {}
+        self._read_inputs: dict[str, Tensor] = {}
         self._codes, self._numbers = [], None
         if spec.ids:
             self._codes.append(self._add_scalars(spec.ids, "ids", "int32"))
         for column, (_, length) in spec.sequences.items():
             name = spec.inputs[column]
-            self._inputs[name] = keras.Input((length,), dtype="int32", name=name)
-            self._codes.append(self._inputs[name])
+            self._read_inputs[name] = keras.Input((length,), dtype="int32", name=name)
+            self._codes.append(self._read_inputs[name])
         if spec.quantiles:
             self._numbers = self._add_scalars([*spec.quantiles], "numbers", "float32")
 
     def _add_scalars(self, columns: Sequence[str], block: str, dtype: str) -> Tensor:
         """Add the inputs of some columns, and return them side by side."""
         if self._spec.packed:
-            self._inputs[block] = keras.Input((len(columns),), dtype=dtype, name=block)
-            return self._inputs[block]
+            self._read_inputs[block] = keras.Input((len(columns),), dtype=dtype, name=block)
+            return self._read_inputs[block]
         names = [self._spec.inputs[column] for column in columns]
-        self._inputs |= {name: keras.Input((), dtype=dtype, name=name) for name in names}
-        return ops.stack([self._inputs[name] for name in names], axis=-1)
+        self._read_inputs |= {name: keras.Input((), dtype=dtype, name=name) for name in names}
+        return ops.stack([self._read_inputs[name] for name in names], axis=-1)
 
     def build(self, embedding_dim: Any, units: Any, suffix: str = "") -> keras.Model:
         """Return a network whose names end with a suffix."""
@@ -107,14 +107,14 @@ class _Networks:
             features += self._number_features(self._numbers, units)
         blocks = {"ids": spec.ids, "numbers": [*spec.quantiles]} if spec.packed else {}
         output = ColumnFeatures(spec.digest, blocks)(features)
-        return keras.Model(self._inputs, output, name=f"features{suffix}")
+        return keras.Model(self._read_inputs, output, name=f"features{suffix}")
 
     def _table_features(self, dim: int, name: str) -> Tensor:
         """Return the rows of ids, and the mean row of each sequence, from one table."""
         ids, tables = self._spec.ids, [*self._spec.ids]
         for table, length in self._spec.sequences.values():
             tables += [table] * length
-        name = free_name(name, self._inputs.keys())
+        name = free_name(name, self._read_inputs.keys())
         codes = ops.concatenate(self._codes, axis=-1)
         rows = ColumnTable(self._spec.rows, tables, dim, name=name)(codes)
         parts = [(codes, rows)]
