@@ -12,6 +12,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from threading import RLock
+from types import NoneType
 from typing import Any, Self
 
 import keras
@@ -390,7 +391,8 @@ class TabularModel:
         if columns is None:
             left_out = [name for name in others if name]
             names = [name for name in frame.columns if name not in left_out]
-            if empty := [n for n in names if all(v is None for v in column_values(frame, n))]:
+            empty = [n for n in names if {*map(type, column_values(frame, n))} <= {NoneType}]
+            if empty:
                 warn_user(f"Columns without a value are left out: {empty}")
             used = [name for name in frame.columns if name not in empty]
             no_ids = {*others, *empty} - {*self._arguments["tasks"]}
@@ -456,7 +458,8 @@ class TabularModel:
         return [dict(zip(predictions, row)) for row in zip(*lists)]
 
     def _predict(self, x: Arrays) -> Arrays:
-        if not (count := len(next(iter(x.values())))):
+        count = len(next(iter(x.values())))
+        if not count:
             return {task: np.empty((0, head.units)) for task, head in self.heads.items()}
         if count <= BATCH_SIZE:  # the loop of `predict` takes longer than a row
             return dict(self.keras_model.predict_on_batch(x))
@@ -597,11 +600,10 @@ class TabularModel:
             report = task_report(self.keras_model, x, y, BATCH_SIZE, groups, new_rows=True)
         unlabeled = [task for task in tasks.factors if np.isnan(y[task]).all()]
         columns = {n: column for column, n in tasks.names.items() if n not in unlabeled}
-        by_column: Any = {
-            key: {columns[task]: value for task, value in by_task.items() if task in columns}
-            for key, by_task in vars(report).items()
-            if isinstance(by_task, dict)
-        }
+        by_column: Any = {}
+        for key, by_task in vars(report).items():
+            if isinstance(by_task, dict):
+                by_column[key] = {columns[t]: x for t, x in by_task.items() if t in columns}
         return replace(report, **by_column)
 
     def save(self, folder: str | Path) -> None:
