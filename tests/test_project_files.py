@@ -33,9 +33,6 @@ CONTINUED = re.compile(
     r"|those|through|to|under|unlike|until|which|whose?|with|within|without)\b",
     re.IGNORECASE,
 )
-NOT_YET = "hedging/branched_model", "hedging/mixture"
-NOT_YET += tuple(f"inspection/{name}" for name in ("compare", "gates", "mix", "task"))
-NOT_YET += ("tabular/task_columns",)
 
 
 def test_the_changelog_and_the_citation_have_the_released_version():
@@ -124,4 +121,4 @@ def test_no_comment_begins_with_a_preposition_or_a_pronoun():
             follows = all(each.lstrip().startswith("#") for each in (before, line))
             if CONTINUED.search(line) and not follows:
                 found.append((path.relative_to(PACKAGE).as_posix(), line.strip()))
-    assert [each for each in found if not each[0].startswith(NOT_YET)] == []
+    assert found == []

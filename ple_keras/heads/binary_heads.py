@@ -10,8 +10,8 @@ from keras import ops
 from ple_keras._checks import check_number, short_repr
 from ple_keras._keras.saving import register
 from ple_keras._typing import Config, LayerLike, LossLike, MetricLike, Shape, TaskName, Tensor
+from ple_keras.families.family import Binary, Family
 from ple_keras.heads.head import Head
-from ple_keras.labels.label_arrays import check_probabilities
 from ple_keras.labels.task_names import check_targets, check_task_name
 from ple_keras.losses.example_losses import ProbabilityCrossentropy
 from ple_keras.losses.loss_kinds import is_elementwise
@@ -21,14 +21,13 @@ from ple_keras.metrics.sums import LogitAUC
 class ProbabilityHead(Head):
     """A head whose prediction is the probability of a positive label."""
 
+    _own_family = Binary()
+
     def _default_metrics(self) -> list[MetricLike]:
         return [LogitAUC()]
 
     def _label_width(self) -> int:
         return self.units
-
-    def _check_values(self, labels: Tensor) -> None:
-        check_probabilities(labels, self.task)
 
 
 @register
@@ -118,6 +117,9 @@ class BinaryHead(ProbabilityHead):
             return losses
         y_true = ops.squeeze(y_true, -1) if self.units == 1 else y_true
         return losses * (1 + (self.pos_weight - 1) * y_true)
+
+    def _row_family(self) -> Family:
+        return self._own_family
 
     def get_config(self) -> Config:
         return {**super().get_config(), "pos_weight": self.pos_weight}

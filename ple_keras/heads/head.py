@@ -31,6 +31,7 @@ from ple_keras._typing import (
     Shape,
     Tensor,
 )
+from ple_keras.families.family import Family, Multiclass, Power, Regression
 from ple_keras.labels.label_arrays import (
     LabelStatistics,
     check_values,
@@ -120,6 +121,7 @@ class Head(BaseLayer):
     _set_by_class: tuple[str, ...] = ()  # arguments of this class that a subclass does not take
     targets: list[str] | None = None  # the names of the numbers of a label
     _initial_bias = 0.0  # bias of the last Dense layer
+    _own_family: Family | None = None  # None if the loss and the activation determine the family
 
     def __init__(
         self,
@@ -269,6 +271,25 @@ class Head(BaseLayer):
         where, missing = f" of {self.task!r}", all_missing_labels(self.missing_label, self.loss)
         return find_labeled(y_true, y_pred, missing, self._label_width(), where)
 
+    def _family(self) -> Family:
+        """Return what the labels are, for reports and mixtures."""
+        if self._own_family is not None:
+            return self._own_family
+        if self.activation is LOGIT_ACTIVATIONS[1]:
+            return Multiclass()
+        return Power(1.0) if loss_name(self.loss) == "poisson" else Regression()
+
+    def _row_family(self) -> Family | None:
+        """Return the family whose row losses suit the loss, for gains; None for other losses."""
+        if loss_name(self.loss) == "mean_squared_error":
+            return Regression()
+        family = self._family()
+        return None if family.variance_power is None else family
+
+    def _loss_unit(self) -> float:
+        """Return the number by which standardization divides the loss."""
+        return 1.0
+
     def _label_width(self) -> int | None:
         """Return the length of a label's last axis; None if unknown, as for custom losses."""
         name = loss_name(self.loss)
@@ -362,7 +383,10 @@ class Head(BaseLayer):
 
     def _check_values(self, labels: Tensor) -> None:
         """Check the values of labels `(labels, width)`, without missing and ignored ones."""
-        check_for_loss(labels, self.task, self.loss, self.units)
+        if self._own_family is None:
+            check_for_loss(labels, self.task, self.loss, self.units)
+        else:
+            self._own_family.check_labels(labels, self.task, self.units)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.units)

@@ -10,8 +10,8 @@ from keras import ops
 from ple_keras._checks import check_int, check_number, short_repr
 from ple_keras._keras.saving import register
 from ple_keras._typing import Config, LayerLike, LossLike, MetricLike, Tensor
+from ple_keras.families.family import Family, Multiclass
 from ple_keras.heads.head import Head
-from ple_keras.labels.label_arrays import check_class_indices, check_probabilities
 
 
 @register
@@ -57,6 +57,7 @@ class MulticlassHead(Head):
     [1.0, 1.0, 5.0]
     """
 
+    _own_family = Multiclass()
     _fixed = (*Head._fixed, "num_classes")
     _set_by_class = ("units", "activation")
 
@@ -96,11 +97,8 @@ class MulticlassHead(Head):
     def _default_metrics(self) -> list[MetricLike]:
         return ["accuracy"]
 
-    def _check_values(self, labels: Tensor) -> None:
-        if labels.shape[-1] == self.num_classes:  # a probability for each class
-            check_probabilities(labels, self.task)
-        else:
-            check_class_indices(labels, self.task, self.num_classes)
+    def _row_family(self) -> Family:
+        return self._own_family
 
     def get_config(self) -> Config:
         return {**super().get_config(), "class_weight": self.class_weight}

@@ -10,8 +10,8 @@ from keras import ops
 from ple_keras._keras.internals import get_mask, is_from_keras, set_mask
 from ple_keras._keras.saving import register
 from ple_keras._typing import ByName, Config, LayerLike, LossLike, MetricLike, Shape, Tensor
+from ple_keras.families.family import Ranking
 from ple_keras.heads.head import Head
-from ple_keras.labels.label_arrays import check_values
 from ple_keras.labels.sample_space import LabeledExamples, find_labeled, to_number_tensor
 from ple_keras.metrics.masked_metric import call_metric
 
@@ -65,6 +65,7 @@ class RankingHead(Head):
     (8, 20)
     """
 
+    _own_family = Ranking()
     _set_by_class = ("units", "activation")
 
     def __init__(
@@ -138,9 +139,6 @@ class RankingHead(Head):
         has_relevant = ops.any(lists["mask"] & (lists["labels"] > 0), axis=-1)
         weights = ops.cast(has_relevant, metric.dtype)
         call_metric(metric, lists, labeled.predictions, weights, f" of {metric.name!r}")
-
-    def _check_values(self, labels: Tensor) -> None:
-        check_values(labels, labels < 0, self.task, "be at least 0")
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
         return tuple(input_shape[:-1])

@@ -12,8 +12,9 @@ from ple_keras._checks import check_bool, check_number
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Activation, Config, LayerLike, LossLike, MetricLike, Shape, Tensor
+from ple_keras.families.family import Power
 from ple_keras.heads.head import Head
-from ple_keras.labels.label_arrays import LabelStatistics, check_values, short_names
+from ple_keras.labels.label_arrays import LabelStatistics, short_names
 from ple_keras.labels.task_names import check_targets
 from ple_keras.losses.loss_kinds import ERRORS, loss_name
 from ple_keras.losses.tweedie import tweedie_loss
@@ -234,13 +235,8 @@ def _check_scale(mean: Any, deviation: Any, units: int, standardize: bool) -> An
 
 
 class PositiveHead(StandardizedHead):
-    """Base of the heads of counts and amounts, whose mean is an exponential.
+    """Base of the heads of counts and amounts, whose mean is an exponential."""
 
-    Attributes:
-        power: The power p of the variance of a label, which is proportional to `mean^p`.
-    """
-
-    power: float
     _set_by_class = ("units", "activation", "loss")
 
     def __init__(self, task: str, loss: LossLike, standardize: bool, **kwargs: Any) -> None:
@@ -253,6 +249,11 @@ class PositiveHead(StandardizedHead):
             (mean,) = (ops.cast(weight, y_pred.dtype) for weight in self._scale_weights())
             y_true, y_pred = y_true / mean, y_pred / mean
         return super().example_losses(y_true, y_pred)
+
+    def _loss_unit(self) -> float:
+        power: Any = self._family().variance_power
+        mean = self.mean if self.standardize else None
+        return float(mean[0] ** (2 - power)) if mean else 1.0
 
     def _present_labels(self, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
         present, is_labeled = super()._present_labels(labels)
@@ -322,8 +323,6 @@ class CountHead(PositiveHead):
     >>> round(float(prediction[0, 0]), 3), visits.mean
     (4.5, [4.5])
     """
-
-    power = 1.0
 
     def __init__(
         self,
@@ -407,6 +406,7 @@ class TweedieHead(PositiveHead):
         self.power = check_number(power, "power", above=1)
         if self.power > 2:
             raise ValueError(f"power must be above 1 and at most 2. Received: power={power!r}")
+        self._own_family = Power(self.power)
         kwargs |= {"metrics": metrics, "tower": tower}
         super().__init__(task, tweedie_loss(self.power), standardize, **kwargs)
 
@@ -418,16 +418,6 @@ class TweedieHead(PositiveHead):
 
     def _logs_loss_mean(self) -> bool:
         return False
-
-    def _check_values(self, labels: Tensor) -> None:
-        check_values(labels, labels < 0, self.task, "be at least 0")
-        if self.power == 2:
-            check_values(labels, labels == 0, self.task, "be above 0 with power=2")
-
-
-def variance_power(head: Head) -> float | None:
-    """Return the power of the mean in the variance of counts and amounts; None for other heads."""
-    return getattr(head, "power", 1.0 if loss_name(head.loss) == "poisson" else None)
 
 
 def check_adapted(heads: Mapping[str, Head]) -> None:

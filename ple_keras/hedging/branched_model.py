@@ -13,13 +13,11 @@ from ple_keras._keras.building import check_model
 from ple_keras._keras.processes import sum_over_processes
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import ByName, TaskName, Tensor
-from ple_keras.heads.binary_heads import ProductHead
 from ple_keras.heads.hedged_head import mix
 from ple_keras.heads.task_heads import branch_names, find_heads, hedged_heads
 from ple_keras.hedging.branch_weights import Branch
 from ple_keras.hedging.mixture import LabeledValues, best_mixture, total_losses
 from ple_keras.labels.label_arrays import check_total_weight, labeled_weights, task_labels
-from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.layers.observer import Observer
 from ple_keras.steps.observing_model import ObservingModel
 from ple_keras.steps.trace_function import trace_function
@@ -109,36 +107,42 @@ class BranchedModel:
         """Return the losses of the branches and mixtures."""
         losses = Losses({}, {}, {})
         for task, of_task in found.items():
-            head, labels = self.heads[task], of_task.labels
-            mixtures = [to_numpy(self.hedged[each].mixture) for each in self._factors(task)]
-            mixed = mix(of_task.values, np.transpose(mixtures))
-            stack = ops.convert_to_tensor(np.stack([mixed, *of_task.values]))
-            if isinstance(head, ProductHead):
-                stack = ops.sum(ops.log_sigmoid(stack), -1, keepdims=True)
-            are_classes = head.activation is keras.activations.softmax and labels.shape[-1] == 1
-            exact = np.eye(head.units)[labels[:, 0].astype(int)] if are_classes else labels
-            are_predictions = exact.shape[-1] == head.units
-            if are_predictions:
-                weights = np.broadcast_to(of_task.weights[:, None], exact.shape)
-                mean: Any = np.ma.average(np.ma.masked_invalid(exact), axis=0, weights=weights)
-                mean = np.broadcast_to(mean.filled(SAFE_PREDICTION), exact.shape)
-                constants = np.stack([np.where(np.isnan(exact), mean, exact), mean])
-            else:
-                constants = to_numpy(head._predict(ops.zeros_like(stack[:2])))
-            predictions = np.concatenate([to_numpy(head._predict(stack)), constants])
-            sums = np.append(*total_losses(head, of_task, predictions))
+            sums = self._summed_losses(task, of_task)
             *totals, least, constant, count = sum_over_processes(sums).tolist()
-            least *= are_predictions
-            scale = abs(constant - least)
-            is_counted = count and head.loss_weight
-            scale = scale if 0 < scale < np.inf else count
-            if is_counted:
-                losses.relative_mixtures[task] = (totals[0] - least) / scale
-            for branch, total in zip(self.branch_names[task], totals[1:]):
-                losses.by_branch[task, branch] = total / count if count else np.nan
-                if is_counted:
-                    losses.relative[task, branch] = (total - least) / scale
+            branches = [(task, branch) for branch in self.branch_names[task]]
+            for branch, total in zip(branches, totals[1:]):
+                losses.by_branch[branch] = total / count if count else np.nan
+            if count and self.heads[task].loss_weight:
+                scale = abs(constant - least)
+                scale = scale if 0 < scale < np.inf else count
+                mixture, *relative = [(total - least) / scale for total in totals]
+                losses.relative_mixtures[task] = mixture
+                losses.relative.update(zip(branches, relative))
         return losses
+
+    def _summed_losses(self, task: TaskName, found: LabeledValues) -> np.ndarray:
+        """Return sums over the labels of a task, and the sum of their weights.
+
+        They are the losses of the mixture, of each branch, of labels as predictions, and of a
+        constant (see `Losses`).
+        """
+        head = self.heads[task]
+        mixtures = [to_numpy(self.hedged[factor].mixture) for factor in self._factors(task)]
+        mixed = mix(found.values, np.transpose(mixtures))
+        values = ops.convert_to_tensor(np.stack([mixed, *found.values]))
+        if task not in self.hedged:  # a product, from the logits of its factors
+            values = ops.sum(ops.log_sigmoid(values), -1, keepdims=True)
+        exact = head._family().indicators(found.labels, head.units)
+        if exact is None:
+            constants = to_numpy(head._predict(ops.zeros_like(values[:2])))
+        else:
+            constant = head._family().constant(exact, found.weights)
+            constant = np.broadcast_to(constant, exact.shape)
+            constants = np.stack([np.where(np.isnan(exact), constant, exact), constant])
+        predictions = np.concatenate([to_numpy(head._predict(values)), constants])
+        losses, weight = total_losses(head, found, predictions)
+        losses[-2] *= exact is not None
+        return np.append(losses, weight)
 
     def relative_loss(self, found: ValuesByTask) -> float:
         """Return the mean of the relative losses of the mixtures."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -14,16 +14,15 @@ from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Tensor
 from ple_keras.heads.head import Head
 from ple_keras.heads.hedged_head import mix
-from ple_keras.heads.regression_heads import PositiveHead, variance_power
 from ple_keras.labels.sample_space import SAFE_LABEL, SAFE_PREDICTION
 from ple_keras.losses.example_losses import uncertainty_form
 
-MAX_SHARE_LOGIT = 14  # of a weight's share of the sum of two weights
-POINTS, ZOOMS = 25, 3  # of the grids of its logit
+MAX_SHARE_LOGIT = 14  # the logit of a weight's share of the sum of two weights
+POINTS, ZOOMS = 25, 3  # grids of this logit
 MAX_SWEEPS = 20
-MIN_DECREASE = 1e-4  # of the objective, a log-likelihood
+MIN_DECREASE = 1e-4  # decrease of the objective, a log-likelihood
 MIN_PRIOR = 1e-6  # keeps the weights above 0
-MIN_TOTAL = 1e-37  # of losses; close to the smallest normal number of float32
+MIN_TOTAL = 1e-37  # sum of losses, close to the smallest normal number of float32
 MAX_VALUES = 2**18  # numbers of all branches, times the candidates that are compared at once
 
 
@@ -79,10 +78,10 @@ def best_mixture(head: Head, found: LabeledValues, prior: float | np.ndarray) ->
         return totals
 
     dispersion = 1.0
-    if variance_power(head) is not None:
+    if head._family().variance_power is not None:
         plain = [equal, *np.eye(count)]
         dispersion = _dispersion(head, found, [predict(weights[None])[0] for weights in plain])
-    # Without the loss of one more label, a fit through all labels would be infinitely good.
+    # A fit through all labels would be infinitely good without the loss of one more label.
     pseudo_loss = 0.0
     if not is_likelihood:
         (total,), weight = total_losses(head, found, predict(equal[None]))
@@ -101,9 +100,7 @@ def _dispersion(head: Head, found: LabeledValues, predictions: Sequence[Tensor])
         found: The labels.
         predictions: The mixture with equal weights, and each branch. The best one counts.
     """
-    power: Any = variance_power(head)
-    mean = head.mean if isinstance(head, PositiveHead) and head.standardize else None
-    unit = mean[0] ** (2 - power) if mean else 1.0
+    power, unit = head._family().variance_power, head._loss_unit()
     ratios = []
     for each in predictions:
         limits = keras.config.epsilon(), 1 / MIN_TOTAL
@@ -113,7 +110,7 @@ def _dispersion(head: Head, found: LabeledValues, predictions: Sequence[Tensor])
         ratios.append(float(np.nansum(squares * weights) / weights.sum()))
     if power == 1:  # counts vary at least like a Poisson distribution
         return max(min(ratios), 1.0) / unit
-    # As with errors, one more label prevents that few labels decide the mixture.
+    # One more label prevents that few labels decide the mixture, as it does for errors.
     return max(min(ratios) + ratios[0] / float(found.weights.sum()), MIN_TOTAL) / unit
 
 

@@ -1,25 +1,26 @@
 """Paired gains of predictions over other predictions, with intervals and statements."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ple_keras._checks import check_keys, short_repr
 from ple_keras._typing import ByName, TaskName, Tensor
+from ple_keras.families.family import Family
+from ple_keras.heads.head import Head
+from ple_keras.heads.kinds import row_family
 from ple_keras.inspection.report_text import Report, cells, table
 from ple_keras.labels.sample_space import to_number_array
-from ple_keras.metrics.array_metrics import group_indices, half_deviances
+from ple_keras.metrics.array_metrics import group_indices
 
-POWERS = {"count": 1, "amount": 1.5}  # of the mean in the variance
-AXES = dict.fromkeys(["binary", "regression", *POWERS], 1) | {"multiclass": 2}  # of predictions
+RowLoss = Family | Callable[[np.ndarray, np.ndarray], Any]
 LEAST = 1e-7  # probability, or prediction of a count or an amount
 MARGIN = 1.0  # percent by which predictions that are "not worse" may be worse
-# With fewer, more than 5% of the statements can be false (examples/benchmarks/false_statements.py):
+# More than 5% of the statements can be false with fewer (examples/benchmarks/false_statements.py):
 MIN_GROUPS, MIN_EFFECTIVE = 150, 10  # 2% of all groups are missing from 150 with a chance of 5%
-SHARE = 0.99  # of the rows, whose differences with other labels are smaller
+SHARE = 0.99  # share of the rows whose differences with other labels are smaller
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,10 @@ def compare_predictions(
             `(B, classes)`. Rows with NaN in one of two predictions are left out of their pair.
         losses: `{task: loss}`: "binary" (log loss), "regression" (squared error), "count" and
             "amount" (half of the deviance of a Poisson distribution, or of a Tweedie distribution
-            with power 1.5), "multiclass" (log loss), or a function that returns the loss of each
-            row, `(rows,)`, at least 0. It gets float64 arrays of the labels and predictions of the
-            rows that count, `(rows,)` or `(rows, n)`.
+            with power 1.5), "multiclass" (log loss), an unbuilt head of the task, such as
+            `TweedieHead("claim", power=1.7)`, or a function that returns the loss of each row,
+            `(rows,)`, at least 0. It gets float64 arrays of the labels and predictions of the rows
+            that count, `(rows,)` or `(rows, n)`.
         groups: The group of each row, integers or strings `(B,)`, such as a person or a day, if
             rows of a group are not independent.
 
@@ -133,8 +135,8 @@ def compare_predictions(
         TypeError: If an argument is not a dict as described, arrays are not numbers, or a group is
             missing.
         ValueError: If there are fewer than two names, a task is missing or unknown, a loss is
-            unknown or not a number of at least 0 for each row, an array has a wrong shape or value,
-            or a pair has fewer than two rows or groups.
+            unknown, a head of another task, or not a number of at least 0 for each row, an array
+            has a wrong shape or value, or a pair has fewer than two rows or groups.
 
     Reference:
 
@@ -152,7 +154,31 @@ def compare_predictions(
       late  rival   400  0.2951      0.4408  +33.1  +31.5 to +34.6  better
     """
     by_task = read_by_task(losses, predictions, y=y)
-    first, *others = predictions
+    known = {task: _row_loss(loss, task) for task, loss in losses.items()}
+    return Comparison(next(iter(predictions)), paired_gains(by_task, [*predictions], known, groups))
+
+
+def _row_loss(loss: Any, task: TaskName) -> Any:
+    """Return the family of a kind, or the function that was passed."""
+    is_function = callable(loss) and not isinstance(loss, Head)
+    return loss if is_function else row_family(loss, task, f"losses[{task!r}]", ", a function")
+
+
+def paired_gains(
+    by_task: Mapping[TaskName, Sequence[np.ndarray]],
+    names: Sequence[str],
+    losses: Mapping[TaskName, RowLoss],
+    groups: Tensor = None,
+) -> dict[TaskName, dict[str, Gain]]:
+    """Return the gains of the first predictions over the others (see `compare_predictions`).
+
+    Args:
+        by_task: The labels and the predictions of each name, from `read_by_task`.
+        names: The names of the predictions.
+        losses: The loss of each task.
+        groups: As for `compare_predictions`.
+    """
+    first, *others = names
     gains: dict[str, dict[str, Gain]] = {task: {} for task in losses}
     for task, (labels, new, *arrays) in by_task.items():
         loss = losses[task]
@@ -160,14 +186,14 @@ def compare_predictions(
         for name, old in zip(others, arrays):
             is_known = ~np.isnan(np.column_stack([labels, new, old])).any(axis=1)
             y_known, members = labels[is_known], np.unique(ids[is_known], return_inverse=True)[1]
-            if not members.any():  # at most one group
+            if not members.any():  # all rows are in one group
                 raise ValueError(
                     "y must have at least two rows, of two groups, with a label and predictions of "
                     f"{first!r} and {name!r} for {task!r}. Received: rows={len(y_known)}"
                 )
             a, b = (_possible_losses(loss, y_known, each[is_known], task) for each in (new, old))
             gains[task][name] = _gain(y_known, a, b, members)
-    return Comparison(first, gains)
+    return gains
 
 
 def read_by_task(
@@ -206,45 +232,33 @@ def read_by_task(
     return found
 
 
-def row_losses(loss: Any, y: np.ndarray, p: np.ndarray, task: TaskName) -> np.ndarray:
+def row_losses(loss: RowLoss, y: np.ndarray, p: np.ndarray, task: TaskName) -> np.ndarray:
     """Return the loss of each row, `(rows,)`."""
-    argument, known = f"losses[{task!r}]", loss if callable(loss) else partial(_known_losses, loss)
-    found: np.ndarray = to_number_array(known(y, p), argument).astype("float64")
+    argument = f"losses[{task!r}]"
+    if isinstance(loss, Family):
+        has_axes = (y.ndim, p.ndim) == (1, loss.axes)
+        values = loss.row_losses(y, p, LEAST) if has_axes else np.array(np.nan)
+    else:
+        values = loss(y, p)
+    found: np.ndarray = to_number_array(values, argument).astype("float64")
     if found.shape != y.shape[:1] or not np.all((found >= 0) & (found < np.inf)):
         raise ValueError(
-            f"{argument} must be one of {[*AXES]} that allows the labels and predictions, or a "
-            "function of both that returns a finite number of at least 0 for each row. Received: "
+            f"{argument} must be a kind that allows the labels and predictions, or a function of "
+            "both that returns a finite number of at least 0 for each row. Received: "
             f"{argument}={loss!r}, losses {found.shape} for labels {y.shape} from {y.min():g} to "
             f"{y.max():g} and predictions {p.shape} from {p.min():g} to {p.max():g}"
         )
     return found
 
 
-def _known_losses(kind: str, y: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """Return the losses of a kind, with NaN where it does not allow the label or prediction."""
-    if (y.ndim, p.ndim) != (1, AXES.get(kind)):  # of no kind, or of a wrong shape
-        return np.array(np.nan)
-    if kind == "regression":
-        return np.asarray((y - p) ** 2)
-    if kind in POWERS:
-        found = half_deviances(y, np.maximum(p, LEAST), POWERS[kind])
-        return np.where(np.minimum(y, p) >= 0, found, np.nan)
-    if kind == "binary":  # labels can be probabilities
-        found = -y * np.log(np.maximum(p, LEAST)) - (1 - y) * np.log(np.maximum(1 - p, LEAST))
-        return np.where((np.minimum(y, p) >= 0) & (np.maximum(y, p) <= 1), found, np.nan)
-    is_class = y[:, None] == np.arange(p.shape[1])
-    found = -np.log(np.maximum((is_class * p).sum(axis=1), LEAST))
-    return np.where(is_class.any(axis=1) & (p >= 0).all(axis=1), found, np.nan)
-
-
-def _possible_losses(loss: Any, y: np.ndarray, p: np.ndarray, task: TaskName) -> np.ndarray:
+def _possible_losses(loss: RowLoss, y: np.ndarray, p: np.ndarray, task: TaskName) -> np.ndarray:
     """Return the loss of each row, and then those with other labels, `(labels, rows)`."""
-    losses, is_zero = [row_losses(loss, y, p, task)], y == 0
-    if loss == "multiclass":
-        losses += [*-np.log(np.maximum(p.T, LEAST))]
-    elif loss == "binary" or (loss in [*POWERS] and 0 < is_zero.sum() < len(y)):
-        for label in (0.0, 1.0 if loss == "binary" else y[~is_zero].mean()):
-            losses.append(row_losses(loss, np.full(len(y), label), p, task))
+    losses = [row_losses(loss, y, p, task)]
+    if isinstance(loss, Family):
+        wide = p.reshape(len(p), -1)
+        for label in loss.possible_labels(y, p):
+            labels = np.full((len(y), 1), label)
+            losses.append(loss.losses(labels, wide, LEAST)[:, 0])
     return np.stack(losses)
 
 

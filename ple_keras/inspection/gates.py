@@ -16,7 +16,7 @@ from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.levels import built_levels
 from ple_keras.steps.observing_model import ObservingModel
 
-UNREAD_SHARE = 0.1  # of a uniform weight: no gate reads an expert if all of them give it less
+UNREAD_SHARE = 0.1  # share of a uniform weight: no gate reads an expert if all of them give it less
 
 
 def gate_weights(

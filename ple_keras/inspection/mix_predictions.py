@@ -4,28 +4,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+import keras
 import numpy as np
 
-from ple_keras._checks import check_keys, check_known_value, check_number
+from ple_keras._checks import check_keys, check_number, short_repr
 from ple_keras._typing import ByName, Nested, TaskName
-from ple_keras.heads.binary_heads import BinaryHead
-from ple_keras.heads.multiclass_head import MulticlassHead
-from ple_keras.heads.regression_heads import CountHead, RegressionHead, TweedieHead
+from ple_keras.families.family import Family
+from ple_keras.heads.head import Head
+from ple_keras.heads.kinds import new_head, row_family
 from ple_keras.hedging.mixture import LabeledValues, best_mixture
-from ple_keras.inspection.compare_predictions import POWERS, read_by_task, row_losses
-from ple_keras.inspection.report_text import Report
+from ple_keras.inspection.compare_predictions import read_by_task, row_losses
+from ple_keras.inspection.report_text import Report, to_json
 from ple_keras.labels.label_arrays import check_total_weight, labeled_weights
-
-HEADS: dict[str, Any] = {"binary": BinaryHead, "regression": RegressionHead, "count": CountHead}
-HEADS |= {"amount": TweedieHead, "multiclass": MulticlassHead}
-MIN_PREDICTION = 2.0**-23  # of probabilities, counts and amounts; 1 - 2**-23 is exact in float32
 
 
 @dataclass(frozen=True)
 class Mixture(Report):
     """Result of `mix_predictions`.
 
-    `Mixture.from_dict` restores it from the result of `to_dict`.
+    `Mixture.from_dict` restores it from the result of `to_dict`, which has the configs of heads.
 
     Attributes:
         weights: `{task: {model: weight}}`: above 0, with a sum of 1 for each task.
@@ -33,7 +30,7 @@ class Mixture(Report):
     """
 
     weights: dict[TaskName, dict[str, float]]
-    losses: dict[TaskName, str]
+    losses: dict[TaskName, str | Head]
 
     def predict(self, predictions: Mapping[str, ByName]) -> dict[TaskName, np.ndarray]:
         """Return the mixtures of predictions, `{task: array}`.
@@ -49,18 +46,22 @@ class Mixture(Report):
         """
         mixtures = {}
         for task, arrays in read_by_task(self.losses, predictions).items():
-            kind, weights = self.losses[task], self.weights[task]
+            family, weights = new_head(self.losses[task])._family(), self.weights[task]
             check_keys(predictions, [*weights], "predictions")
-            mixed = sum(weights[m] * _mixed_values(kind, p) for m, p in zip(predictions, arrays))
-            powers = mixed if kind == "regression" else np.exp(mixed)
-            total = powers.sum(axis=1, keepdims=True) if kind == "multiclass" else 1 + powers
-            mixtures[task] = powers / total if kind in ("binary", "multiclass") else powers
+            mixed: Any = sum(weights[m] * family.link(p) for m, p in zip(predictions, arrays))
+            mixtures[task] = family.inverse(mixed)
         return mixtures
+
+    def to_dict(self) -> dict[str, Any]:
+        losses = {t: keras.saving.serialize_keras_object(kind) for t, kind in self.losses.items()}
+        return dict(to_json({"weights": self.weights, "losses": losses}))
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
         """Return the mixture whose `to_dict` returned `value`."""
-        return cls(**value)
+        kinds = value["losses"].items()
+        losses = {task: keras.saving.deserialize_keras_object(kind) for task, kind in kinds}
+        return cls(value["weights"], losses)
 
 
 def mix_predictions(
@@ -87,7 +88,8 @@ def mix_predictions(
             left out for this task. Probabilities are limited to 2^-23 and 1 - 2^-23, and counts and
             amounts to at least 2^-23.
         losses: `{task: kind}`: "binary", "regression", "count", "amount" or "multiclass" (see
-            `compare_predictions`).
+            `compare_predictions`), or an unbuilt head of the task with the activation of its kind,
+            such as `TweedieHead("claim", power=1.7)`. Its loss is used, without its `standardize`.
         sample_weight: Weights of the rows, `(B,)`, or `{task: weights}`: a row with a weight of 2
             is two rows.
         prior: The weight of the prior, at least 0. With a larger one, the weights are more equal.
@@ -103,7 +105,8 @@ def mix_predictions(
     Raises:
         TypeError: If an argument is not a dict as described, or arrays are not numbers.
         ValueError: If there are fewer than two models, a task is missing or unknown, a kind is
-            unknown, an array has a wrong shape or value, or `prior` is negative.
+            unknown, a head has another task, activation or loss, an array has a wrong shape or
+            value, or `prior` is negative.
 
     Example:
 
@@ -120,26 +123,38 @@ def mix_predictions(
     check_number(prior, "prior", minimum=0)
     weights_by_task = {}
     for task, (labels, *arrays) in read_by_task(losses, predictions, y=y).items():
-        kind = check_known_value(losses[task], [*HEADS], f"losses[{task!r}]")
+        family = _mixed_family(losses[task], task)
         is_known = ~np.isnan(np.column_stack([labels, *arrays])).any(axis=1)
         labels, *arrays = (each[is_known] for each in (labels, *arrays))
         weights = labeled_weights(sample_weight, losses, task, is_known)
         check_total_weight(len(labels), weights.sum(), task)
         for each in arrays if len(labels) else ():
-            row_losses(kind, labels, each, task)  # checks the labels and the predictions
-        values = np.atleast_3d([_mixed_values(kind, each) for each in arrays])
-        if kind == "regression" and len(labels):  # float32 lacks the digits of large numbers
+            row_losses(family, labels, each, task)  # checks the labels and the predictions
+        values = np.atleast_3d([family.link(each) for each in arrays])
+        are_numbers = not (family.is_rate or family.has_classes)
+        if are_numbers and len(labels):  # float32 lacks the digits of large numbers
             labels, values = ((x - labels.mean()) / (labels.std() or 1) for x in (labels, values))
-        options = {"num_classes": values.shape[-1]} if kind == "multiclass" else {}
         found = LabeledValues(labels[:, None], weights, values)
-        mixture = best_mixture(HEADS[kind]("task", **options), found, prior)
+        mixture = best_mixture(_unscaled_head(losses[task], values.shape[-1]), found, prior)
         weights_by_task[task] = dict(zip(predictions, mixture.tolist()))
     return Mixture(weights_by_task, dict(losses))
 
 
-def _mixed_values(kind: str, p: np.ndarray) -> Any:
-    """Return the logits of probabilities, the logarithms of other positive numbers, or numbers."""
-    if kind == "regression":
-        return p
-    p = np.clip(p, MIN_PREDICTION, np.inf if kind in POWERS else 1 - MIN_PREDICTION)
-    return np.log(p) - (np.log1p(-p) if kind == "binary" else 0)
+def _mixed_family(kind: Any, task: TaskName) -> Family:
+    """Return the family of a kind, whose predictions must be the inverse of its link."""
+    argument = f"losses[{task!r}]"
+    family = row_family(kind, task, argument)
+    if new_head(kind).activation is not keras.activations.get(family.activation):
+        raise ValueError(
+            f"{argument} must have the activation {family.activation!r} to mix predictions. "
+            f"Received: {argument}={short_repr(kind)}"
+        )
+    return family
+
+
+def _unscaled_head(kind: str | Head, width: int) -> Head:
+    """Return a head of a kind that needs no statistics of labels."""
+    if not isinstance(kind, Head):
+        return new_head(kind, num_classes=width)
+    scale = ("standardize", "mean", "deviation")
+    return type(kind).from_config({k: x for k, x in kind.get_config().items() if k not in scale})

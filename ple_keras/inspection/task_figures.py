@@ -8,21 +8,14 @@ from typing import Any
 import numpy as np
 
 from ple_keras._typing import Tensor
-from ple_keras.heads.binary_heads import ProbabilityHead
 from ple_keras.heads.head import Head
-from ple_keras.heads.multiclass_head import MulticlassHead
-from ple_keras.heads.ranking_head import RankingHead
-from ple_keras.heads.regression_heads import variance_power
 from ple_keras.heads.task_losses import batch_loss
 from ple_keras.inspection.report_text import cells
 from ple_keras.labels.sample_space import SAFE_PREDICTION
-from ple_keras.losses.example_losses import MIN_PROBABILITY
-from ple_keras.metrics.array_metrics import grouped_auc, half_deviances
 
-MIN_COMPLEMENT = 1e-7  # of 1 - p, since float32 has few probabilities closer to 1
 # Thresholds of the warnings:
 MIN_LABELS = 100
-CONSTANT_DEVIATION = 1e-6  # of predictions, relative to the labels: float32 has 7 digits
+CONSTANT_DEVIATION = 1e-6  # deviation of predictions relative to labels: float32 has 7 digits
 CALIBRATION = (0.67, 1.5)  # the last steps of Adam alone caused 1.4 in a task with 4% positives
 SIGNIFICANT = 3  # standard errors, which chance exceeds in fewer than 3 of 1000 tasks
 
@@ -92,7 +85,8 @@ def labels_by_position(head: Head, labels: Tensor | None, predictions: np.ndarra
     if labels is None:
         return np.full((len(predictions), 1), np.nan)
     present, is_labeled = head._present_labels(labels)
-    if isinstance(head, MulticlassHead) or _is_rate(head):
+    family = head._family()
+    if family.has_classes or family.is_rate:
         head._check_values(present)
     known = np.full((*is_labeled.shape, present.shape[-1]), np.nan)
     known[is_labeled] = present
@@ -107,18 +101,14 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray) -> Tas
         predictions: The predictions, with NaN at masked positions.
         labels: The labels from `labels_by_position`.
     """
-    is_list = isinstance(head, RankingHead)
-    is_finite = np.isfinite(predictions)
-    if not is_list:
-        is_finite = is_finite.all(axis=-1, keepdims=True)
-    p = np.where(is_finite, predictions.astype("float64"), np.nan)
-    y = np.where(is_finite, labels, np.nan)
-    is_labeled = np.asarray(np.isfinite(y).any(axis=-1))
-    count, examples = int(is_labeled.sum()), int(is_finite.any(axis=-1).sum())
-    mean, deviation = _mean_and_deviation(p[is_labeled] if count else p, is_list)
-    figures: dict[str, Any] = {"prediction_mean": mean, "prediction_deviation": deviation}
-    if isinstance(head, MulticlassHead):
-        del figures["prediction_mean"]
+    family = head._family()
+    p, y = _without_wrong(predictions, labels, family.is_list)
+    is_labeled = np.isfinite(y).any(axis=-1)
+    count, examples = int(is_labeled.sum()), int(np.isfinite(p).any(axis=-1).sum())
+    mean, deviation = _mean_and_deviation(p[is_labeled] if count else p, family.is_list)
+    is_mean_known = family.axes == 1 or not family.has_classes
+    figures: dict[str, Any] = {"prediction_mean": mean} if is_mean_known else {}
+    figures["prediction_deviation"] = deviation
     if not count:
         return TaskFigures(**figures)
     if head.has_loss:
@@ -126,26 +116,27 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray) -> Tas
         loss = batch_loss(head, y.astype("float32"), safe, None)
         figures["loss"] = float(loss.total / loss.count)
     y, p = y[is_labeled], p[is_labeled]
+    figures["label_mean"], figures["label_deviation"] = _mean_and_deviation(y, family.is_list)
+    if family.is_rate and np.nansum(y):
+        figures["calibration"] = float(p[~np.isnan(y)].sum() / np.nansum(y))
+    wide = family.indicators(y, p.shape[-1])
+    if wide is not None:
+        figures |= family.figures(wide, p)
     errors = relative_losses(head, p, y)
-    figures["label_mean"], figures["label_deviation"] = _mean_and_deviation(y, is_list)
-    if isinstance(head, ProbabilityHead):
-        if np.isin(y, (0, 1)).all() and 0 < y.mean() < 1:
-            figures["auc"] = grouped_auc(y[:, 0], p[:, 0], np.zeros(count, int))
-    elif isinstance(head, MulticlassHead):
-        if y.shape[-1] == 1:  # class indices
-            y = np.eye(p.shape[-1])[y[:, 0].astype(int)]
-        figures["label_mean"], figures["label_deviation"] = math.nan, float(y.std(axis=0).max())
-        figures["accuracy"] = float((y.argmax(axis=-1) == p.argmax(axis=-1)).mean())
-    elif y.shape == p.shape and not is_list:
-        if (power := variance_power(head)) is not None:
-            figures["deviance"] = 2 * float(np.nanmean(half_deviances(y, p, power)))
-        else:
-            figures["rmse"] = float(np.sqrt(np.nanmean((y - p) ** 2)))
-    if _is_rate(head) and (total := np.nansum(y)):
-        figures["calibration"] = float(p[~np.isnan(y)].sum() / total)
     figures["relative_error"] = float(errors.mean())
     figures["relative_error_deviation"] = float(errors.std() / math.sqrt(count))
     return TaskFigures(labels=count, label_share=count / examples, **figures)
+
+
+def _without_wrong(
+    predictions: np.ndarray, labels: np.ndarray, is_list: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return predictions in float64, and labels, with NaN where predictions are not finite."""
+    is_finite = np.isfinite(predictions)
+    if not is_list:
+        is_finite = is_finite.all(axis=-1, keepdims=True)
+    known = np.where(is_finite, predictions.astype("float64"), np.nan)
+    return known, np.where(is_finite, labels, np.nan)
 
 
 def relative_losses(head: Head, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -159,26 +150,14 @@ def relative_losses(head: Head, predictions: np.ndarray, labels: np.ndarray) -> 
         labels: The labels from `labels_by_position`.
     """
     found, is_labeled = np.full(len(labels), np.nan), np.isfinite(labels).any(axis=-1)
-    y, p = labels[is_labeled], predictions[is_labeled].astype("float64")
-    if not len(y):
+    family, p = head._family(), predictions[is_labeled].astype("float64")
+    y = family.indicators(labels[is_labeled], predictions.shape[-1])
+    if y is None or not len(y):
         return found
-    if isinstance(head, ProbabilityHead):
-        y, p = np.hstack([1 - y, y]), np.hstack([np.maximum(1 - p, MIN_COMPLEMENT), p])
-    elif isinstance(head, MulticlassHead) and y.shape[-1] == 1:  # class indices
-        y = np.eye(p.shape[-1])[y[:, 0].astype(int)]
-    elif y.shape != p.shape or isinstance(head, RankingHead):
-        return found
-    numbers = np.ma.masked_invalid(y)
-    mean = numbers.mean(axis=0)
-    if isinstance(head, ProbabilityHead | MulticlassHead):
-        losses = -(y * np.log(np.maximum(p, MIN_PROBABILITY))).sum(axis=-1, keepdims=True)
-        baseline = -(mean * np.log(np.maximum(mean, MIN_PROBABILITY))).sum(keepdims=True)
-    elif (power := variance_power(head)) is not None:
-        losses = half_deviances(numbers, p, power)
-        baseline = half_deviances(numbers, mean, power).mean(axis=0)
-    else:
-        losses, baseline = (numbers - p) ** 2, numbers.var(axis=0)
-    found[is_labeled] = (np.ma.array(losses) / baseline).mean(axis=-1).filled(np.nan)
+    constants = np.broadcast_to(family.constant(y), y.shape)
+    losses, baseline = (np.ma.masked_invalid(family.losses(y, each)) for each in (p, constants))
+    relative: Any = losses / baseline.mean(axis=0)
+    found[is_labeled] = relative.mean(axis=-1).filled(np.nan)
     return found
 
 
@@ -187,11 +166,6 @@ def metric_text(task: TaskFigures) -> str:
     names = ("AUC", "accuracy", "RMSE", "deviance")
     values = zip(names, cells(task, auc=".4f", accuracy=".4f", rmse=".4g", deviance=".4g"))
     return ", ".join(f"{name} {value}" for name, value in values if value != "-")
-
-
-def _is_rate(head: Head) -> bool:
-    """Return whether the sum of the predictions should be that of the labels."""
-    return isinstance(head, ProbabilityHead) or variance_power(head) is not None
 
 
 def _mean_and_deviation(values: np.ndarray, is_list: bool) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,12 +17,9 @@ from ple_keras._keras.internals import get_mask
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import flatten_positions, to_numpy
 from ple_keras._typing import Nested, Tensor
-from ple_keras.heads.binary_heads import BinaryHead
 from ple_keras.heads.head import Head
-from ple_keras.heads.multiclass_head import MulticlassHead
-from ple_keras.heads.regression_heads import variance_power
 from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads, trained_heads
-from ple_keras.inspection.compare_predictions import Gain, compare_predictions
+from ple_keras.inspection.compare_predictions import Gain, paired_gains, read_by_task
 from ple_keras.inspection.report_text import WIDTH, Report, Row, cells, table
 from ple_keras.inspection.task_figures import (
     TaskFigures,
@@ -33,11 +30,10 @@ from ple_keras.inspection.task_figures import (
 )
 from ple_keras.labels.label_arrays import join_rows, task_labels
 from ple_keras.layers.observer import Observer
-from ple_keras.losses.loss_kinds import loss_name
-from ple_keras.metrics.array_metrics import group_indices, half_deviances
+from ple_keras.metrics.array_metrics import group_indices
 from ple_keras.steps.observing_model import ObservingModel
 
-FIGURES = ["relative error", "metric"]  # of branches without gains
+FIGURES = ["relative error", "metric"]  # columns of branches without gains
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,7 @@ class TaskReport(Report):
         errors = [["task", "loss weight", "loss", "relative error", "calibration", "metric"]]
         for task, each in self.tasks.items():
             pair = cells(each, label_mean=".3g", label_deviation=".3g")
-            label = "-" if pair[0] == "-" else " ± ".join(pair)  # of classes
+            label = "-" if pair[0] == "-" else " ± ".join(pair)  # classes have no mean
             prediction = cells(each, prediction_mean=".3g", prediction_deviation=".3g")
             counts = cells(each, labels=",", label_share=".0%")
             labels.append([task, *counts, label, " ± ".join(prediction)])
@@ -154,46 +150,51 @@ def task_report(
     check_model(model)
     if not check_bool(new_rows, "new_rows") and groups is not None:
         raise ValueError(f"groups require new_rows=True. Received: groups={short_repr(groups)}")
-    heads, trained, hedged = find_heads(model), trained_heads(model), hedged_heads(model)
-    observed = ObservingModel(model, partial(_branch_predictions, heads))
-    found: dict[str, list[list[np.ndarray]]] = {}  # labels, predictions, predictions of branches
+    heads, hedged = find_heads(model), hedged_heads(model)
+    found, examples = _read(model, heads, Batches(x, y, batch_size))
+    ids = None if groups is None else group_indices(groups, examples)
+    weights = {t: w for x in find_layers(model, TaskHeads) for t, w in x.loss_weights().items()}
+    logs = getattr(getattr(model, "history", None), "history", {})
+    report = TaskReport(examples, {}, {}, {}, {}, [])
+    for task, (labels, whole, *by_branch) in found.items():
+        head, figures = heads[task], task_figures(heads[task], whole, labels)
+        report.tasks[task], report.loss_weights[task] = figures, weights.get(task, 0.0)
+        report.warnings.extend(figure_warnings(task, figures, head))
+        if task not in hedged:
+            continue
+        named = dict(zip(hedged[task].branch_names, by_branch))
+        report.branches[task] = {}
+        for name, weight in hedged[task].branch_weights().items():
+            epochs = logs.get(f"hedge/{task}/{name}_epoch", [math.nan])
+            of_branch = task_figures(head, named[name], labels)
+            report.branches[task][name] = BranchUse(weight, of_branch, epochs[-1] + 1)
+        if new_rows and head.has_loss and len(head._leading_axes) == 1:
+            try:
+                report.gains[task] = _gains(head, labels, {"mixed": whole, **named}, ids)
+            except ValueError as error:  # all labels can be in one group
+                report.warnings.append(f"{task}: it has no gains. {error}")
+    return report
+
+
+def _read(
+    model: keras.Layer, heads: Mapping[str, Head], batches: Batches
+) -> tuple[dict[str, list[np.ndarray]], int]:
+    """Return the labels of each task, its predictions and those of its branches, and the rows."""
+    trained, observed = trained_heads(model), ObservingModel(model, partial(_outputs, heads))
+    found: dict[str, list[list[np.ndarray]]] = {}
     examples = 0
-    for features, labels, _ in Batches(x, y, batch_size):
+    for features, labels, _ in batches:
         known = task_labels(labels, trained)
         predictions = observed.run_batch(features)
         for task in (task for task in heads if task in predictions):  # JAX sorts the predictions
             positions = labels_by_position(heads[task], known.get(task), predictions[task][0])
             found.setdefault(task, []).append([positions, *predictions[task]])
         examples += len(keras.tree.flatten(features)[0])
-    ids = None if groups is None else group_indices(groups, examples)
-    weights = {t: w for x in find_layers(model, TaskHeads) for t, w in x.loss_weights().items()}
-    logs = getattr(getattr(model, "history", None), "history", {})
-    report = TaskReport(examples, {}, {}, {}, {}, [])
-    for task, batches in found.items():
-        head = heads[task]
-        labels, *arrays = (join_rows([*rows]) for rows in zip(*batches))
-        whole, *by_branch = (task_figures(head, each, labels) for each in arrays)
-        report.tasks[task], report.loss_weights[task] = whole, weights.get(task, 0.0)
-        report.warnings.extend(figure_warnings(task, whole, head))
-        if task not in hedged:
-            continue
-        names = hedged[task].branch_weights()
-        report.branches[task] = {}
-        for (name, weight), figures in zip(names.items(), by_branch):
-            epochs = logs.get(f"hedge/{task}/{name}_epoch", [math.nan])
-            report.branches[task][name] = BranchUse(weight, figures, epochs[-1] + 1)
-        if new_rows and head.has_loss and len(head._leading_axes) == 1:
-            by_name = {name: {task: each} for name, each in zip(["mixed", *names], arrays)}
-            loss = _row_loss(head, labels.shape[-1])
-            try:
-                gains = compare_predictions({task: labels}, by_name, {task: loss}, ids).gains
-                report.gains.update(gains)
-            except ValueError as error:  # such as labels in one group
-                report.warnings.append(f"{task}: it has no gains. {error}")
-    return report
+    joined = {task: [join_rows([*rows]) for rows in zip(*each)] for task, each in found.items()}
+    return joined, examples
 
 
-def _branch_predictions(
+def _outputs(
     heads: Mapping[str, Head], outputs: Mapping[str, Tensor], observer: Observer
 ) -> dict[str, list[Tensor]]:
     """Return the predictions of each task and its branches, as `(N, units)`.
@@ -208,20 +209,19 @@ def _branch_predictions(
     return predictions
 
 
-def _row_loss(head: Head, width: int) -> str | Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Return the loss of each row, for `compare_predictions`, of labels with some width."""
-    if width == 1 and isinstance(head, BinaryHead | MulticlassHead):
-        return "binary" if isinstance(head, BinaryHead) else "multiclass"
-    if width == 1 and loss_name(head.loss) == "mean_squared_error":
-        return "regression"
-    if width == 1 and (power := variance_power(head)) is not None:
-        return {1.0: "count", 1.5: "amount"}.get(power) or partial(half_deviances, power=power)
+def _gains(
+    head: Head, labels: np.ndarray, predictions: Mapping[str, np.ndarray], groups: np.ndarray | None
+) -> dict[str, Gain]:
+    """Return the gains of the first predictions of a task over each branch."""
 
     def losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
         pair = (ops.convert_to_tensor(x.reshape(len(x), -1).astype("float32")) for x in (y, p))
         return np.asarray(to_numpy(head.example_losses(*pair)).reshape(len(y), -1).mean(axis=1))
 
-    return losses
+    task, family = head.task, head._row_family() if labels.shape[-1] == 1 else None
+    by_name = {name: {task: each} for name, each in predictions.items()}
+    by_task = read_by_task({task: None}, by_name, y={task: labels})
+    return paired_gains(by_task, [*by_name], {task: family or losses}, groups)[task]
 
 
 def _branch_rows(report: TaskReport) -> Iterator[Row]:

@@ -1,7 +1,6 @@
 """The columns of a frame with the labels of tasks."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,21 +8,10 @@ import numpy as np
 from ple_keras._checks import check_keys, short_repr, warn_user
 from ple_keras._typing import LayerLike
 from ple_keras.columns.columns import Rows, Value, column_values, free_name, read_numbers, safe_name
-from ple_keras.heads.binary_heads import BinaryHead, ProbabilityHead, ProductHead
 from ple_keras.heads.head import Head
-from ple_keras.heads.multiclass_head import MulticlassHead
-from ple_keras.heads.ranking_head import RankingHead
-from ple_keras.heads.regression_heads import CountHead, RegressionHead, TweedieHead
+from ple_keras.heads.kinds import KINDS, is_kind, new_head
 from ple_keras.labels.label_arrays import labeled_weights
 from ple_keras.labels.task_names import SHARED, is_valid_name
-
-HEADS: dict[str, Callable[..., Head]] = {
-    "binary": BinaryHead,
-    "regression": partial(RegressionHead, standardize=True),
-    "count": partial(CountHead, standardize=True),
-    "amount": partial(TweedieHead, standardize=True),
-    "multiclass": MulticlassHead,
-}
 
 
 class TaskColumns:
@@ -34,6 +22,7 @@ class TaskColumns:
 
     Attributes:
         tasks: As above.
+        families: The family of the labels of each column.
         factors: The tasks of which a ProductHead is the product. They can have no labels.
         names: The name of the task of each column, after `fit`.
         classes: The classes of columns whose labels are not numbers, in the order of predictions.
@@ -48,15 +37,14 @@ class TaskColumns:
         if wrong := [column for column in tasks if not isinstance(column, str)]:
             raise TypeError(f"tasks must have strings as names of columns. Received: {wrong}")
         for column, kind in tasks.items():
-            is_head = isinstance(kind, Head) and not isinstance(kind, RankingHead)
-            if kind not in [*HEADS] and (not is_head or getattr(kind, "built", False)):
+            if not is_kind(kind) or new_head(kind)._family().is_list:
                 raise ValueError(
-                    f"tasks[{column!r}] must be one of {[*HEADS]}, or an unbuilt head that is not "
+                    f"tasks[{column!r}] must be one of {[*KINDS]}, or an unbuilt head that is not "
                     f"a RankingHead. Received: tasks[{column!r}]={kind!r}"
                 )
         self.tasks = dict(tasks)
-        products = [kind for kind in tasks.values() if isinstance(kind, ProductHead)]
-        self.factors = {task for product in products for task in product.of}
+        self.families = {column: new_head(kind)._family() for column, kind in tasks.items()}
+        self.factors = {task for kind in tasks.values() for task in getattr(kind, "of", ())}
         self.names: dict[str, str] = {}
         self.classes: dict[str, list[Value]] = {}
 
@@ -78,8 +66,7 @@ class TaskColumns:
             name = name if is_free and not name.startswith("val_") else f"task_{name}"
             used = {*taken, *self.names.values()}
             self.names[column] = kind.task if isinstance(kind, Head) else free_name(name, used)
-            has_classes = isinstance(kind, ProbabilityHead | MulticlassHead)
-            if has_classes or kind in ("binary", "multiclass"):
+            if self.families[column].has_classes:
                 self._find_classes(frame, column)
         predictions = [name for column in self.tasks for name in self._prediction_names(column)]
         if len({*predictions}) < len(predictions):
@@ -88,16 +75,17 @@ class TaskColumns:
             )
 
     def _prediction_names(self, column: str) -> list[str]:
-        kind = self.tasks[column]
-        if kind != "multiclass" and not isinstance(kind, MulticlassHead):
+        if self.families[column].axes == 1:
             return [column]
-        return [f"{column}: {each}" for each in self.classes[column]]
+        # A softmax of a plain Head has no classes in files of 0.8.
+        names = self.classes.get(column) or range(getattr(self.tasks[column], "units", 0))
+        return [f"{column}: {each}" for each in names]
 
     def _find_classes(self, frame: Rows, column: str) -> None:
         kind = self.tasks[column]
         values = [value for value in column_values(frame, column) if value is not None]
         types = {*map(type, values)}
-        is_binary = kind == "binary" or isinstance(kind, ProbabilityHead)
+        is_binary = self.families[column].axes == 1
         if is_binary and types <= {int, float}:  # labels are 0 and 1, or probabilities
             if kind == "binary" and (wrong := [x for x in values if not 0 <= x <= 1]):
                 raise ValueError(
@@ -113,7 +101,7 @@ class TaskColumns:
             )
         found = {*values}
         classes = [False, True] if is_binary and types == {bool} else sorted(found)
-        size = 2 if is_binary else getattr(kind, "units", max(2, len(classes)))  # of a head
+        size = 2 if is_binary else getattr(kind, "units", max(2, len(classes)))
         if not is_binary and found <= {*range(size)}:
             classes = [*range(size)]
         if len(classes) != size:
@@ -127,8 +115,9 @@ class TaskColumns:
             if isinstance(kind, Head):
                 heads.append(type(kind).from_config(kind.get_config()))
                 continue
-            classes = {"num_classes": len(self.classes[column])} if kind == "multiclass" else {}
-            heads.append(HEADS[kind](self.names[column], tower=tower, **classes))
+            count = len(self.classes.get(column, ()))
+            name = self.names[column]
+            heads.append(new_head(kind, name, tower, standardize=True, num_classes=count))
         return heads
 
     def labels(self, frame: Rows, kind: str | None = None) -> dict[str, np.ndarray]:
@@ -230,7 +219,7 @@ def join_columns(frame: Rows, values: Any, names: Sequence[str]) -> Rows:
             f"Received: a frame with {both}"
         )
     index: Any = getattr(frame, "index", None)
-    if index is None:  # of polars
+    if index is None:  # polars has none
         return frame.with_columns(*type(frame)(dict(zip(names, columns))))
     if not all(index.equals(each.index) for each in columns if hasattr(each, "iloc")):
         warn_user("y and the frame have different indices: rows are aligned by position")

@@ -57,6 +57,19 @@ def test_gains_and_losses_are_those_of_numpy(kind):
     assert [found.loss, found.other_loss] == pytest.approx([a[0].mean(), b[0].mean()])
 
 
+def half_deviances(y, m, p=1.7):
+    return y ** (2 - p) / ((1 - p) * (2 - p)) - y * m ** (1 - p) / (1 - p) + m ** (2 - p) / (2 - p)
+
+
+def test_a_head_is_a_kind_whose_intervals_know_other_labels():
+    y = np.where(np.arange(ROWS) % 3, abs(Y), 0)
+    labels = [y, np.zeros(ROWS), np.full(ROWS, y[y > 0].mean())]
+    losses = [np.stack([half_deviances(label, p) for label in labels]) for p in MEANS]
+    head = pk.TweedieHead("t", power=1.7, standardize=True)
+    check_interval(compare(y, *MEANS, head), *losses)
+    assert compare(Y, A, B, pk.RegressionHead("t", standardize=True)) == compare(Y, A, B)
+
+
 def test_groups_are_the_units_of_the_interval():
     groups = np.arange(ROWS) // 3
     found = compare(Y, A, B, groups=[f"person {group}" for group in groups])
@@ -151,6 +164,8 @@ ARGUMENTS = {
     "no_task": ({"predictions": {"a": {}, "b": {}}}, r"predictions\['a'\] must have exactly"),
     "losses": ({"losses": ["regression"]}, TypeError, "losses must be a dict"),
     "kind": ({"losses": {"t": "mse"}}, r"losses\['t'\] must be one of \['binary',.*\]='mse'"),
+    "other": ({"losses": {"t": pk.CountHead("u")}}, "an unbuilt head of 't' with the loss of one"),
+    "loss": ({"losses": {"t": pk.RegressionHead("t", loss="mae")}}, "with the loss of one of them"),
     "value": ({"losses": {"t": "count"}}, r"allows the labels and predictions.* from -\d"),
     "mean": ({"losses": {"t": lambda y, p: np.mean(y - p)}}, "of at least 0 for each row"),
     "one_row": ({"y": {"t": np.where(np.arange(ROWS), NAN, 1)}}, r"two rows.*rows=1"),

@@ -61,6 +61,7 @@ NUMBERS = {
     "pair": (pk.RegressionHead("pair", units=2), X[:, :2]),
     "visits": (pk.CountHead("visits"), np.arange(64) % 4),
     "spent": (pk.TweedieHead("spent"), np.exp(X[:, 0])),
+    "paid": (pk.TweedieHead("paid", 1.7), np.maximum(X[:, 0], 0)),
 }
 
 
@@ -75,7 +76,9 @@ def test_new_rows_have_the_gains_over_branches():
     assert [*report.gains] == [task for task in NUMBERS if task != "like"]
     (warning,) = (text for text in report.warnings if "no gains" in text)
     assert warning.startswith("like: it has no gains. y must have at least two rows, of two groups")
-    for task, losses in {"time": "rmse", "visits": "deviance", "kind": "loss"}.items():
+    for task, losses in {
+        **{"time": "rmse", "visits": "deviance", "paid": "deviance", "kind": "loss"},
+    }.items():
         mixed, own = report.tasks[task], report.branches[task]["own"].figures
         scale = {"rmse": lambda x: x**2, "deviance": lambda x: x / 2}.get(losses, float)
         gain = report.gains[task]["own"]

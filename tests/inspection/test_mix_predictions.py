@@ -121,6 +121,23 @@ def test_missing_rows_frames_and_json(library):
 
 
 @once
+def test_a_head_is_a_kind():
+    predictions = {m: {"t": each[AMOUNT]} for m, each in PREDICTIONS.items()}
+    named = pk.mix_predictions({"t": Y[AMOUNT]}, predictions, {"t": "amount"})
+    found = {}
+    for power in (1.5, 1.9):
+        heads = {"t": pk.TweedieHead("t", power, tower=[4], standardize=True)}
+        mixture = pk.mix_predictions({"t": Y[AMOUNT]}, predictions, heads)
+        copy = type(mixture).from_dict(json.loads(json.dumps(mixture.to_dict())))
+        assert (copy.losses["t"].power, copy.weights) == (power, mixture.weights)
+        np.testing.assert_array_equal(
+            copy.predict(predictions)["t"], mixture.predict(predictions)["t"]
+        )
+        found[power] = mixture.weights
+    assert found[1.5] == named.weights != found[1.9]
+
+
+@once
 @pytest.mark.parametrize("kind", ["binary", "count", "amount"])
 def test_predictions_are_limited_and_tasks_without_labels_have_equal_weights(kind):
     p = {model: {"t": [0, 1 if kind == "binary" else 4]} for model in "ab"}
@@ -141,6 +158,11 @@ BOTH = {"a": {"t": np.ones(4)}, "b": {"t": np.zeros(4)}}
 GOOD = {"y": {"t": [0, 1, 1, 0]}, "predictions": BOTH, "losses": {"t": "binary"}}
 ARGUMENTS = {
     "function": ({"losses": {"t": np.subtract}}, r"losses\['t'\] must be one of \['binary'"),
+    "head": ({"losses": {"t": pk.BinaryHead("u")}}, "an unbuilt head of 't' with the loss of one"),
+    "activation": (
+        {"losses": {"t": pk.RegressionHead("t", activation="softplus")}},
+        r"losses\['t'\] must have the activation 'linear'",
+    ),
     "one": ({"predictions": {"a": {"t": np.ones(4)}}}, "a dict of at least two names"),
     "label": ({"y": {"t": [0, 2, 1, 0]}}, r"losses\['t'\] must be .* from 0 to 2"),
     "length": ({"y": {"t": [0, 1]}}, r"predictions\['a'\]\['t'\] must have 2 rows"),

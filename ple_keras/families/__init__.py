@@ -1,0 +1,1 @@
+"""What the labels of a task are: probabilities, numbers, counts and amounts, or classes."""
