@@ -11,12 +11,16 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import keras
+import numpy as np
 from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as Line
 from PIL import Image
+
+import ple_keras as pk
 
 Point = tuple[float, float]
 # Colors of Okabe and Ito, distinct for color-blind readers; green is for the shared stream.
@@ -330,6 +334,35 @@ def draw_gates() -> Figure:
     return pyplot.gcf()
 
 
+def draw_quantiles() -> Figure:
+    """Train a QuantileHead on noise that grows with x, and return the plot of its interval."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 10, (2000, 1)).astype("float32")
+    y = 20 + 5 * np.sin(x) + (1 + 0.6 * x) * rng.gumbel(size=x.shape)
+    heads = pk.TaskHeads(
+        [pk.QuantileHead("time", [0.1, 0.5, 0.9], standardize=True)]
+    )
+    inputs = keras.Input((1,))
+    scaled = keras.layers.Rescaling(0.2, -1.0)(inputs)
+    features = pk.SharedBottomBlock(heads, pk.ExpertBlock([64, 64], "silu"))(scaled)
+    model = pk.MultiTaskModel(inputs, heads(features))
+    model.compile(keras.optimizers.Adam(3e-3))
+    model.fit(x, {"time": y}, epochs=60, batch_size=100, verbose=0)
+    grid = np.linspace(0, 10, 200, dtype="float32")[:, None]
+    low, median, high = model.predict(grid, verbose=0)["time"].T
+    figure, ax = pyplot.subplots(figsize=(WIDTH, 2.8), facecolor="white")
+    ax.plot(x[:500], y[:500], ".", color=FRAME_COLOR, markersize=3, label="labels")
+    ax.fill_between(
+        grid[:, 0], low, high, color=CLICK, alpha=0.25, label="0.1 to 0.9"
+    )
+    ax.plot(grid, median, color=CLICK, label="0.5")
+    ax.set(xlabel="x", ylabel="time")
+    ax.legend(loc="upper left", frameon=False)
+    figure.set_layout_engine("constrained")
+    return figure
+
+
 PICTURES: dict[str, tuple[Callable[[Canvas], None], float]] = {  # heights
     "model": (draw_model, 1.95),
     "hedged": (draw_hedged, 2.6),
@@ -346,3 +379,4 @@ if __name__ == "__main__":
         draw(canvas)
         save(canvas.figure, Path(__file__).with_name("concepts") / f"{name}.png")
     save(draw_gates(), Path(__file__).with_name("gates.png"))
+    save(draw_quantiles(), Path(__file__).with_name("quantiles.png"))

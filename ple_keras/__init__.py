@@ -8,6 +8,7 @@ from ple_keras.export.export_onnx import export_onnx
 from ple_keras.heads.binary_heads import BinaryHead, ProductHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.multiclass_head import MulticlassHead
+from ple_keras.heads.quantile_head import QuantileHead
 from ple_keras.heads.ranking_head import RankingHead
 from ple_keras.heads.regression_heads import CountHead, RegressionHead, TweedieHead
 from ple_keras.heads.task_heads import TaskHeads
@@ -66,6 +67,7 @@ __all__ = [
     "PLEBlock",
     "PoissonDeviance",
     "ProductHead",
+    "QuantileHead",
     "RankingHead",
     "RegressionHead",
     "SequentialBlock",

@@ -120,7 +120,7 @@ class Head(BaseLayer):
     _fixed: tuple[str, ...] = ("task", "units")
     _set_by_class: tuple[str, ...] = ()  # arguments of this class that a subclass does not take
     targets: list[str] | None = None  # the names of the numbers of a label
-    _initial_bias = 0.0  # bias of the last Dense layer
+    _initial_bias: Any = 0.0  # bias of the last Dense layer
     _own_family: Family | None = None  # None if the loss and the activation determine the family
 
     def __init__(

@@ -38,7 +38,8 @@ class StandardizedHead(Head):
         for name, numbers in self._scale.items() if self.standardize else ():
             initial = keras.initializers.Constant(np.array(numbers))
             options = {"name": name, "trainable": False, "autocast": False}
-            setattr(self, f"_{name}", self.add_weight((self.units,), initial, "float32", **options))
+            weight = self.add_weight((len(numbers),), initial, "float32", **options)
+            setattr(self, f"_{name}", weight)
 
     def _scale_weights(self) -> list[keras.Variable]:
         """Return the weights of the statistics; none before `build`."""
@@ -158,6 +159,7 @@ class RegressionHead(StandardizedHead):
                 "With standardize=True, activation must be None, and loss must be a squared or "
                 f"absolute error, Huber, LogCosh or custom. Received: {activation=}, {loss=}"
             )
+        units = self._label_width() or units
         self._fixed_scale = _check_scale(mean, deviation, units, standardize)
         scale = self._fixed_scale or ((math.nan,) * units, (math.nan,) * units)
         self._scale = dict(zip(("mean", "deviation"), scale))
@@ -204,7 +206,7 @@ class RegressionHead(StandardizedHead):
         wrong = np.flatnonzero(~(deviation > smallest))
         if len(wrong):
             names = [self._target_names()[k] for k in wrong]
-            where = f" in the targets {short_names(names)}" if self.units > 1 else ""
+            where = f" in the targets {short_names(names)}" if len(mean) > 1 else ""
             raise ValueError(
                 f"y[{self.task!r}] must have labels that differ in float32{where} if "
                 f"standardize=True. Received: deviation={deviation[wrong]}, "

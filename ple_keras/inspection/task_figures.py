@@ -44,9 +44,12 @@ class TaskFigures:
         rmse: For a regression, the root mean squared error, in the unit of the labels.
         deviance: For a Poisson loss, twice the difference between the loss and the least possible
             loss.
+        coverage: For quantiles, the share of labels from the first to the last quantile.
+        nominal_coverage: The difference between the last and the first quantile, such as 0.8.
         relative_error: The error divided by the error of the best constant prediction: for a binary
             task and for classes, the normalized entropy; for a Poisson loss, the ratio of the
-            deviances; for a regression, the mean squared error over the variance. 0 is best, and 1
+            deviances; for a regression, the mean squared error over the variance; for quantiles,
+            the ratio of the pinball losses. 0 is best, and 1
             means that nothing was learned.
         relative_error_deviation: The standard error of `relative_error` over the examples.
         calibration: For a binary task and a Poisson loss, the sum of the predictions of labeled
@@ -64,6 +67,8 @@ class TaskFigures:
     accuracy: float = math.nan
     rmse: float = math.nan
     deviance: float = math.nan
+    coverage: float = math.nan
+    nominal_coverage: float = math.nan
     relative_error: float = math.nan
     relative_error_deviation: float = math.nan
     calibration: float = math.nan
@@ -165,7 +170,10 @@ def metric_text(task: TaskFigures) -> str:
     """Return the metrics that apply to a task."""
     names = ("AUC", "accuracy", "RMSE", "deviance")
     values = zip(names, cells(task, auc=".4f", accuracy=".4f", rmse=".4g", deviance=".4g"))
-    return ", ".join(f"{name} {value}" for name, value in values if value != "-")
+    texts = [f"{name} {value}" for name, value in values if value != "-"]
+    if not math.isnan(task.coverage):
+        texts.append(f"coverage {task.coverage:.1%} of {task.nominal_coverage:.3g}")
+    return ", ".join(texts)
 
 
 def _mean_and_deviation(values: np.ndarray, is_list: bool) -> tuple[float, float]:

@@ -74,6 +74,7 @@ def uncertainty_form(loss: LossLike) -> tuple[float, float]:
     loss = keras.losses.get(loss)
     names = [to_snake_case(getattr(x, "__name__", "")) for x in (loss, *type(loss).__mro__)]
     forms = {"mean_squared_error": (0.5, 0.5), "mean_absolute_error": (1.0, 1.0)}
+    forms["pinball"] = forms["mean_absolute_error"]
     return next((forms[name] for name in names if name in forms), (1.0, 0.5))
 
 

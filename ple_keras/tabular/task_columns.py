@@ -78,7 +78,8 @@ class TaskColumns:
         if self.families[column].axes == 1:
             return [column]
         # A softmax of a plain Head has no classes in files of 0.8.
-        names = self.classes.get(column) or range(getattr(self.tasks[column], "units", 0))
+        kind: Any = self.tasks[column]
+        names = getattr(kind, "quantiles", None) or self.classes.get(column) or range(kind.units)
         return [f"{column}: {each}" for each in names]
 
     def _find_classes(self, frame: Rows, column: str) -> None:

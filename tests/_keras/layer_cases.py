@@ -240,6 +240,11 @@ CASES = {
         *(pk.RegressionHead, 5, 1),
         **{"task": "buy", "tower": 4, "standardize": True, "mean": [3.0], "deviation": [2.0]},
     ),
+    "quantile_head": Case(
+        *(pk.QuantileHead, 5, 3),
+        **{"task": "buy", "quantiles": [0.1, 0.5, 0.9], "tower": 4, "metrics": []},
+        **{"standardize": True, "mean": [3.0], "deviation": [2.0]},
+    ),
     "count_head": Case(
         pk.CountHead, 5, 1, task="buy", tower=[4], metrics=["mse"], standardize=True
     ),
