@@ -1,5 +1,6 @@
 """Operations on tensors, their dtypes, and their traces."""
 
+import math
 from collections.abc import Iterable, Mapping
 from functools import reduce
 from importlib import import_module
@@ -34,6 +35,23 @@ def fill(x: Tensor, mask: Tensor, number: float) -> Tensor:
     if keras.backend.backend() == "torch":
         return x.masked_fill(mask, number)
     return ops.where(mask, ops.cast(number, x.dtype), x)
+
+
+def fill_nan(x: Tensor, number: float) -> Tensor:
+    """Return `x` with a number in place of NaN."""
+    if keras.backend.backend() == "torch":
+        return x.nan_to_num(number, math.inf, -math.inf)
+    return fill(x, x != x, number)
+
+
+def clear_many(x: Tensor, mask: Tensor) -> Tensor:
+    """Return finite numbers with 0 where a mask of the same shape, of many numbers, is True.
+
+    On PyTorch, a product is ten times faster on a CPU than `fill`.
+    """
+    if keras.backend.backend() == "torch":
+        return x * ops.cast(ops.logical_not(mask), x.dtype)
+    return fill(x, mask, 0)
 
 
 def clip(x: Tensor, low: float | None = None, high: float | None = None) -> Tensor:

@@ -375,9 +375,11 @@ class Head(BaseLayer):
         if missing is None:
             missing = np.zeros(array.shape, bool)
         by_number = is_elementwise(self.loss)
-        array = np.where(missing, np.nan, array) if by_number and missing.any() else array
+        if by_number and missing.any() and not (is_float and math.isnan(self.missing_label)):
+            array = np.where(missing, np.nan, array)
         is_labeled = ~(missing.all(axis=-1) if by_number else missing.any(axis=-1))
-        present = array[is_labeled]
+        width = array.shape[-1]
+        present = array.reshape(-1, width) if is_labeled.all() else array[is_labeled]
         check_values(present, np.isinf(present), self.task, "be finite")
         return present, is_labeled
 

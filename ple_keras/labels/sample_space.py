@@ -11,7 +11,7 @@ from keras import ops
 
 from ple_keras._checks import short_repr
 from ple_keras._keras.internals import get_mask
-from ple_keras._keras.tensors import dtype_name, fill, is_number, to_numpy
+from ple_keras._keras.tensors import dtype_name, fill, fill_nan, is_number, to_numpy
 from ple_keras._typing import Shape, Streams, Tensor
 
 # A label and a prediction for which every loss and metric is finite: class 1, a positive label, a
@@ -93,9 +93,13 @@ def find_labeled(
     missing = missing if has_last_axis else ops.expand_dims(missing, -1)
     if mask is not None:
         missing = missing | ops.expand_dims(ops.logical_not(mask), -1)
-    if missing.shape[-1] != 1 and y_pred.shape[-1] == 1:
+    has_wide_labels = missing.shape[-1] != 1 and y_pred.shape[-1] == 1
+    if has_wide_labels:
         missing = ops.any(missing, axis=-1, keepdims=True)
-    y_true = fill(y_true, missing if has_last_axis else ops.squeeze(missing, -1), SAFE_LABEL)
+    if mask is None and not has_wide_labels and all(map(math.isnan, missing_labels)):
+        y_true = fill_nan(y_true, SAFE_LABEL)
+    else:
+        y_true = fill(y_true, missing if has_last_axis else ops.squeeze(missing, -1), SAFE_LABEL)
     return LabeledExamples(y_true, fill(y_pred, missing, SAFE_PREDICTION), missing)
 
 

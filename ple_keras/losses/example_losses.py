@@ -11,7 +11,7 @@ from ple_keras._checks import check_known, check_known_value
 from ple_keras._keras.internals import set_mask
 from ple_keras._keras.names import to_snake_case
 from ple_keras._keras.saving import register
-from ple_keras._keras.tensors import clip, fill
+from ple_keras._keras.tensors import clear_many, clip, fill
 from ple_keras._typing import LossLike, LossReduction, Tensor
 from ple_keras.labels.sample_space import LabeledExamples, align_weights
 from ple_keras.losses.loss_kinds import is_elementwise
@@ -174,19 +174,17 @@ def reduce_losses(
         branch_losses: The losses of the branches that a prediction mixes, `(branches, *shape)` for
             losses of this shape, which are trained with "label_root".
     """
-    examples = labeled.predictions.shape[:-1]
-    by_number = len(losses.shape) > len(examples)
-    if reduction == "by_target" and not by_number and labeled.predictions.shape[-1] > 1:
+    examples, units = labeled.predictions.shape[:-1], labeled.predictions.shape[-1]
+    by_number, by_target = len(losses.shape) > len(examples), reduction == "by_target"
+    if by_target and not by_number and units > 1:
         raise ValueError(
             "reduction='by_target' requires a loss of each number of a label. Received: losses"
             f"{where} with shape={tuple(losses.shape)}"
         )
-    missing = labeled.missing
-    if missing is not None and not by_number:
-        missing = missing[..., 0] if missing.shape[-1] == 1 else ops.any(missing, axis=-1)
-    losses = _without_missing(losses, missing)
+    missing = labeled.missing if by_number else _missing_examples(labeled.missing)
+    losses = _without_missing(losses, missing, by_number)
     is_counted = ops.ones_like(losses) if missing is None else ops.logical_not(missing)
-    axes = tuple(range(len(examples))) if reduction == "by_target" else None
+    axes = tuple(range(len(examples))) if by_target else None
     count = weight = ops.sum(ops.cast(is_counted, losses.dtype), axis=axes)
     total = weighted = ops.sum(losses, axis=axes)
     weights = None
@@ -198,19 +196,28 @@ def reduce_losses(
     size = _size(losses)
     divisor = _divisor(reduction, count, size)
     value = weighted / divisor
-    if reduction == "by_target":
+    if by_target:
         value, total, count = ops.mean(value), ops.sum(total), ops.sum(count)
     trained = None
     if branch_losses is not None:
-        trained = _without_missing(branch_losses, missing)
+        trained = _without_missing(branch_losses, missing, by_number)
         trained = ops.sum(trained if weights is None else trained * weights)
         trained = trained / _divisor("label_root", count, size)
     return BatchLoss(value, weight, divisor, total, count, labeled, trained)
 
 
-def _without_missing(values: Tensor, missing: Tensor | None) -> Tensor:
+def _missing_examples(missing: Tensor | None) -> Tensor | None:
+    """Return True for each example of which a number is missing, `(...)`."""
+    if missing is None or missing.shape[-1] == 1:
+        return missing if missing is None else missing[..., 0]
+    return ops.any(missing, axis=-1)
+
+
+def _without_missing(values: Tensor, missing: Tensor | None, are_finite: bool = False) -> Tensor:
     """Return the losses, or the weights, of labels, which are 0 for missing ones."""
-    return values if missing is None else fill(values, missing, 0)
+    if missing is None:
+        return values
+    return clear_many(values, missing) if are_finite else fill(values, missing, 0)
 
 
 def _size(losses: Tensor) -> Tensor | int:

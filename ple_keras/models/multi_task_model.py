@@ -17,6 +17,7 @@ from ple_keras._typing import Config, Nested, TaskName, Tensor
 from ple_keras.heads.regression_heads import check_adapted
 from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads
 from ple_keras.hedging.fit_hedge import FitHedge
+from ple_keras.labels.label_arrays import read_targets
 from ple_keras.layers.experts import StackedExperts
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.losses.example_losses import BatchLoss
@@ -160,7 +161,7 @@ class MultiTaskTraining(TracedModel):
         Args:
             x: The features, or batches.
             y: `{task: labels}`, with exactly the tasks that have a loss; or the labels of the only
-                task; None with batches.
+                task; None with batches. A data frame must have the columns of the head's `targets`.
             *args: As for `keras.Model.fit`.
             **kwargs: As for `keras.Model.fit`.
 
@@ -177,6 +178,9 @@ class MultiTaskTraining(TracedModel):
             UserWarning: Before the first step, once after `compile`, if the model has a
                 HedgedBlock, but its mixtures can't be fitted, or has more than 50 tasks.
         """
+        y, data = self._read_targets(y), kwargs.get("validation_data")
+        if isinstance(data, tuple) and len(data) > 1:
+            kwargs["validation_data"] = (data[0], self._read_targets(data[1]), *data[2:])
         check_columns(x, y)
         if self.compiled and len(self._task_heads()) > MANY_TASKS:
             self._warn_once(
@@ -248,6 +252,7 @@ class MultiTaskTraining(TracedModel):
         Raises:
             TypeError, ValueError: As for `fit`, for arrays. If a standardized head has no mean.
         """
+        y = self._read_targets(y)
         self._check_labels(y)
         self._steps = self._steps.next_run()
         return super().evaluate(x, y, *args, **kwargs)
@@ -262,6 +267,9 @@ class MultiTaskTraining(TracedModel):
         """
         self._steps = self._steps.next_run()
         return super().predict(x, *args, **kwargs)
+
+    def _read_targets(self, y: Nested) -> Nested:
+        return read_targets(y, self._task_heads()._trained_heads())
 
     def _check_labels(self, y: Any) -> None:
         heads = self._task_heads()

@@ -2,13 +2,14 @@
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
 import ple_keras as pk
 from tests.heads.one_head import loss_of_head
-from tests.helpers import QUICK, assert_all_close, features, numpy_of, once, randomize
-from tests.models import chain, compiled
+from tests.helpers import QUICK, assert_all_close, assert_same, features, numpy_of, once, randomize
+from tests.models import chain, compiled, loaded
 from tests.refusals import table
 
 NAN = float("nan")
@@ -121,6 +122,55 @@ def test_areas_are_those_of_scikit_learn():
     y["wide"][:] = NAN
     logs = model.evaluate(x, y, batch_size=300, verbose=0, return_dict=True)
     assert np.isnan(logs["wide_auc"])
+
+
+def linear_and_shared(heads):
+    linear = pk.CGCBlock(heads, keras.layers.Identity(), 1, 0, add_shared_gate=False)
+    return {"linear": linear, "shared": pk.SharedBottomBlock(heads, [5])}
+
+
+MODELS = {
+    "hedged": (lambda heads: pk.HedgedBlock(heads, [4]), "float32"),
+    "branches": (lambda heads: pk.HedgedBlock(heads, branches=linear_and_shared(heads)), "float32"),
+    "mixed": (lambda heads: pk.SharedBottomBlock(heads, [5]), "mixed_float16"),
+}
+
+
+@pytest.mark.parametrize(("make_block", "policy"), table(MODELS))
+def test_models_of_targets_train_from_frames_and_continue_from_files(tmp_path, make_block, policy):
+    """Columns of the frames are in another order. With branches, there is one mixture."""
+    keras.config.set_dtype_policy(policy)
+    try:
+        assays = pk.BinaryHead("assays", targets=NAMES, reduction="by_target")
+        doses = pk.RegressionHead("doses", targets=NAMES, standardize=True)
+        heads = pk.TaskHeads([assays, doses, pk.BinaryHead("other")])
+        model = compiled(chain(make_block(heads), heads), "adam", **QUICK)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    arrays = {"assays": labels_with_holes("binary"), "doses": labels_with_holes("numbers")}
+    other = np.arange(ROWS) % 2
+    frames = {name: pd.DataFrame(y, columns=NAMES)[NAMES[::-1]] for name, y in arrays.items()}
+    x, y, read = features(ROWS, 3), {**frames, "other": other}, {**arrays, "other": other}
+    model.fit(x, y, batch_size=8, epochs=2, validation_data=(x, y), verbose=0)
+    logs = model.evaluate(x, y, verbose=0, return_dict=True)
+    expected = model.evaluate(x, read, verbose=0, return_dict=True)
+    assert logs == expected
+    assert np.isfinite([*logs.values()]).all()
+    copy = loaded(model, tmp_path)
+    assert_same(copy.predict(x, verbose=0), model.predict(x, verbose=0))
+    if policy != "float32":
+        return
+    assert [len(each) for each in heads.branch_weights().values()] == [2, 2, 2]
+    for each in (model, copy):
+        each.fit(x, read, batch_size=8, shuffle=False, verbose=0)
+    assert_same(copy.predict(x, verbose=0), model.predict(x, verbose=0), 1e-4)
+    if keras.backend.backend() == "torch":
+        onnxruntime = pytest.importorskip("onnxruntime")
+        pk.export_onnx(model, tmp_path / "model.onnx")
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+        outputs = session.run(None, {session.get_inputs()[0].name: x})
+        p = model.predict(x, verbose=0)
+        assert_all_close(outputs, [p[task] for task in sorted(p)], atol=1e-4)
 
 
 def test_losses_that_have_no_value_by_number_omit_rows_with_a_hole():
