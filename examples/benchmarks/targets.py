@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the models of each number of targets, and print a table."""
     parser = make_parser(__doc__)
     parser.add_argument("--targets", nargs="+", type=int, default=[3, 8, 32, 128, 617])
-    parser.add_argument("--steps", type=int, default=20, help="of a turn, default 20")
+    parser.add_argument("--steps", type=int, default=50, help="of a turn, default 50")
     parser.add_argument("--rounds", type=int, default=7, help="default: 7")
     args = parser.parse_args(arguments)
     os.environ.update(ONE_THREAD)

@@ -3,7 +3,7 @@
 import math
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import keras
@@ -17,18 +17,19 @@ from ple_keras._keras.internals import get_mask
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import flatten_positions, to_numpy
 from ple_keras._typing import Nested, Tensor
+from ple_keras.heads.binary_heads import BinaryHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads, trained_heads
 from ple_keras.inspection.compare_predictions import Gain, paired_gains, read_by_task
 from ple_keras.inspection.report_text import WIDTH, Report, Row, cells, table
+from ple_keras.inspection.target_figures import head_figures, target_rows
 from ple_keras.inspection.task_figures import (
     TaskFigures,
     figure_warnings,
     labels_by_position,
     metric_text,
-    task_figures,
 )
-from ple_keras.labels.label_arrays import join_rows, task_labels
+from ple_keras.labels.label_arrays import join_rows, read_targets, task_labels
 from ple_keras.layers.observer import Observer
 from ple_keras.metrics.array_metrics import group_indices
 from ple_keras.steps.observing_model import ObservingModel
@@ -66,6 +67,10 @@ class TaskReport(Report):
         gains: `{task: {branch: Gain}}`: with `new_rows=True`, the gains of the predictions over
             each branch (see `compare_predictions`).
         warnings: Warnings about predictions, and about tasks without gains.
+        targets: `{task: {target: TaskFigures}}` for each BinaryHead and RegressionHead with several
+            targets, by name or position. In `tasks`, the AUC, the RMSE, the relative error and the
+            share of labels of such a head are means over its targets. 20 targets with the smallest
+            relative error and 20 with the largest are printed.
     """
 
     examples: int
@@ -74,6 +79,7 @@ class TaskReport(Report):
     branches: dict[str, dict[str, BranchUse]]
     gains: dict[str, dict[str, Gain]]
     warnings: list[str]
+    targets: dict[str, dict[str, TaskFigures]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         labels = [["task", "labels", "share", "label", "prediction (mean ± deviation)"]]
@@ -91,6 +97,7 @@ class TaskReport(Report):
         if any(each.labels > self.examples for each in self.tasks.values()):
             title += ", with labels by position of sequences"
         paragraphs = [title, table(labels), table(errors)]
+        paragraphs += [table(target_rows(self.targets))] if self.targets else []
         paragraphs += [table(_branch_rows(self))] if self.branches else []
         if self.warnings:
             wrap = textwrap.TextWrapper(WIDTH, initial_indent="  ", subsequent_indent="    ")
@@ -151,13 +158,17 @@ def task_report(
     if not check_bool(new_rows, "new_rows") and groups is not None:
         raise ValueError(f"groups require new_rows=True. Received: groups={short_repr(groups)}")
     heads, hedged = find_heads(model), hedged_heads(model)
+    y = read_targets(y, trained_heads(model))
     found, examples = _read(model, heads, Batches(x, y, batch_size))
     ids = None if groups is None else group_indices(groups, examples)
     weights = {t: w for x in find_layers(model, TaskHeads) for t, w in x.loss_weights().items()}
     logs = getattr(getattr(model, "history", None), "history", {})
     report = TaskReport(examples, {}, {}, {}, {}, [])
     for task, (labels, whole, *by_branch) in found.items():
-        head, figures = heads[task], task_figures(heads[task], whole, labels)
+        head = heads[task]
+        figures, by_target = head_figures(head, whole, labels)
+        if by_target:
+            report.targets[task] = by_target
         report.tasks[task], report.loss_weights[task] = figures, weights.get(task, 0.0)
         report.warnings.extend(figure_warnings(task, figures, head))
         if task not in hedged:
@@ -166,9 +177,15 @@ def task_report(
         report.branches[task] = {}
         for name, weight in hedged[task].branch_weights().items():
             epochs = logs.get(f"hedge/{task}/{name}_epoch", [math.nan])
-            of_branch = task_figures(head, named[name], labels)
+            of_branch, _ = head_figures(head, named[name], labels)
             report.branches[task][name] = BranchUse(weight, of_branch, epochs[-1] + 1)
-        if new_rows and head.has_loss and len(head._leading_axes) == 1:
+        has_holes = bool(by_target) and (isinstance(head, BinaryHead) or np.isnan(labels).any())
+        if new_rows and has_holes:
+            report.warnings.append(
+                f"{task}: it has no gains, which would leave out each row with a missing label of "
+                f"any of its {head.units} targets."
+            )
+        elif new_rows and head.has_loss and len(head._leading_axes) == 1:
             try:
                 report.gains[task] = _gains(head, labels, {"mixed": whole, **named}, ids)
             except ValueError as error:  # all labels can be in one group

@@ -6,7 +6,15 @@ import keras
 import numpy as np
 import pytest
 
-from examples.benchmarks import _step_models, _timing, small_job, step_time, whole_job, wide_tables
+from examples.benchmarks import (
+    _step_models,
+    _timing,
+    small_job,
+    step_time,
+    targets,
+    whole_job,
+    wide_tables,
+)
 from tests.helpers import once
 
 pytestmark = [pytest.mark.nightly, once]
@@ -104,6 +112,17 @@ def test_small_jobs_are_compared_with_plain_keras_and_pytorch(monkeypatch, capsy
     small_job.main(["--predictions", "--rounds", "1"])
     names = ["small", "ours", "ours, eagerly", "exported program", "ONNX", small_job.BY_HAND]
     assert first_cells(capsys.readouterr().out, 6) == names
+
+
+def test_steps_by_number_of_targets_are_compared_with_one_matrix_by_hand(monkeypatch, capsys):
+    for name in targets.ONE_THREAD:
+        monkeypatch.setenv(name, "1")  # and restored
+    monkeypatch.setattr(targets, "ONE_THREAD", {})
+    monkeypatch.setattr(targets, "MOST_HEADS", 2)
+    targets.main(["--targets", "2", "3", "--rounds", "1", "--steps", "1"])
+    rows = ["by hand", "head", "head + metrics"]
+    expected = ["2 targets", *rows, "heads + metrics", "", "3 targets", *rows]
+    assert first_cells(capsys.readouterr().out, len(expected)) == expected
 
 
 def test_networks_of_many_columns_are_compared(monkeypatch, capsys, tmp_path):

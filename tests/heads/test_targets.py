@@ -1,10 +1,12 @@
 """Heads of several targets, compared with a head for each target and with scikit-learn."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss, roc_auc_score
 
 import ple_keras as pk
 from tests.heads.one_head import loss_of_head
@@ -171,6 +173,45 @@ def test_models_of_targets_train_from_frames_and_continue_from_files(tmp_path, m
         outputs = session.run(None, {session.get_inputs()[0].name: x})
         p = model.predict(x, verbose=0)
         assert_all_close(outputs, [p[task] for task in sorted(p)], atol=1e-4)
+
+
+@once
+def test_a_report_has_a_table_of_targets(monkeypatch):
+    heads = pk.TaskHeads([pk.BinaryHead("assays", targets=NAMES), pk.RegressionHead("d", units=2)])
+    model = compiled(chain(pk.HedgedBlock(heads, [4]), heads), **QUICK)
+    y = {"assays": labels_with_holes("binary"), "d": features(ROWS, 2, seed=3)}
+    y["assays"][:, 1] = np.where(y["assays"][:, 1] == 1, 1, NAN)
+    x, entropy = features(ROWS, 3), partial(log_loss, labels=[0, 1])
+    frame = pd.DataFrame(y["assays"], columns=NAMES)[NAMES[::-1]]
+    report = pk.task_report(model, x, {**y, "assays": frame}, new_rows=True)
+    p = model.predict(x, verbose=0)
+    assert [*report.targets["assays"]] == NAMES
+    for k, each in enumerate(report.targets["assays"].values()):
+        known = np.isfinite(y["assays"][:, k])
+        mine, guess = y["assays"][known, k], p["assays"][known, k]
+        assert (each.labels, each.label_share) == (known.sum(), known.mean())
+        has_both = len(np.unique(mine)) == 2
+        auc = roc_auc_score(mine, guess) if has_both else NAN
+        assert each.auc == pytest.approx(auc, nan_ok=True)
+        base = entropy(mine, np.full(len(mine), mine.mean())) if has_both else NAN
+        assert each.relative_error == pytest.approx(
+            entropy(mine, guess.astype("float64")) / base, rel=1e-4, nan_ok=True
+        )
+    whole, found = report.tasks["assays"], report.targets["assays"]
+    known = [each for each in found.values() if np.isfinite(each.auc)]
+    assert 1 < len(known) < K
+    assert whole.auc == pytest.approx(np.mean([each.auc for each in known]))
+    assert whole.relative_error == pytest.approx(np.mean([each.relative_error for each in known]))
+    assert whole.label_share == pytest.approx(np.isfinite(y["assays"]).mean())
+    assert report.tasks["d"].rmse == pytest.approx(
+        np.sqrt(((p["d"] - y["d"]) ** 2).mean(axis=0)).mean(), rel=1e-5
+    )
+    assert [*report.gains] == ["d"]  # it has no holes
+    assert "assays: it has no gains, which would leave out each row" in "".join(report.warnings)
+    assert all(name in str(report) for name in NAMES)
+    monkeypatch.setattr("ple_keras.inspection.target_figures.MAX_SHOWN", 1)
+    assert "2 of 4; all in to_dict()" in str(report)
+    assert [*report.to_dict()["targets"]["assays"]] == NAMES
 
 
 def test_losses_that_have_no_value_by_number_omit_rows_with_a_hole():

@@ -117,8 +117,8 @@ def test_figures_are_those_of_the_labeled_examples():
         "label_mean": np.nanmean(time),
         "label_deviation": np.nanstd(time, axis=0).max(),
         "loss": np.nanmean(squares),
-        "rmse": np.sqrt(np.nanmean(squares)),
-        "relative_error": np.nanmean(squares / np.nanvar(time, axis=0), axis=-1).mean(),
+        "rmse": np.sqrt(np.nanmean(squares, axis=0)).mean(),
+        "relative_error": (np.nanmean(squares, axis=0) / np.nanvar(time, axis=0)).mean(),
         "auc": NAN,
         "calibration": NAN,
     }
