@@ -17,7 +17,6 @@ from ple_keras._keras.internals import get_mask
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import flatten_positions, to_numpy
 from ple_keras._typing import Nested, Tensor
-from ple_keras.heads.binary_heads import BinaryHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads, trained_heads
 from ple_keras.inspection.compare_predictions import Gain, paired_gains, read_by_task
@@ -179,13 +178,7 @@ def task_report(
             epochs = logs.get(f"hedge/{task}/{name}_epoch", [math.nan])
             of_branch, _ = head_figures(head, named[name], labels)
             report.branches[task][name] = BranchUse(weight, of_branch, epochs[-1] + 1)
-        has_holes = bool(by_target) and (isinstance(head, BinaryHead) or np.isnan(labels).any())
-        if new_rows and has_holes:
-            report.warnings.append(
-                f"{task}: it has no gains, which would leave out each row with a missing label of "
-                f"any of its {head.units} targets."
-            )
-        elif new_rows and head.has_loss and len(head._leading_axes) == 1:
+        if new_rows and head.has_loss and len(head._leading_axes) == 1:
             try:
                 report.gains[task] = _gains(head, labels, {"mixed": whole, **named}, ids)
             except ValueError as error:  # all labels can be in one group
@@ -229,12 +222,19 @@ def _outputs(
 def _gains(
     head: Head, labels: np.ndarray, predictions: Mapping[str, np.ndarray], groups: np.ndarray | None
 ) -> dict[str, Gain]:
-    """Return the gains of the first predictions of a task over each branch."""
+    """Return the gains of the first predictions of a task over each branch.
+
+    Raises:
+        ValueError: If a label lacks some of its numbers, or intervals have too few rows or groups.
+    """
 
     def losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
         pair = (ops.convert_to_tensor(x.reshape(len(x), -1).astype("float32")) for x in (y, p))
         return np.asarray(to_numpy(head.example_losses(*pair)).reshape(len(y), -1).mean(axis=1))
 
+    missing = np.isnan(labels)
+    if (missing.any(axis=-1) & ~missing.all(axis=-1)).any():
+        raise ValueError("Rows with some of several labels would be left out")
     task, family = head.task, head._row_family() if labels.shape[-1] == 1 else None
     by_name = {name: {task: each} for name, each in predictions.items()}
     by_task = read_by_task({task: None}, by_name, y={task: labels})

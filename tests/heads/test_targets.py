@@ -207,7 +207,7 @@ def test_a_report_has_a_table_of_targets(monkeypatch):
         np.sqrt(((p["d"] - y["d"]) ** 2).mean(axis=0)).mean(), rel=1e-5
     )
     assert [*report.gains] == ["d"]  # it has no holes
-    assert "assays: it has no gains, which would leave out each row" in "".join(report.warnings)
+    assert "assays: it has no gains. Rows with some of several labels" in "".join(report.warnings)
     assert all(name in str(report) for name in NAMES)
     monkeypatch.setattr("ple_keras.inspection.target_figures.MAX_SHOWN", 1)
     assert "2 of 4; all in to_dict()" in str(report)
