@@ -27,6 +27,7 @@ BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 # Files that are not run, and the page that shows their results or their use.
 RESULTS = {
     "benchmarks/against_boosting.py": "results/against_boosting.md",
+    "benchmarks/ensembles.py": "results/ensembles.md",
     "benchmarks/every_day.py": "results/every_day.md",
     "benchmarks/false_statements.py": "maintainers/false_statements.md",
     "benchmarks/never_worse.py": "results/never_worse.md",
@@ -35,6 +36,7 @@ RESULTS = {
     "benchmarks/retail.py": "results/retail.md",
     "benchmarks/small_job.py": "performance.md",
     "benchmarks/step_time.py": "performance.md",
+    "benchmarks/targets.py": "performance.md",
     "benchmarks/whole_job.py": "performance.md",
     "benchmarks/wide_tables.py": "performance.md",
     "serving/drift.py": "columns.md",

@@ -217,8 +217,8 @@ class RelativeLoss(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs):
         p = predict(self.model, self.x)
-        losses = [relative_loss(kind, self.y[t], p[t]) for t, kind in self.kinds.items()]
-        logs["relative_loss"] = np.mean(losses)
+        self.losses = {t: relative_loss(kind, self.y[t], p[t]) for t, kind in self.kinds.items()}
+        logs["relative_loss"] = np.mean([*self.losses.values()])
 
 
 def predict(model, x):
@@ -238,9 +238,13 @@ def hedged(data, kinds, seed, setting):
     return {t: [each[names.get(t, t)].to_numpy() for each in frames] for t in kinds}
 
 
-def one_network(block, data, kinds, seed, setting, **options):
-    """Return the predictions of a network of layers. Options are arguments of its heads."""
-    keras.utils.set_random_seed(seed)
+def new_network(block, data, kinds, setting, **options):
+    """Return a network of layers, and its names of the tasks.
+
+    Args:
+        setting: A setting, which can have the "units" of experts, too.
+        options: Arguments of the heads.
+    """
     names, options = (
         {t: f"task_{i}" for i, t in enumerate(kinds)},
         {"tower": DEFAULTS["tower"]} | options,
@@ -250,17 +254,30 @@ def one_network(block, data, kinds, seed, setting, **options):
     heads = pk.TaskHeads(heads)
     width, units = setting["embedding_dim"], setting["number_embedding_dim"]
     network = data.columns.network(width, number_embedding_dim=units, packed=True)
-    experts = pk.ExpertBlock(DEFAULTS["units"], DEFAULTS["activation"], setting["dropout"])
+    units = setting.get("units", DEFAULTS["units"])
+    experts = pk.ExpertBlock(units, DEFAULTS["activation"], setting["dropout"])
     model = pk.MultiTaskModel(network.input, heads(BLOCKS[block](heads, experts)(network.output)))
     model.compile(pk.table_optimizer(keras.optimizers.Adam(setting["learning_rate"])))
+    heads.adapt({names[t]: data.y[0][t] for t in kinds})
+    return model, names
 
+
+def train(model, names, data, kinds, callback, *others):
+    """Train a network with a callback, which gets inputs, labels and kinds, and with others."""
     y = [{names[t]: each[t] for t in kinds} for each in data.y]
-    heads.adapt(y[0])
-    best = {"mode": "min", "patience": PATIENCE, "restore_best_weights": True}
-    loss = RelativeLoss(data.x[1], y[1], {names[t]: kind for t, kind in kinds.items()})
-    callbacks = [loss, keras.callbacks.EarlyStopping("relative_loss", **best)]
+    loss = callback(data.x[1], y[1], {names[t]: kind for t, kind in kinds.items()})
     options = {"batch_size": BATCH, "epochs": EPOCHS, "verbose": 0}
-    model.fit(data.x[0], y[0], callbacks=callbacks, **options)
+    model.fit(data.x[0], y[0], callbacks=[loss, *others], **options)
+    return loss
+
+
+def one_network(block, data, kinds, seed, setting, **options):
+    """Return the predictions of a network of layers. Options are arguments of its heads."""
+    keras.utils.set_random_seed(seed)
+    model, names = new_network(block, data, kinds, setting, **options)
+    best = {"mode": "min", "patience": PATIENCE, "restore_best_weights": True}
+    stop = keras.callbacks.EarlyStopping("relative_loss", **best)
+    train(model, names, data, kinds, RelativeLoss, stop)
     found = [predict(model, x) for x in data.x[1:]]
     return {task: [each[name] for each in found] for task, name in names.items()}
 

@@ -289,13 +289,25 @@ def compare_models(table: str, seeds: Sequence[int], of_table: dict[str, Any]) -
         of_table["fits"][RIVAL][str(seed)]["models"] = rivals_of(table, seed)
         tests.append((labels.loc[test].assign(seed=seed, group=found.groups[test]), p))
     of_table["rows"] = [*map(len, found.rows)]
-    for task, pair in product(labels, pairs):
+    add_gains(of_table["gains"], tests, labels)
+
+
+def add_gains(gains: dict[str, Any], tests: Any, tasks: Any) -> None:
+    """Add the gains of each task, `{pair: {task: gain}}`.
+
+    Args:
+        gains: A dict for each pair.
+        tests: For each seed, the labels, "seed" and "group" of the test rows, and the predictions
+            of each model.
+        tasks: The tasks.
+    """
+    for task, pair in product(tasks, gains):
         new, old = pair.split(" over ")
         rows = pd.concat(
             frame[["seed", "group"]].assign(y=frame[task], new=p[new][task], old=p[old][task])
             for frame, p in tests
         )
-        of_table["gains"][pair][task] = gain_of(task, rows.dropna())
+        gains[pair][task] = gain_of(task, rows.dropna())
 
 
 def scores_of(labels: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, float]:
@@ -339,11 +351,11 @@ def run(tables: Sequence[str], seeds: Sequence[int]) -> None:
 # The results
 
 
-def read_gains(kept: dict[str, Any]) -> pd.DataFrame:
+def read_gains(kept: dict[str, Any], tables: Any = TABLES) -> pd.DataFrame:
     """Return a row for each gain, with its verdict."""
     rows = [
         (table, task, f"{table}: {task}, {compare.METRICS[KINDS[task]][0]}", pair, *gain)
-        for table in TABLES
+        for table in tables
         for pair, gains in kept.get(table, {}).get("gains", {}).items()
         for task, gain in gains.items()
     ]
@@ -361,7 +373,7 @@ def format_gains(gains: pd.DataFrame, pairs: Any) -> str:
     return to_text(cells.reindex(index=first[""], columns=pairs).reset_index())
 
 
-def format_verdicts(gains: pd.DataFrame) -> str:
+def format_verdicts(gains: pd.DataFrame, pairs: Sequence[str] = PAIRS) -> str:
     """Return the numbers of verdicts on pairs of models, and their mean gains."""
     gains = gains[~gains["task"].isin([*RANKED])]
     counts = pd.crosstab(gains["pair"], gains["verdict"], dropna=False)
@@ -370,7 +382,7 @@ def format_verdicts(gains: pd.DataFrame) -> str:
     for name, of_name in (rows | {"% of errors": ~is_auc}).items():
         means = gains[of_name].groupby("pair")["gain"].mean()
         counts[name] = means.map("{:+.2f}".format)
-    return to_text(counts.reindex([pair for pair in PAIRS if pair in counts.index]).reset_index())
+    return to_text(counts.reindex([pair for pair in pairs if pair in counts.index]).reset_index())
 
 
 def format_seconds(kept: dict[str, Any]) -> str:

@@ -13,7 +13,8 @@ from tests.processes import ROOT
 pytest.importorskip("lightgbm")
 from sklearn.metrics import roc_auc_score
 
-from examples.benchmarks import _frames, against_boosting
+from examples.benchmarks import _frames, against_boosting, ensembles
+from examples.benchmarks.never_worse import TABLE
 
 pytestmark = once
 
@@ -105,16 +106,61 @@ def test_pages_have_the_verdicts_over_other_networks():
     is_small = ~is_whole & ~gains["table"].isin(_frames.NEW)
     tables = [against_boosting.format_verdicts(gains[rows]) for rows in (is_small, is_whole)]
     counts = [row.split()[3:7] for table in tables for row in table.splitlines()[-2:]]
-    assert {worse for *_, worse in counts} == {"0"}
-    single, bottom, single_whole, bottom_whole = (better for better, *_ in counts)
-    pages = " ".join((ROOT / name).read_text() for name in ("README.md", "docs/choosing.md"))
-    text = " ".join(re.sub(r"\]\(\S+\)", "]", pages).split())
-    assert f"single networks in {single}, than a shared bottom in {bottom}, and worse in" in text
-    assert f"In 8 tasks with [all rows], it is {single_whole}, {bottom_whole} and none." in text
-    assert (
-        f"tasks in {single} of 25 tasks and than a shared bottom in {bottom}, and worse in" in text
+    single, bottom, *whole = ("/".join(each) for each in counts)
+    readme, choosing = text_of("README.md"), text_of("docs/choosing.md")
+    assert f"single networks in {single}, and than a shared bottom in {bottom}." in readme
+    assert f"tasks in {single} of 25 tasks, and than a shared bottom in {bottom}." in choosing
+    assert f"With [all rows], it is {' and '.join(whole)} of 8" in choosing
+
+
+def text_of(page):
+    """Return the text of a page in one line, without addresses."""
+    return " ".join(re.sub(r"\]\(\S+\)", "]", (ROOT / page).read_text()).split())
+
+
+def test_pages_have_the_verdicts_over_ensembles():
+    tables = ensembles.tables_of(json.loads(ensembles.KEPT.read_text()))
+    page = ensembles.PAGE.read_text()
+    shown = dict(TABLE.findall(page))
+    assert shown == {name: tables[name] for name in ("verdicts", "real tables", "costs")}
+    rows = [row.split() for row in tables["verdicts"].splitlines()[1:]]
+    both, by_task = ("/".join(row[-7:-3]) for row in (rows[3], rows[2]))
+    readme, choosing = text_of("README.md"), text_of("docs/choosing.md")
+    assert f"[mean of both], which costs as much, it is {both}." in readme
+    assert f"{both} next to the mean of a shared bottom and single networks" in choosing
+    assert f"for less than half of the cost, {by_task}." in choosing
+
+
+def test_the_mean_of_logits_is_that_of_odds_rates_and_values():
+    pair = [np.array([0.2, 0.5]), np.array([0.8, 0.5])]
+    found = ensembles.average(
+        {"like": "binary", "clicks": "count", "rating": "regression"},
+        {"like": pair, "clicks": [each * 10 for each in pair], "rating": pair},
     )
-    assert f"in {single_whole} of 8 and in {bottom_whole}, and worse in none" in text
+    np.testing.assert_allclose(found["like"], [0.5, 0.5])
+    np.testing.assert_allclose(found["clicks"], [4, 5])  # geometric means
+    np.testing.assert_allclose(found["rating"], [0.5, 0.5])
+
+
+@pytest.mark.nightly
+def test_a_small_run_keeps_ensembles_of_equal_size(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(ensembles, "KEPT", tmp_path / "kept.json")
+    monkeypatch.setattr(ensembles, "PREDICTIONS", tmp_path / "predictions")
+    monkeypatch.setattr(_frames, "TRAINING_ROWS", 1200)
+    monkeypatch.setattr(_frames.compare, "EPOCHS", 2)
+    monkeypatch.setattr(_frames.compare, "PATIENCE", 5)
+    ensembles.main(["--run", "counts", "--seeds", "1"])
+    kept = json.loads(ensembles.KEPT.read_text())["counts"]
+    sizes = {name: fit["0"]["parameters"] for name, fit in kept["fits"].items()}
+    for name in ("two bottoms", "two singles"):
+        assert 0.8 < sizes[name] / sizes["hedged"] <= 1
+    scores = kept["scores"]["0"]
+    assert {*scores} == {*ensembles.RIVALS, "hedged"}
+    assert scores["epoch by task"] != scores["two bottoms"] != scores["bottom"]
+    monkeypatch.setattr(ensembles, "train_networks", None)  # trains nothing again
+    ensembles.main(["--run", "counts", "--seeds", "1"])
+    assert json.loads(ensembles.KEPT.read_text())["counts"] == kept
+    assert "epoch by task over bottom" in capsys.readouterr().out
 
 
 def test_choosing_has_the_numbers_of_verdicts():
