@@ -171,7 +171,7 @@ ARGUMENTS = {
     "one_row": ({"y": {"t": np.where(np.arange(ROWS), NAN, 1)}}, r"two rows.*rows=1"),
     "one_group": ({"groups": ["x"] * ROWS}, r"two groups, with a label and predictions.*rows=480"),
     "no_group": ({"groups": np.full(ROWS, NAN)}, TypeError, "groups must be integers or strings"),
-    "few_groups": ({"groups": [1, 2]}, r"groups must have the shape \(480,\)"),
+    "few_groups": ({"groups": [1, 2]}, r"groups must be an array of the shape \(480,\)"),
 }
 test_wrong_predictions_are_refused = all_refused(lambda b: compare(Y, A, b), OTHER)
 test_wrong_arguments_are_refused = all_refused(
