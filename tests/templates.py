@@ -15,9 +15,8 @@ class ResidualExpert(pk.ExpertBlock):
     """Expert that overrides call."""
 
     def call(self, inputs, training=None):
-        return super().call(inputs, training=training) + keras.ops.mean(
-            inputs, axis=-1, keepdims=True
-        )
+        mean = keras.ops.mean(inputs, axis=-1, keepdims=True)
+        return super().call(inputs, training=training) + mean
 
 
 @keras.saving.register_keras_serializable(package="tests")

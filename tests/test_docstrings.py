@@ -42,9 +42,8 @@ def test_docstring_examples_run_and_print_their_output(documented):
     example = doctest.DocTestParser().get_doctest(doc, names, documented.__name__, None, None)
     assert example.examples
     printed = []
-    result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(
-        example, out=printed.append
-    )
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    result = runner.run(example, out=printed.append)
     assert result.failed == 0, "".join(printed)
 
 

@@ -22,10 +22,8 @@ MAINTAINERS = ROOT / "docs" / "maintainers"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COMMAND = re.compile(r'pip install -e "\.\[([\w,-]+)\]"')
 PACKAGES = {"prometheus_client": "prometheus-client", "sklearn": "scikit-learn"}  # of modules
-PACKAGES["orbax"] = "orbax-checkpoint"
-PACKAGES |= {"scipy": "scikit-learn"} | dict.fromkeys(
-    ("pydantic", "starlette", "typing_extensions"), "fastapi"
-)
+PACKAGES |= {"orbax": "orbax-checkpoint", "scipy": "scikit-learn"}
+PACKAGES |= dict.fromkeys(("pydantic", "starlette", "typing_extensions"), "fastapi")
 # A comment with such a first word is no sentence without its line of code.
 CONTINUED = re.compile(
     r"(?:^| )#\W*(about|after|also|among|and|as|at|before|between|but|by|during|except|for|from|in"
@@ -87,12 +85,8 @@ def test_the_extras_of_a_command_name_what_its_script_imports():
     scripts = [path for path in EXAMPLES.rglob("*.py") if COMMAND.search(path.read_text())]
     assert len(scripts) > 10
     # Scripts without Keras import `columns` as a file of the package.
-    known = {
-        "ple_keras",
-        "columns",
-        *sys.stdlib_module_names,
-        *(path.stem for path in EXAMPLES.rglob("*")),
-    }
+    stems = {path.stem for path in EXAMPLES.rglob("*")}
+    known = {"ple_keras", "columns", *sys.stdlib_module_names, *stems}
     for script in scripts:
         text = script.read_text()
         needed = {*re.findall(r'distribution\("([\w-]+)"\)', text)}

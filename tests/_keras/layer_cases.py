@@ -108,9 +108,7 @@ def heads_and_product(dtype):
 # All arguments of each layer occur in a case.
 CASES = {
     "expert": Case(pk.ExpertBlock, 5, 3, units=[4, 3]),
-    "expert_batchnorm": Case(
-        pk.ExpertBlock, 5, 3, units=[4, 3], normalization="batch", use_bias=False
-    ),
+    "expert_batch": Case(pk.ExpertBlock, 5, 3, units=[4, 3], normalization="batch", use_bias=False),
     "expert_layernorm_dropout": Case(
         *(pk.ExpertBlock, 5, 3),
         units=[4, 3],
@@ -159,7 +157,9 @@ CASES = {
     "sequential": Case(pk.SequentialBlock, 5, BY_STREAM, layers=layers),
     "ple": Case(
         *(pk.PLEBlock, 5, BY_TASK),
-        **{"num_layers": 2, "outputs": TASKS, "expert_block": [4, 3], "num_task_experts": 2},
+        **{"num_layers": 2, "outputs": TASKS, "expert_block": [[4, 3], 3]},
+        num_task_experts=[1, {"buy": 2, "click": 1}],
+        num_shared_experts=[2, 0],
     ),
     "ple_dict_inputs": Case(
         *(pk.PLEBlock, STREAMS, BY_TASK),
@@ -245,9 +245,7 @@ CASES = {
         **{"task": "buy", "quantiles": [0.1, 0.5, 0.9], "tower": 4, "metrics": []},
         **{"standardize": True, "mean": [3.0], "deviation": [2.0]},
     ),
-    "count_head": Case(
-        pk.CountHead, 5, 1, task="buy", tower=[4], metrics=["mse"], standardize=True
-    ),
+    "count": Case(pk.CountHead, 5, 1, task="buy", tower=[4], metrics=["mse"], standardize=True),
     "multiclass_head": Case(
         *(pk.MulticlassHead, 5, 3),
         task="buy",

@@ -94,9 +94,7 @@ FUNCTIONS = {
     ),
 )
 @pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
-def test_a_template_with_an_unregistered_function_is_refused(
-    template, argument, place, function, message
-):
+def test_unregistered_functions_are_refused(template, argument, place, function, message):
     unfit = template(function)
     message = f"^{argument} must .*{message}.*Received: {argument}=<"
     check_refused(lambda: place(unfit), ValueError, message)

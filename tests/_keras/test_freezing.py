@@ -56,9 +56,7 @@ def model_of_all_kinds(trainable=True):
     click = pk.BinaryHead("click", tower=keras.Sequential([TwoLayers(3)]))
     time = pk.RegressionHead("time", tower=pk.ExpertBlock([3, 2], normalization="batch"))
     heads = pk.TaskHeads([click, time], name="heads")
-    ple = pk.PLEBlock(
-        2, heads, TwoLayers(4), gate_block=[3], name="ple", num_task_experts=2, trainable=trainable
-    )
+    ple = pk.PLEBlock(2, heads, TwoLayers(4), 2, gate_block=[3], name="ple", trainable=trainable)
     bottom = pk.SharedBottomBlock(["click", "time"], TwoLayers(4), name="bottom")
     inputs = keras.Input((3,))
     block = WithoutKwargs([TwoLayers(4, name="own"), ple], name="block")

@@ -8,7 +8,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import features, numpy_of, randomize
-from tests.models import chain
+from tests.models import chain, cloned
 from tests.templates import CopiedExpert
 
 
@@ -50,10 +50,7 @@ def test_a_quantized_model_predicts_and_is_not_saved_or_cloned(tmp_path):
         assert 0 < np.abs(quantized[task] - before[task]).max() < 0.1 * spread
     for gate, values in pk.gate_weights(model, x)["cgc"].items():
         assert 0 < np.abs(values - weights[gate]).max() < 0.1
-    for call in (
-        lambda: model.save(tmp_path / "model.keras"),
-        lambda: keras.models.clone_model(model),
-    ):
+    for call in (lambda: model.save(tmp_path / "model.keras"), lambda: cloned(model, None)):
         with pytest.raises(ValueError, match=r"can't be saved or cloned\. .*export_onnx.*'int8'"):
             call()
 

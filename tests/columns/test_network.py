@@ -1,7 +1,5 @@
 """The network of Columns has a table for each column, and the digest of its values."""
 
-from functools import partial
-
 import keras
 import numpy as np
 import pytest
@@ -138,29 +136,49 @@ def test_columns_of_one_kind_make_a_network(frame, options):
     assert model.predict_on_batch(columns.transform(frame))["click"].shape == (6, 1)
 
 
-OUTSIDE = "outside of the limits in scales.*: age"
+# Numbers. The mean of the ages is 30, and they end at 10 and 50, as in training.
+
+
+@pytest.fixture
+def with_numbers(frame):
+    """Return columns of an age, a time and votes, and rows with ages that are far off."""
+    numbers = frame.assign(time=1.7e9 + np.arange(6.0))
+    columns = pk.Columns(numbers=["age", "time"], logs=["votes"]).fit(numbers)
+    with pytest.warns(UserWarning, match="outside of the limits in scales.*: age"):
+        return columns, columns.transform(numbers.assign(age=[30, None, 1e30, -1e30, 25, 50]))
 
 
 @every_backend
-def test_numbers_are_limited_or_embedded(frame, tmp_path):
-    numbers = frame.assign(time=1.7e9 + np.arange(6.0))
-    columns = pk.Columns(numbers=["age", "time"], logs=["votes"]).fit(numbers)
-    with pytest.warns(UserWarning, match=OUTSIDE):
-        x = columns.transform(numbers.assign(age=[30, None, 1e30, -1e30, 25, 50]))
+def test_numbers_are_limited_to_the_range_in_training(with_numbers, tmp_path):
+    columns, x = with_numbers
+    expected = (np.array([30, 30, 50, 10, 25, 50]) - 30) / np.std([30, 40, 40, 20, 20])
     plain = columns.network()
-    deviation = np.std([30, 40, 40, 20, 20])  # and ages end at 10 and 50, as in training
-    expected = np.array([30, 30, 50, 10, 25, 50]) - 30
-    assert_limited = partial(np.testing.assert_allclose, rtol=1e-5)
     for network in (plain, loaded(plain, tmp_path)):
         features = network.predict_on_batch(x)
-        assert_limited(features[:, 0], expected / deviation)
+        np.testing.assert_allclose(features[:, 0], expected, rtol=1e-5)
         assert features[:, 3].tolist() == [0, 1, 0, 0, 0, 0]
     columns.quantiles["age"][-1] = 1e300  # far in the tail
     assert columns.network().predict_on_batch(x)[2, 0] == 5
     assert np.isfinite(columns.network(number_embedding_dim=3).predict_on_batch(x)).all()
-    columns.quantiles["age"][-1] = 50
+
+
+@every_backend
+def test_embedded_numbers_stand_next_to_the_plain_ones(with_numbers, tmp_path):
+    columns, x = with_numbers
     network = columns.network(number_embedding_dim=3)
-    layer = next(each for each in network.layers if isinstance(each, pk.NumberEmbedding))
+    embedded, plain = network.predict_on_batch(x), columns.network().predict_on_batch(x)
+    assert embedded.shape == (6, 3 + 3 * 3 + 3)
+    np.testing.assert_array_equal(embedded[:, [0, 1, 2, 12, 13, 14]], plain)
+    age = embedded[:, 3:6]  # which is missing in row 1, and ends at 50 and 10
+    np.testing.assert_array_equal(age[[2, 1]], age[[5, 3]])
+    np.testing.assert_array_equal(loaded(network, tmp_path).predict_on_batch(x), embedded)
+
+
+@every_backend
+def test_the_bins_of_numbers_are_their_quantiles(with_numbers):
+    columns, x = with_numbers
+    layers = columns.network(number_embedding_dim=3).layers
+    (layer,) = [each for each in layers if isinstance(each, pk.NumberEmbedding)]
     assert [len(row) for row in layer.bin_boundaries] == [5, 6, 4]
     place = pk.NumberEmbedding(1, 16, None, layer.bin_boundaries)  # of ones: the sum over bins
     place.build((None, 3))
@@ -168,19 +186,21 @@ def test_numbers_are_limited_or_embedded(frame, tmp_path):
     shares = keras.ops.convert_to_numpy(place(np.stack([x[n] for n in columns.numbers], -1)))
     expected = [[2, 0], [0, 1], [4, 2], [0, 3], [1.5, 4], [4, 5]]  # of 10 to 50, and of seconds
     np.testing.assert_allclose(shares[:, :2], expected, atol=1e-5)
-    embedded = network.predict_on_batch(x)
-    assert embedded.shape == (6, 3 + 3 * 3 + 3)
-    np.testing.assert_array_equal(embedded[:, [0, 1, 2, 12, 13, 14]], plain.predict_on_batch(x))
-    age = embedded[:, 3:6]  # which is missing in row 1, and ends at 50 and 10
-    np.testing.assert_array_equal(age[[2, 1]], age[[5, 3]])
-    np.testing.assert_array_equal(loaded(network, tmp_path).predict_on_batch(x), embedded)
+
+
+def test_streams_have_their_own_widths_of_numbers(with_numbers):
+    columns, _ = with_numbers
     own = columns.network({"shared": 4, "like": 2}, number_embedding_dim=2)
     assert own["like"].output_shape == (None, 3 + 3 * 2 + 3)
     own = columns.network(number_embedding_dim={"shared": None, "like": 2})
     assert [own[stream].output_shape[1] for stream in ("shared", "like")] == [6, 12]
     with pytest.raises(ValueError, match=r"embedding_dim must have exactly the keys \['shared'\]"):
         columns.network({"like": 4}, number_embedding_dim={"shared": 4})
-    numbers = numbers.assign(age=[1.0, 2.0, 1.0, 2.0, np.nan, 1.0])
+
+
+@every_backend
+def test_a_number_with_two_values_is_not_embedded_and_packing_changes_nothing(frame, tmp_path):
+    numbers = frame.assign(time=1.7e9 + np.arange(6.0), age=[1.0, 2.0, 1.0, 2.0, np.nan, 1.0])
     columns = pk.Columns(numbers=["age", "time"]).fit(numbers)
     networks = [columns.network(number_embedding_dim=2, packed=packed) for packed in (False, True)]
     networks[1].set_weights(networks[0].get_weights())

@@ -85,9 +85,7 @@ RESULTS = {
     "bytes": ([b"a"] * 5, False, TypeError, "Received: x with bytes"),
     "dates": ([DAY] * 5, False, TypeError, "Received: x with date"),
     "times": (pd.date_range("2026", periods=5), False, TypeError, "x with Timestamp"),
-    "categories of floats": (
-        pd.Categorical([1.5, 2.5] * 2), False, TypeError, "x with categories of float"
-    ),
+    "float categories": (pd.Categorical([1.5, 2.5] * 2), False, TypeError, "categories of float"),
     "intervals": (pd.cut([1, 2, 3, 4], 2), False, TypeError, "x with categories of Interval"),
     "times as ids": (pd.date_range("2026", periods=5), True, TypeError, "x=Timestamp"),
 }  # fmt: skip

@@ -26,9 +26,8 @@ def hedged():
     inputs = {"user": keras.Input((), dtype="int32", name="user"), "x": keras.Input((3,), name="x")}
     table = pk.SparseEmbedding(8, 4)(inputs["user"])
     network = keras.Model(inputs, keras.layers.Concatenate()([table, inputs["x"]]))
-    features = pk.HedgedBlock(heads, pk.ExpertBlock([4], dropout=0.2))(
-        pk.StreamFeatures(heads, network)(inputs)
-    )
+    streams = pk.StreamFeatures(heads, network)(inputs)
+    features = pk.HedgedBlock(heads, pk.ExpertBlock([4], dropout=0.2))(streams)
     return pk.MultiTaskModel(inputs, heads(features)), pk.table_optimizer("adam")
 
 

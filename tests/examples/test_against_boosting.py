@@ -54,23 +54,6 @@ def test_intervals_of_an_auc_cover_its_differences():
     assert np.mean(halves) == pytest.approx(2 * np.std(differences), rel=0.2)
 
 
-@pytest.mark.parametrize(
-    ("gain", "verdict"),
-    [
-        ((0.2, 0.1, 0.3), "better"),
-        ((-0.2, -0.3, -0.1), "worse"),
-        ((0.2, -0.9, 1.0), "equivalent"),
-        ((0.2, -1.5, 1.9), "not decided"),
-        ((9.0, np.nan, np.nan), "not decided"),
-    ],
-)
-def test_verdicts_follow_from_the_interval_and_a_margin(gain, verdict):
-    assert against_boosting.verdict("like", *gain) == verdict
-    assert against_boosting.verdict("rating", *gain).replace("equivalent", "not decided") == (
-        "not decided" if verdict == "equivalent" else verdict
-    )
-
-
 @pytest.mark.nightly
 def test_a_small_run_keeps_scores_settings_and_predictions(monkeypatch, tmp_path, capsys):
     pytest.importorskip("catboost")

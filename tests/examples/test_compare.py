@@ -2,6 +2,7 @@
 
 import re
 import sys
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -74,9 +75,7 @@ def test_models_learn_every_kind_of_task_and_a_search_chooses_settings(run):
     assert [model for model, _ in aucs] == [*models, "mixture"]
     assert all(0.5 < float(auc) <= 1 for _, auc in aucs)
     gains = re.findall(r"^  (\S.*?)  +(boosting|hedged|bottom|mixture)  .*  \w", out, re.M)
-    assert gains == [
-        (task, model) for task in TASKS for model in ("boosting", "hedged", "bottom", "mixture")
-    ]
+    assert gains == [*product(TASKS, ("boosting", "hedged", "bottom", "mixture"))]
 
     models = ["boosting", "bottom"]
     out = run("--tasks", "click", *arguments, "--search", "2", "--models", *models)

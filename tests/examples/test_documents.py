@@ -142,9 +142,7 @@ def test_code_is_narrow_enough_for_the_site(page):
 
 def test_every_page_is_in_the_list_of_pages_or_for_maintainers():
     linked = {ROOT / link for link in LINK.findall(text_of(ROOT / "CONTRIBUTING.md"))}
-    listed = {
-        ROOT / "docs" / page for topic in site_pages.PAGES.values() for page in topic.values()
-    }
+    listed = {ROOT / "docs" / page for of in site_pages.PAGES.values() for page in of.values()}
     assert listed <= {*PAGES}
     assert {*PAGES} - listed - linked == {README, ROOT / "docs" / "README.md"}
     assert site_pages.list_of_pages() in (ROOT / "docs" / "README.md").read_text()

@@ -5,11 +5,10 @@ import re
 
 import numpy as np
 import pytest
-from scipy.stats import t
 
 from examples.benchmarks import _regrets, never_worse
 from examples.benchmarks._cases import all_cases
-from examples.benchmarks._fits import RATES, Fit, Store, _alone, metric_name, run
+from examples.benchmarks._fits import RATES, Fit, Store, _alone, run
 from examples.benchmarks._plan import SMALL_CASES, fresh_seeds, plan, published_seeds, searches
 from tests.helpers import once
 
@@ -22,61 +21,6 @@ def cases(setting):
 
 def small_fit(kind, case, seed=0):
     return Fit(case, kind, seed, rate=0.01, rows=1000, epochs=2, validation=200)
-
-
-class Kept(dict):
-    """Records by case name, kind and seed."""
-
-    def __getitem__(self, fit):
-        return super().__getitem__((fit.case.name, fit.kind, fit.seed))
-
-    def __contains__(self, fit):
-        return super().__contains__((fit.case.name, fit.kind, fit.seed))
-
-
-def scores_of(found, case_values):
-    """Return scores of cases. The values are metrics of all tasks by seed: `{kind: values}`."""
-    kept, fits = Kept(), []
-    for case, values in zip(found, case_values):
-        metrics = [f"{task}_{metric_name(task)}" for task in case.tasks]
-        for kind, by_seed in values.items():
-            for seed, value in enumerate(by_seed):
-                kept[case.name, kind, seed] = {"test": dict.fromkeys(metrics, value)}
-                fits.append(small_fit(kind, case, seed))
-    return _regrets.Scores(fits, kept)
-
-
-def test_an_estimate_is_the_mean_and_the_t_interval():
-    values = np.random.default_rng(0).normal(size=7)
-    low, high = t.interval(0.95, 6, values.mean(), values.std(ddof=1) / np.sqrt(7))
-    estimate = _regrets.Estimate.of(values)
-    np.testing.assert_allclose([estimate.mean, estimate.half], [values.mean(), (high - low) / 2])
-
-
-def test_a_regret_is_the_paired_difference_to_the_better_baseline():
-    first = {"single": [0.90, 0.92], "bottom": [0.93, 0.93], "ple": [0.92, 0.93]}
-    second = {"single": [0.90, 0.92], "bottom": [0.80, 0.70], "ple": [0.89, 0.91]}
-    noise = [case for case in cases("weight") if case.group == "next to noise"]
-    scores = scores_of(noise, [first, second])
-    keys, baselines = list(scores.cases), ["single", "bottom"]
-    np.testing.assert_allclose(scores.regret(keys[0], "ple", ["income"], baselines), [0.01, 0.0])
-    np.testing.assert_allclose(scores.regret(keys[1], "ple", ["income"], baselines), [0.01, 0.01])
-    np.testing.assert_allclose(scores.gain(keys[0], "bottom", "single", ["income"]), [0.03, 0.01])
-    (worst,) = _regrets.regrets(scores, "ple")  # of two loss weights
-    assert worst.what == "income next to noise, weight 1"
-
-
-def test_seeds_with_one_draw_of_the_data_are_averaged():
-    errors = {"single": [0.5, 0.3, 0.2, 0.2], "ple": [0.4, 0.3, 0.3, 0.4]}
-    scores = scores_of(cases("correlation"), [errors])
-    (key,) = scores.cases
-    np.testing.assert_allclose(scores.gain(key, "ple", "single", ["task_1"]), [0.05, -0.15])
-
-
-def test_a_verdict_compares_the_interval_with_0_and_the_margin():
-    values = [-0.003, -0.002, -0.003], [0.0005, 0.0006, 0.0004], [-0.003, 0.001, 0.0], [0.03] * 3
-    of = [_regrets.Regret("case", "AUC", "problem", np.array(each)).verdict for each in values]
-    assert of == [*_regrets.VERDICTS]
 
 
 def test_the_plan_has_the_cases_measures_and_seeds_of_the_rules():

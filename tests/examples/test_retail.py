@@ -24,9 +24,7 @@ def draw_tables():
     log["sales_value"] = log["quantity"] * rng.random(2000)
     log[["retail_disc", "coupon_disc"]] = rng.random((2000, 2)) < (0.5, 0.2)
     log["transaction_timestamp"] = retail.MONDAY + pd.to_timedelta(log["week"] * 7, "D")
-    products = pd.DataFrame(
-        {"product_id": range(1, 8), "product_category": [*"AABBC"] + [None] * 2}
-    )
+    products = pd.DataFrame({"product_id": range(1, 8), "product_category": [*"AABBC", None, None]})
     products[["manufacturer_id", "product_type", "package_size", "brand", "department"]] = "x"
     plan = log[["product_id", "store_id", "week"]].assign(display_location="1", mailer_location="0")
     days = {"start_date": [retail.MONDAY], "end_date": [retail.MONDAY + pd.Timedelta("99D")]}
@@ -55,9 +53,8 @@ def test_inputs_are_of_earlier_weeks_and_labels_of_the_week(monkeypatch):
     pd.testing.assert_frame_equal(whole, until)  # nothing is read of later weeks
     week = until.index.get_level_values("week")
     now = until.loc[week == 20].drop(columns=[*retail.TASKS])
-    pd.testing.assert_frame_equal(
-        now, before.loc[before.index.get_level_values("week") == 20, now.columns]
-    )
+    is_last = before.index.get_level_values("week") == 20
+    pd.testing.assert_frame_equal(now, before.loc[is_last, now.columns])
     bought = log.merge(tables["products"].dropna(), on="product_id").groupby(keys)
     spent = bought["sales_value"].sum().reindex(until.index)
     np.testing.assert_allclose(until["spend"], spent, rtol=1e-5)

@@ -116,9 +116,7 @@ BAD_ARGUMENTS = {
 }
 
 
-test_a_bad_argument_is_refused = all_refused(
-    lambda arguments: pk.Head("a", **arguments), BAD_ARGUMENTS
-)
+test_a_bad_argument_is_refused = all_refused(lambda given: pk.Head("a", **given), BAD_ARGUMENTS)
 test_a_bad_number_is_refused = arguments_refused(
     {head: {"task": "a"} for head in (pk.Head, pk.MulticlassHead, pk.BinaryHead)},
     [

@@ -45,22 +45,6 @@ def not_own(model):
     return [w for w in model.trainable_weights if id(w) not in own and "own" not in w.path]
 
 
-def test_a_branch_is_trained_independently_of_the_other_branch_the_mixture_and_loss_weights():
-    def shared_branch(is_changed):
-        model = hedged_model(**QUICK)
-        if is_changed:
-            shared = {*map(id, not_own(model))}
-            for w in model.trainable_weights:
-                if id(w) not in shared:
-                    w.assign(w + 1.0)
-            hedged_heads(model)["time"].mixture.assign([0.0, 1.0])
-            heads_of(model).multiply_loss_weights({"time": 7.0})
-        model.train_on_batch(X, Y)
-        return [numpy_of(w) for w in not_own(model)]
-
-    np.testing.assert_equal(shared_branch(True), shared_branch(False))
-
-
 ACTIVATIONS = {
     "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), True),
     "exponential": (np.exp, True),
@@ -280,17 +264,3 @@ REFUSED = {
 
 
 test_refusals = all_refused(operator.call, REFUSED)
-
-
-def test_half_precision_and_sequences_train():
-    policy = "mixed_float16"
-    heads = pk.TaskHeads(
-        [pk.BinaryHead("click", dtype=policy), pk.RegressionHead("time", dtype=policy)]
-    )
-    inputs = keras.Input((4, WIDTH))
-    model = pk.MultiTaskModel(inputs, heads(pk.HedgedBlock(heads, [2], dtype=policy)(inputs)))
-    compiled(model, keras.optimizers.SGD(0.1), **QUICK)
-    x = features(3, 4, WIDTH)
-    loss = model.train_on_batch(x, {"click": x[..., 0] > 0, "time": x[..., 1]})[0]
-    assert np.isfinite(loss)
-    assert numpy_of(model(x)["click"]).dtype == "float32"

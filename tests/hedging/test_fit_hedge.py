@@ -99,10 +99,8 @@ def observed(name, branches, count):
     units = {"classes": 3, "squared": 2}.get(name, 1)
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(count, units))
-    values = (
-        truth
-        + rng.normal(size=(branches, count, units)) * np.linspace(0.7, 1.5, branches)[:, None, None]
-    )
+    noise = np.linspace(0.7, 1.5, branches)[:, None, None]
+    values = truth + noise * rng.normal(size=(branches, count, units))
     if name in ("binary", "weighted"):
         return (rng.random((count, 1)) < sigmoid(truth)).astype("float32"), values
     if name == "classes":
@@ -215,9 +213,8 @@ def test_the_unit_of_counts_does_not_change_how_much_they_show_about_the_mixture
     assert standardized.mean[0] < 0.3
     standardized(np.zeros((1, 3), "float32"))  # builds it
     mixture = best_mixture(plain, labeled(labels, values), 10.0)
-    np.testing.assert_allclose(
-        best_mixture(standardized, labeled(labels, values), 10.0), mixture, atol=1e-3
-    )
+    found = best_mixture(standardized, labeled(labels, values), 10.0)
+    np.testing.assert_allclose(found, mixture, atol=1e-3)
     scaled = best_mixture(plain, labeled(50 * labels, values + np.log(50).astype("float32")), 10.0)
     np.testing.assert_allclose(scaled, mixture, atol=0.02)
 
@@ -300,9 +297,7 @@ def test_the_mixture_is_fitted_in_epochs_without_validation():
 def test_batches_arrays_and_single_tasks_give_the_same_mixture():
     model, (x, y) = hedged_model(), rows()
     expected = pk.fit_hedge(model, x, y)
-    batches = [
-        (x[i : i + 16], {t: labels[i : i + 16] for t, labels in y.items()}) for i in (0, 16, 32)
-    ]
+    batches = [(x[i : i + 16], {t: y[t][i : i + 16] for t in y}) for i in (0, 16, 32)]
     for task, of_task in pk.fit_hedge(model, batches).items():
         assert_same(of_task, expected[task], atol=1e-3)
     alone = hedged_model(pk.TaskHeads([pk.BinaryHead("click", metrics=[])]))

@@ -11,7 +11,7 @@ import pytest
 import ple_keras as pk
 from ple_keras._keras.batches import Batches
 from ple_keras.hedging.branched_model import BranchedModel
-from tests.helpers import QUICK, Dataset, every_backend, features, once
+from tests.helpers import QUICK, Dataset, every_backend, features, once, randomize
 from tests.models import Subclassed, chain, compiled, heads_of
 from tests.refusals import check_refused
 
@@ -54,13 +54,7 @@ def make(features=network, by_hand=False, sequences=False, rate=0.3):
     for layer in layers:
         outputs = layer(outputs)
     model = pk.MultiTaskModel(inputs, outputs)
-    rng = np.random.default_rng(0)
-    trained = {id(w) for w in model.trainable_weights}
-    values = [
-        rng.normal(scale=0.5, size=w.shape) if id(w) in trained else w.numpy()
-        for w in model.weights
-    ]
-    model.set_weights(values)
+    randomize(model)
     return compiled(model, keras.optimizers.SGD(rate), **QUICK)
 
 
@@ -229,9 +223,8 @@ def test_weights_in_front_of_the_block_have_a_warning_before_the_first_step():
     task_heads.adapt(data[1])
     model = chain(keras.layers.Dense(3, name="common"), pk.HedgedBlock(task_heads, [3]), task_heads)
     compiled(model, **QUICK)
-    (text,), later = caught(
-        lambda begin: model.fit(*data, validation_data=data, callbacks=[begin], **OPTIONS)
-    )
+    fit = {"validation_data": data, **OPTIONS}
+    (text,), later = caught(lambda begin: model.fit(*data, callbacks=[begin], **fit))
     assert "['common/kernel', 'common/bias']" in text
     assert "HedgedBlock as its features" in text
     assert not later
@@ -284,9 +277,7 @@ def test_fit_adapts_heads_that_nobody_has_adapted():
     other = {task: np.where(labels == labels[3], labels, labels * 2) for task, labels in y.items()}
     expected = [y["time"].mean(), y["time"].std()]
     assert fitted_heads() == pytest.approx(expected, rel=1e-5)
-    assert fitted_heads(other) == pytest.approx(
-        [other["time"].mean(), other["time"].std()], rel=1e-5
-    )
+    assert fitted_heads(other) == pytest.approx([other["time"].mean(), other["time"].std()], 1e-5)
     x = rows()[0]
     alone = pk.TaskHeads([pk.RegressionHead("time", standardize=True)])
     model = compiled(chain(pk.PLEBlock(1, alone, [3]), alone), **QUICK)

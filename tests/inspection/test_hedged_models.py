@@ -100,12 +100,6 @@ def test_sequences_have_no_gains():
     assert (report.tasks["click"].labels, report.gains, report.warnings) == (64, {}, [])
 
 
-@once
-def test_reports_of_the_default_branches():
-    model = hedged_model()
-    assert "click/expert_0" in str(pk.gate_report(model, X))
-
-
 def test_a_layer_after_the_heads_does_not_change_the_values_of_branches():
     model = hedged_model()
     scaled = {task: keras.layers.Rescaling(2.0)(x) for task, x in model.output.items()}

@@ -66,9 +66,7 @@ def test_a_count_has_a_deviance(make):
     }
     assert {key: getattr(use, key) for key in expected} == close(expected)
     assert f"deviance {expected['deviance']:.4g}" in str(pk.task_report(model, X, y))
-    with pytest.raises(
-        ValueError, match=r"y\['visits'\] must be at least 0 for the loss 'poisson'"
-    ):
+    with pytest.raises(ValueError, match=r"'visits'\] must be at least 0 for the loss 'poisson'"):
         pk.task_report(model, X, {**y, "visits": -y["visits"]})
 
 
@@ -324,22 +322,14 @@ VALUES = {
 BY_TASK = clicks_and_buys(ROWS)[1]
 REFUSED = {
     "no_labels": (None, {}, TypeError, r"a dict with keys among \['click', 'buy'\].*y=None"),
-    "no_task": (
-        {"buy": BY_TASK["buy"]},
-        {},
-        r"the keys \['click', 'buy'\]; missing: \['click'\],.*y=\{'buy'\}",
-    ),
+    "no_task": ({"buy": BY_TASK["buy"]}, {}, r"'buy'\]; missing: \['click'\],.*y=\{'buy'\}"),
     "rows": ({**BY_TASK, "click": np.zeros(3)}, {}, r"the same number of rows.*rows="),
     **{
         name: ({**BY_TASK, "click": values}, {}, rf"y\['click'\] must {message}")
         for name, (values, message) in VALUES.items()
     },
     "groups": (BY_TASK, {"groups": np.arange(ROWS)}, "groups require new_rows=True.*=ndarray"),
-    "rows_of_groups": (
-        BY_TASK,
-        {"groups": [1, 2], "new_rows": True},
-        rf"the shape \({ROWS},\)",
-    ),
+    "rows_of_groups": (BY_TASK, {"groups": [1, 2], "new_rows": True}, rf"the shape \({ROWS},\)"),
     "flag": (BY_TASK, {"new_rows": 1}, TypeError, r"new_rows must be True or False"),
 }
 

@@ -437,9 +437,7 @@ def test_the_server_under_load_and_attacks(folder, tmp_path):
         assert re.search(rf"{attack} .* none$", out, re.M)
 
 
-def test_a_model_that_can_not_be_exported_is_published_as_a_keras_file(
-    tmp_path, capsys, monkeypatch
-):
+def test_a_model_that_fails_to_export_is_published_as_a_keras_file(tmp_path, capsys, monkeypatch):
     columns = pk.Columns(numbers=["age"]).fit(FRAME)
     model = hedged_model(columns, pk.TaskHeads([pk.BinaryHead("click")]))
 

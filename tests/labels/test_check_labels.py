@@ -96,10 +96,7 @@ WARNINGS = {
         r"y\['place'\] has a standard deviation of 25, so its loss, 'mean_squared_error', "
         r"dominates.*standardize=True\) and call `adapt`",
     ),
-    "small": (
-        valid_labels(place=np.arange(6).reshape(3, 2) / 100),
-        r"deviation of 0\.0163.*vanishes",
-    ),
+    "small": (valid_labels(place=np.arange(6).reshape(3, 2) / 100), "of 0.0163.*vanishes"),
     "binary": (valid_labels(place=np.eye(3, 2)), "Use a BinaryHead"),
     "targets": (
         valid_labels(place=[[0, np.nan], [0, np.nan], [np.nan, np.nan]]),
@@ -174,10 +171,7 @@ CHECKS = r"y must be a dict with keys among"
 REFUSED = {
     "no_dict": ([1, 2], TypeError, rf"{CHECKS}.*Received: y=\[1, 2\]"),
     "frame": (pd.DataFrame({"click": [0, 1]}), TypeError, rf"{CHECKS}.*a data frame with dict\(y"),
-    "iterator": (
-        iter([(1, valid_labels())]),
-        "y must be finite and iterable .*Received: y=<list_iterator",
-    ),
+    "iterator": (iter([(1, valid_labels())]), "y must be finite and iterable .*<list_iterator"),
     "no_batch": (Dataset([]), r"y must not be empty\. Received: batches=0"),
     "keys": (
         {"click": [1], "klick": [1]},

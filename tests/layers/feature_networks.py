@@ -13,17 +13,12 @@ def bottom(block=3, **kwargs):
 
 
 def symbols():
-    return {
-        "item": keras.Input((), dtype="int32", name="item"),
-        "price": keras.Input((1,), name="price"),
-    }
+    item = keras.Input((), dtype="int32", name="item")
+    return {"item": item, "price": keras.Input((1,), name="price")}
 
 
 def columns():
-    return {
-        "item": np.array([1, 2, 9], "int32"),
-        "price": np.array([[1.0], [2.0], [9.0]], "float32"),
-    }
+    return {"item": np.array([1, 2, 9], "int32"), "price": np.float32([[1], [2], [9]])}
 
 
 def network(**embedding):

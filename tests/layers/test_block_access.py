@@ -11,9 +11,8 @@ import pytest
 import ple_keras as pk
 from ple_keras import _typing
 from tests.helpers import assert_same, built, every_backend, features, numpy_of, once, streams
-from tests.layers import reference
 from tests.layers.feature_networks import TASKS, bottom
-from tests.models import chain, cloned, loaded
+from tests.models import chain, loaded
 from tests.pairs import pairs
 from tests.refusals import (
     BAD_INPUTS,
@@ -100,19 +99,6 @@ def test_counts_of_numpy_and_lists_of_equal_counts_are_the_same_block():
 def test_a_list_of_lists_is_the_units_of_each_level():
     ple = pk.PLEBlock(3, TASKS, [[8, 5], 6, [4]])
     assert [x.compute_output_shape((2, 3))["b"] for x in ple] == [(2, 5), (2, 6), (2, 4)]
-
-
-@pytest.mark.parametrize("copied", [loaded, cloned])
-def test_files_and_clones_keep_the_counts(copied, tmp_path):
-    ple = pk.PLEBlock(3, TASKS, [3], [1, {"a": 2, "b": 1}, 1], [0, 2, 0], name="ple")
-    model = chain(ple)
-    copy = copied(model, tmp_path)
-    ple_copy = copy.get_layer("ple")
-    assert [block.expert_names for block in ple_copy] == [block.expert_names for block in ple]
-    assert ["shared" in block.gate_experts for block in ple_copy] == [True, False, False]
-    copy.set_weights(model.get_weights())
-    x = features(4, 3)
-    assert_same(numpy_of(copy(keras.ops.convert_to_tensor(x))), reference.ple(ple, x)[0])
 
 
 # Subclasses of CGCBlock that override `call`, and summaries.
@@ -241,7 +227,7 @@ def test_models_with_the_longest_names_are_saved(tmp_path):
 # Refused calls.
 
 X, SYMBOL = features(4, 3), keras.Input((3,))
-LAYERS_OF_ONE_TENSOR = {
+OF_ONE_TENSOR = {
     "expert": lambda: pk.ExpertBlock([4, 3]),
     "gate": lambda: pk.Gate(3),
     "gate_of_one_expert": lambda: pk.Gate(1),
@@ -256,19 +242,15 @@ LAYERS_OF_ONE_TENSOR = {
 
 
 @every_backend
-@pytest.mark.parametrize(
-    ("make", "make_inputs", "message"), pairs(LAYERS_OF_ONE_TENSOR, BAD_INPUTS)
-)
-def test_a_first_call_with_bad_inputs_is_refused_and_the_layer_still_works(
-    make, make_inputs, message
-):
+@pytest.mark.parametrize(("make", "make_inputs", "message"), pairs(OF_ONE_TENSOR, BAD_INPUTS))
+def test_a_first_call_with_bad_inputs_leaves_the_layer_usable(make, make_inputs, message):
     layer, inputs = make(), make_inputs()
     check_refused(lambda: layer(inputs), ValueError, message)
     layer(features(2, 5))
     assert layer.built
 
 
-OF_LEVELS = {name: LAYERS_OF_ONE_TENSOR[name] for name in ("cgc", "cgc_copied", "ple", "mmoe")}
+OF_LEVELS = {name: OF_ONE_TENSOR[name] for name in ("cgc", "cgc_copied", "ple", "mmoe")}
 WIDTH = r"\(batch, \.\.\., 5\) that the block .*\. Received: inputs\['\w+'\]\.shape="
 BAD_LATER_INPUTS = {
     "other_width": (lambda: features(2, 6), WIDTH + r"\(2, 6\)"),
@@ -300,9 +282,7 @@ def test_a_dict_must_have_the_streams_as_keys(make_inputs, message, is_built):
         layer(streams(a=5, b=4, shared=6))
     elif not inputs:
         message = ""
-    check_refused(
-        lambda: layer(inputs), ValueError, rf"inputs\S* must .*{message}.*Received: inputs"
-    )
+    check_refused(lambda: layer(inputs), ValueError, rf"inputs.* must .*{message}.*Received: in")
 
 
 def level(**kwargs):

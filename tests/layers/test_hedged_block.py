@@ -34,12 +34,8 @@ def test_outputs_by_branch_are_in_alphabetical_order():
     """A file refers to outputs by position, and PyTorch does not sort a dict in a dict."""
     block = pk.HedgedBlock(["b", "a"], [3])
     specs = block(keras.Input((4,)))
-    outputs = block(features(2, 4))
-    for by_branch in (
-        *specs.values(),
-        *outputs.values(),
-        *block.compute_output_shape((2, 4)).values(),
-    ):
+    outputs, shapes = block(features(2, 4)), block.compute_output_shape((2, 4))
+    for by_branch in (*specs.values(), *outputs.values(), *shapes.values()):
         assert list(by_branch) == ["own", "shared"]
 
 

@@ -118,16 +118,12 @@ def gradients_by_owner(model, run):
         pytest.param(2, True, "eager", {}, marks=once),
     ],
 )
-def test_no_other_task_has_a_gradient_on_anything_that_a_task_owns(
-    num_levels, stack_experts, run, options
-):
+def test_no_other_task_has_a_gradient_on_what_a_task_owns(num_levels, stack_experts, run, options):
     options = {"isolate_task_experts": True, "stack_experts": stack_experts, **options}
     found = gradients_by_owner(whole_model(num_levels, None, **options), run)
     kinds = {"stream", "expert", "gate_block", "tower", "head"}
     kinds |= {"kernel"} if "gate_reads" in options else set()  # of the context
-    assert {(loss, owner, kind) for loss in TASKS for owner in TASKS for kind in kinds} <= set(
-        found
-    )
+    assert {*itertools.product(TASKS, TASKS, kinds)} <= {*found}
     for (loss, owner, kind), gradient in found.items():
         if owner in TASKS and owner != loss:
             assert gradient == 0.0, (loss, owner, kind)

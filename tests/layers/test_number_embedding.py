@@ -1,5 +1,6 @@
 """NumberEmbedding against NumPy, and the boundaries that `adapt` computes."""
 
+from functools import partial
 from itertools import pairwise
 
 import keras
@@ -180,9 +181,7 @@ def test_gradients_reach_the_kernel_of_the_bins_below_a_number():
     assert np.abs(change[0, 1]).max() == 0
 
 
-BOUNDARIES = (
-    r"^bin_boundaries must be a sequence of at most 3 finite numbers in ascending order for each"
-)
+BOUNDARIES = r"^bin_boundaries must be .* at most 3 finite numbers in ascending order for each"
 
 
 @once
@@ -191,9 +190,8 @@ BOUNDARIES = (
     [[], 3, [1.0, 2.0], [[0, 1], 2], [[2.0, 1.0]], [[0, 1, 2, 3]], [[0, INF]], [[NAN]], [["a"]]],
 )
 def test_boundaries_without_an_order_are_refused(boundaries):
-    check_refused(
-        lambda: pk.NumberEmbedding(num_bins=2, bin_boundaries=boundaries), ValueError, BOUNDARIES
-    )
+    make = partial(pk.NumberEmbedding, num_bins=2, bin_boundaries=boundaries)
+    check_refused(make, ValueError, BOUNDARIES)
 
 
 REFUSED = {

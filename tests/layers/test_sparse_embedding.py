@@ -39,9 +39,8 @@ def test_rows_are_those_of_an_embedding(shape, dtype):
 def test_masks_and_symbolic_shapes_are_those_of_an_embedding():
     ours, keras_layer = pair(mask_zero=True)
     inputs = np.array([[0, 1], [2, 0]])
-    np.testing.assert_array_equal(
-        numpy_of(ours.compute_mask(inputs)), numpy_of(keras_layer.compute_mask(inputs))
-    )
+    masks = [numpy_of(layer.compute_mask(inputs)) for layer in (ours, keras_layer)]
+    np.testing.assert_array_equal(*masks)
     assert ours(keras.Input((None,), dtype="int32")).shape == (None, None, 3)
 
 

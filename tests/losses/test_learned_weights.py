@@ -23,9 +23,7 @@ FORMS = {
     "mse": (pk.RegressionHead("a"), 0.5, 0.5),
     "subclass": (pk.RegressionHead("a", loss=OwnError()), 0.5, 0.5),
     "binary_weighted": (pk.BinaryHead("a", pos_weight=3.0), 1.0, 0.5),
-    "multiclass_weighted": (
-        *(pk.MulticlassHead("a", num_classes=2, class_weight={1: 3.0}), 1.0, 0.5),
-    ),
+    "multiclass": (pk.MulticlassHead("a", num_classes=2, class_weight={1: 3.0}), 1.0, 0.5),
     "standardized": (pk.RegressionHead("a", standardize=True, mean=0.5, deviation=0.3), 0.5, 0.5),
     "by_root": (pk.RegressionHead("a", reduction="label_root"), 0.5, 0.5),
 }
@@ -55,9 +53,8 @@ def test_learned_weights_follow_the_likelihood_of_each_loss(head, scale, slope):
     _, _, plain = step(None, 1.0)
     logs, moved, changed = step("uncertainty", 2.0)
     loss = float(logs["a_loss"])
-    assert float(logs["loss"]) == pytest.approx(
-        2 * (scale * np.exp(-s) * loss + slope * s * share), rel=1e-5
-    )
+    expected = 2 * (scale * np.exp(-s) * loss + slope * s * share)
+    assert float(logs["loss"]) == pytest.approx(expected, rel=1e-5)
     assert moved == pytest.approx(-0.2 * (slope * share - scale * np.exp(-s) * loss), rel=1e-3)
     assert np.abs(plain).max() > 1e-4
     np.testing.assert_allclose(changed, 2 * scale * np.exp(-s) * plain, rtol=1e-3, atol=1e-7)

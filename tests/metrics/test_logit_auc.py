@@ -45,9 +45,7 @@ def test_labels_between_0_and_1_count_as_both():
     auc = LogitAUC()
     auc.update_state(y, p)
     both = np.repeat([1, 0], 4), np.tile(p, 2), np.concatenate([y, 1 - y])
-    assert float(auc.result()) == pytest.approx(
-        roc_auc_score(both[0], both[1], sample_weight=both[2])
-    )
+    assert float(auc.result()) == pytest.approx(roc_auc_score(*both[:2], sample_weight=both[2]))
 
 
 @pytest.mark.parametrize(

@@ -162,10 +162,8 @@ FORMS = {
 @pytest.mark.parametrize(("form", "is_by_rows"), FORMS.items())
 def test_every_use_of_a_table_has_the_steps_of_dense_gradients(form, is_by_rows, monkeypatch):
     models = []
-    for optimizer, make in (
-        (pk.SparseAdagrad(0.1, 0.01), embedding),
-        (dense_adagrad(), dense_embedding),
-    ):
+    kinds = (pk.SparseAdagrad(0.1, 0.01), embedding), (dense_adagrad(), dense_embedding)
+    for optimizer, make in kinds:
         keras.utils.set_random_seed(0)
         outputs = keras.layers.Dense(1)(Reading(make, form)(x := keras.Input((4,), dtype="int32")))
         models.append(keras.Model(x, outputs))

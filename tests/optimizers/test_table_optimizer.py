@@ -67,9 +67,8 @@ def trained_tables(model):
     tables, rest = model.optimizer.optimizers
     states = [v for v in tables.variables if "accumulator" in v.path]
     assert {v.shape for v in states} == {(ROWS, 3)}
-    assert len(states) + len([v for v in rest.variables if "velocity" in v.path]) == len(
-        model.trainable_variables
-    )
+    velocities = [v for v in rest.variables if "velocity" in v.path]
+    assert len(states) + len(velocities) == len(model.trainable_variables)
     return len(states)
 
 

@@ -36,8 +36,12 @@ def model():
     return model.fit(draw(2000, 0).drop(columns="person"), epochs=8, verbose=0)
 
 
-def test_the_columns_of_a_rule_are_the_first(model):
-    found = model.importance(draw(1000, 1), seed=0)
+@pytest.fixture(scope="module")
+def found(model):
+    return model.importance(draw(1000, 1), seed=0)
+
+
+def test_the_columns_of_a_rule_are_the_first(found):
     assert [*found] == ["stars", "like"]
     beyond = 0
     for task, rule in RULE.items():
@@ -48,12 +52,19 @@ def test_the_columns_of_a_rule_are_the_first(model):
             beyond += name not in RULE["stars"] and abs(each.increase) > 2 * each.error
     assert {*[*found["stars"]][:3]} == {*RULE["stars"]}
     assert beyond <= 2  # of 16
+
+
+def test_importance_is_a_table_json_and_a_plot(found):
     first = str(found).splitlines()[2:4]
     assert first[0].split() == ["column", "stars", "like"]
     assert first[1].split()[:2] == ["age", f"{found['stars']['age'].increase:+.4f}"]
     assert json.loads(json.dumps(found.to_dict()))["like"]["age"].keys() == {"increase", "error"}
     figure = pytest.importorskip("matplotlib.figure").Figure
     assert isinstance(found.plot(), figure)
+
+
+def test_a_plot_shows_odd_names_as_they_are(found):
+    pytest.importorskip("matplotlib")
     odd = type(found)({r"a$\b$": {r"$\c$ d$": found["stars"]["age"]}})
     panel = odd.plot().axes[0]
     panel.figure.canvas.draw()  # without an error of a formula

@@ -41,13 +41,8 @@ FRAME = pd.DataFrame(
         "day": DAY,
     }
 ).set_axis(np.arange(ROWS) + 1000)
-TASKS = {
-    "liked it": "binary",
-    "stars": "regression",
-    "visits": "count",
-    "spent": "amount",
-    "kind": "multiclass",
-}
+TASKS = {"liked it": "binary", "stars": "regression", "visits": "count", "spent": "amount"}
+TASKS |= {"kind": "multiclass"}
 QUICK = {"epochs": 1, "verbose": 0, "batch_size": 40}
 NAMES = ["liked it", "stars", "visits", "spent", "kind: 5", "kind: 6", "kind: 7"]
 
@@ -65,36 +60,57 @@ def without(frame, *names):
 LABELS = [name for name in TASKS if name not in ("liked it", "stars")]
 
 
-@once
-def test_from_a_frame_to_a_saved_model(tmp_path, monkeypatch):
-    model = new_model(TASKS)
-    copy = FRAME.copy()
+@pytest.fixture(scope="module")
+def fitted():
+    """Return a model of all kinds of tasks, and its predictions."""
+    model, copy = new_model(TASKS), FRAME.copy()
     with pytest.warns(UserWarning, match=r"without a value are left out: \['empty'\]"):
         assert model.fit(FRAME, time="day", **QUICK) is model
     pd.testing.assert_frame_equal(FRAME, copy)
+    return model, model.predict(FRAME)
+
+
+@once
+def test_columns_and_heads_are_those_of_the_frame(fitted):
+    model, _ = fitted
     assert (model.columns.ids, model.columns.numbers) == (["user id", "city"], ["age"])
     assert [*model.heads] == ["liked_it", "stars", "visits", "spent", "kind"]
-    found = model.predict(FRAME)
+    assert model.feature_names_in_.tolist() == ["user id", "city", "age"]
+    assert model.n_features_in_ == 3
+
+
+@once
+def test_predictions_are_a_frame_of_probabilities_and_positive_means(fitted):
+    _, found = fitted
     assert list(found) == NAMES
     assert (found.index == FRAME.index).all()
     np.testing.assert_allclose(found[NAMES[4:]].sum(axis=1), 1, rtol=1e-5)
     assert found["liked it"].between(0, 1).all()
     assert (found[["visits", "spent"]] > 0).all(axis=None)
+
+
+@once
+def test_dicts_have_the_predictions_of_a_frame_and_a_score(fitted):
+    model, found = fitted
     rows = FRAME[["user id", "city", "age"]].to_dict("records")
     of_rows = model.predict(rows[:3])
     np.testing.assert_allclose(pd.DataFrame(of_rows), found[:3], rtol=1e-5, atol=1e-6)
     assert model.predict([]) == []
     assert -2 < model.score(FRAME) < 0
+
+
+@once
+def test_a_saved_model_predicts_the_same_in_batches_of_any_size(fitted, tmp_path, monkeypatch):
+    model, found = fitted
     for _ in range(2):  # replaces the first
         model.save(tmp_path / "model")
     assert {path.name for path in tmp_path.iterdir()} == {"model"}
     same = pk.TabularModel.load(tmp_path / "model")
-    np.testing.assert_allclose(same.predict(FRAME), found, rtol=1e-5, atol=1e-6)
-    monkeypatch.setattr("ple_keras.tabular.tabular_model.BATCH_SIZE", 50)
-    np.testing.assert_allclose(same.predict(FRAME), found, rtol=1e-5, atol=1e-6)
+    for size in (1024, 50):
+        monkeypatch.setattr("ple_keras.tabular.tabular_model.BATCH_SIZE", size)
+        np.testing.assert_allclose(same.predict(FRAME), found, rtol=1e-5, atol=1e-6)
     assert same.columns.digest == model.columns.digest
-    assert same.feature_names_in_.tolist() == ["user id", "city", "age"]
-    assert same.n_features_in_ == 3
+    assert same.feature_names_in_.tolist() == model.feature_names_in_.tolist()
     assert same.keras_model.optimizer.iterations > 0
 
 
@@ -129,44 +145,51 @@ def test_weights_of_rows_are_those_of_their_columns(monkeypatch):
     assert none is None
 
 
-@once
-def test_rows_are_split_at_random_by_time_and_by_group():
-    def parts(**names):
-        train, valid = split_rows(FRAME, 0.25, names.get("time"), names.get("group"), 0)
-        assert sorted([*train, *valid]) == [*range(ROWS)]
-        return FRAME.iloc[train], FRAME.iloc[valid]
+def parts(frame, share=0.25, time=None, group=None, seed=0):
+    """Return the training rows and the validation rows of a frame."""
+    train, valid = split_rows(frame, share, time, group, seed)
+    assert sorted([*train, *valid]) == [*range(ROWS)]
+    return frame.iloc[train], frame.iloc[valid]
 
-    train, valid = parts()
-    assert len(valid) == 30
-    assert {*valid["day"]} == {*range(6)}
-    train, valid = parts(time="day")
+
+@once
+def test_rows_are_split_at_random_or_into_earlier_and_later_ones():
+    _, valid = parts(FRAME)
+    assert (len(valid), {*valid["day"]}) == (30, {*range(6)})
+    train, valid = parts(FRAME, time="day")
     assert ({*train["day"]}, {*valid["day"]}) == ({*range(4)}, {4, 5})  # ties together
-    train, valid = parts(group="user id")
+
+
+@once
+def test_a_group_is_on_one_side_and_large_groups_are_drawn_at_random():
+    train, valid = parts(FRAME, group="user id")
     assert len(valid) == 30
     assert not {*train["user id"]} & {*valid["user id"]}
-    large = FRAME.assign(
-        user=np.maximum(np.arange(1, ROWS + 1) - ROWS // 2, 0)
-    )  # half are of one user
-    valid = [split_rows(large, 0.25, None, "user", seed)[1] for seed in range(9)]
-    assert sum(0 in rows for rows in valid) < 6  # at random, and not by size
+    large = FRAME.assign(user=np.maximum(np.arange(1, ROWS + 1) - ROWS // 2, 0))  # half are of 0
+    valid = [parts(large, group="user", seed=seed)[1]["user"] for seed in range(9)]
+    assert sum(0 in {*users} for users in valid) < 6  # at random, and not by size
+
+
+@once
+def test_the_last_groups_validate_unless_one_has_too_many_rows():
     frame = FRAME.assign(day=FRAME["day"] + FRAME["user id"])
-    train, valid = (frame.iloc[rows] for rows in split_rows(frame, 0.25, "day", "user id", 0))
-    assert {*valid["user id"]} == {*range(15, 20)}
+    assert {*parts(frame, time="day", group="user id")[1]["user id"]} == {*range(15, 20)}
     large = FRAME.assign(large=np.minimum(DAY * 20 + USER, 80))  # a third of the rows
-    last = [80 in {*large["large"].iloc[split_rows(large, 0.1, None, "large", seed)[1]]}
-            for seed in range(20)]  # fmt: skip
+    last = [80 in {*parts(large, 0.1, group="large", seed=s)[1]["large"]} for s in range(20)]
     assert sum(last) < 10
     most = FRAME.assign(user=np.maximum(np.arange(ROWS) - 100, 0))  # 101 rows are of one user
     for time in (None, "day"):
-        with pytest.warns(
-            UserWarning, match=r"user has one .* 84% .* rows is 0.1\d, and share=0.1"
-        ):
-            assert 0 not in split_rows(most, 0.1, time, "user", 0)[1]
+        with pytest.warns(UserWarning, match=r"user has one .* 84% .* is 0.1\d, and share=0.1"):
+            assert 0 not in {*parts(most, 0.1, time, "user")[1]["user"]}
+
+
+@once
+def test_columns_that_split_nothing_are_refused():
     for names in ({"group": "constant"}, {"time": "constant"}):
         with pytest.raises(ValueError, match=r"different values of {'.*': 'constant'}"):
-            split_rows(FRAME.assign(constant=1), 0.2, names.get("time"), names.get("group"), 0)
+            parts(FRAME.assign(constant=1), **names)
     with pytest.raises(ValueError, match=r"day must have a value in each row.*: 1 missing values"):
-        split_rows(FRAME.assign(day=[np.nan, *DAY[1:]]), 0.2, "day", None, 0)
+        parts(FRAME.assign(day=[np.nan, *DAY[1:]]), time="day")
 
 
 DATES = pd.date_range("2026-02-25", periods=6)
@@ -209,55 +232,47 @@ ARGUMENTS = {
     "read once": ({"ids": iter(["city"])}, TypeError, "ids must be a list of names"),
 }
 SMALL = without(FRAME, "kind", "visits", "spent", "stars")
+
+
+def liked(values):
+    """Return the frame with other labels, as an argument."""
+    return {"frame": SMALL.assign(**{"liked it": values})}
+
+
+UNLABELED = {"frame": SMALL.drop(columns="liked it")}
+CLASSES = r"liked it must have 2 classes. Received: \['a'"
+OF_ONE_TYPE = "as classes, of one type. Received: "
+NUMBERS = {"tasks": {"x": "regression"}, "frame": SMALL.assign(x=1e300)}
+TEXTS = {"tasks": {"k": "multiclass"}, "frame": SMALL.assign(k=["a", 0.5] * 60)}
+TWICE = {
+    "tasks": {"k": "multiclass", "k: 10": "regression"},
+    "frame": SMALL.assign(**{"k": USER % 2 + 10, "k: 10": SCORE}),
+}
+# Arguments of the model, with the frame, and of `fit`; a ValueError, if no other error is given.
 FITS = {
-    "activation": ({"activation": "rely"}, {}, ValueError, "activation must be known to Keras: "),
-    "numbers": ({"number_embedding_dim": 0}, {}, ValueError, "number_embedding_dim must be at l"),
-    "table rate": ({"table_rate": 0}, {}, ValueError, "table_rate must be finite and above 0. R"),
-    "table dropout": (
-        {"table_dropout": 1}, {}, ValueError, "table_dropout must be .* below 1. Received: table"
-    ),
-    **{
-        name: ({"frame": SMALL.drop(columns="liked it")}, {"y": y}, ValueError, rule)
-        for name, y, rule in (
-            ("y of other rows", SCORE[1:], r"columns \['liked it'\], with the 120 rows .*\(119,\)"),
-            ("y of two columns", np.ones((ROWS, 2)), r"y must have the columns \['liked it'\]"),
-            ("text as y", "liked it", r"y must have the columns .*the shapes \[\(\)\]"),
-            ("y of other tasks", {"like": SCORE}, r"missing: \['liked it'\], unknown: \['like'\]"),
-        )
-    },
-    "labels twice": (
-        {}, {"y": SCORE}, ValueError, r"frame must not have columns of y, .*with \['liked it'\]"
-    ),
-    "an array of weights": (
-        {}, {"sample_weight": SCORE}, TypeError, "a column, or a dict of columns keyed by task. Rec"
-    ),
-    "validation of three": (
-        {}, {"validation": (SMALL, None, SCORE)}, ValueError, r"or a tuple \(frame, y\)"
-    ),
-    "validation of arrays": (
-        {}, {"validation": (SCORE, SCORE)}, TypeError, "validation must be a frame of pandas"
-    ),
+    "activation": ({"activation": "rely"}, {}, "activation must be known to Keras: "),
+    "numbers": ({"number_embedding_dim": 0}, {}, "number_embedding_dim must be at least 1. R"),
+    "table rate": ({"table_rate": 0}, {}, "table_rate must be finite and above 0. R"),
+    "table dropout": ({"table_dropout": 1}, {}, "table_dropout must be .* below 1. Received: tab"),
+    "y of other rows": (UNLABELED, {"y": SCORE[1:]}, r"\['liked it'\], with the 120 .*\(119,\)"),
+    "y of two columns": (UNLABELED, {"y": np.ones((ROWS, 2))}, r"the columns \['liked it'\]"),
+    "text as y": (UNLABELED, {"y": "liked it"}, r"y must have the columns .*the shapes \[\(\)\]"),
+    "y of other tasks": (UNLABELED, {"y": {"like": SCORE}}, r"'liked it'\], unknown: \['like'\]"),
+    "labels twice": ({}, {"y": SCORE}, r"not have columns of y, .*with \['liked it'\]"),
+    "an array of weights": ({}, {"sample_weight": SCORE}, TypeError, "a dict of columns keyed by"),
+    "three": ({}, {"validation": (SMALL, None, SCORE)}, r"or a tuple \(frame, y\)"),
+    "arrays to validate": ({}, {"validation": (SCORE, SCORE)}, TypeError, "must be a frame of pa"),
     "list": ({"frame": [{"a": 1}]}, {}, TypeError, "frame must be a frame of pandas or polars"),
-    "no task": ({"frame": SMALL.drop(columns="liked it")}, {}, ValueError, "'liked it' once"),
-    "time": ({}, {"time": "hour"}, ValueError, "the column 'hour' once"),
-    "doubled": (
-        {"frame": pd.concat([SMALL, SMALL[["age"]]], axis=1)}, {}, ValueError, "'age' once"
-    ),
-    "one value": (
-        {"frame": SMALL.assign(**{"liked it": 1})},
-        {},
-        *(ValueError, r"liked it must have labels with two different .* in the training rows.*\[1"),
-    ),
-    "three classes": (
-        {"frame": SMALL.assign(**{"liked it": ["a", "b", "c"] * 40})},
-        {},
-        *(ValueError, r"liked it must have 2 classes. Received: \['a', 'b', 'c'\]"),
-    ),
-    "mixed": (
-        {"frame": SMALL.assign(**{"liked it": ["a", 1, 2] * 40})},
-        {},
-        *(TypeError, r"as classes, of one type. Received: \['int', 'str'\]"),
-    ),
+    "no task": (UNLABELED, {}, "'liked it' once"),
+    "time": ({}, {"time": "hour"}, "the column 'hour' once"),
+    "doubled": ({"frame": pd.concat([SMALL, SMALL[["age"]]], axis=1)}, {}, "'age' once"),
+    "one value": (liked(1), {}, r"labels with two different .* in the training rows.*\[1"),
+    "three classes": (liked(["a", "b", "c"] * 40), {}, rf"{CLASSES}, 'b', 'c'\]"),
+    "mixed": (liked(["a", 1, 2] * 40), {}, TypeError, rf"{OF_ONE_TYPE}\['int', 'str'\]"),
+    "lists": (liked([[1], [2]] * 60), {}, TypeError, rf"{OF_ONE_TYPE}\['list'\]"),
+    "texts and floats": (TEXTS, {}, TypeError, rf"{OF_ONE_TYPE}\['float', 'str'\]"),
+    "classes 1 and 2": (liked(USER % 2 + 1), {}, r"labels from 0 to 1, .*: liked it=2"),
+    "one class": ({"tasks": {"liked it": "multiclass"}, **liked("a")}, {}, rf"{CLASSES}\]"),
     "dates": (
         {"frame": SMALL.assign(when=pd.Timestamp("2026"))},
         *({}, TypeError, r"by \(pd.to_datetime\(frame\['when'\]\) - pd.T"),
@@ -265,55 +280,22 @@ FITS = {
     **{
         f"{name} as a column": (
             {"columns": pk.Columns([name]), "ids": ()},
-            options,
-            *(ValueError, f"must not contain tasks, .*Received: columns with \\['{name}'\\]"),
+            *(options, f"must not contain tasks, .*Received: columns with \\['{name}'\\]"),
         )
         for name, options in (
-            ("liked it", {}),
-            ("age", {"time": "age"}),
-            ("city", {"group": "city"}),
+            *(("liked it", {}), ("age", {"time": "age"}), ("city", {"group": "city"})),
             ("age", {"sample_weight": "age"}),
         )
     },
-    "share": ({}, {"validation": 1.0}, ValueError, "validation must be finite and above 0 and bel"),
-    "weights": ({}, {"sample_weight": {"a": "age"}}, ValueError, "sample_weight must have keys am"),
-    "no rows": ({"frame": SMALL[:0]}, {}, ValueError, "frame must have at least one row"),
-    "no inputs": (
-        {"frame": SMALL[["liked it"]], "ids": ()},
-        *({}, ValueError, "frame must have columns of inputs"),
-    ),
-    "a task as an id": ({"ids": ["liked it"]}, {}, ValueError, r"ids must not be tasks"),
-    "classes 1 and 2": (
-        {"frame": SMALL.assign(**{"liked it": USER % 2 + 1})},
-        *({}, ValueError, r"liked it must have labels from 0 to 1, .*: liked it=2"),
-    ),
-    "lists": (
-        {"frame": SMALL.assign(**{"liked it": [[1], [2]] * 60})},
-        *({}, TypeError, r"as classes, of one type. Received: \['list'\]"),
-    ),
-    "texts and floats": (
-        {"tasks": {"k": "multiclass"}, "frame": SMALL.assign(k=["a", 0.5] * 60)},
-        *({}, TypeError, r"as classes, of one type. Received: \['float', 'str'\]"),
-    ),
-    "a prediction twice": (
-        {
-            "tasks": {"k": "multiclass", "k: 10": "regression"},
-            "frame": SMALL.assign(**{"k": USER % 2 + 10, "k: 10": SCORE}),
-        },
-        *({}, ValueError, r"different names. Received: \['k: 10', 'k: 11', 'k: 10'\]"),
-    ),
-    "large": (
-        {"tasks": {"x": "regression"}, "frame": SMALL.assign(x=1e300)},
-        *({}, ValueError, r"x must have labels up to 3.4e\+38. Received: x=1e\+300"),
-    ),
-    "one class": (
-        {"tasks": {"liked it": "multiclass"}, "frame": SMALL.assign(**{"liked it": "a"})},
-        *({}, ValueError, r"liked it must have 2 classes. Received: \['a'\]"),
-    ),
-    "text of a value": (
-        {"tasks": {"city": "regression"}}, {}, TypeError, "city must contain numbers.*city='Rome'"
-    ),
-}  # fmt: skip
+    "share": ({}, {"validation": 1.0}, "validation must be finite and above 0 and bel"),
+    "weights": ({}, {"sample_weight": {"a": "age"}}, "sample_weight must have keys am"),
+    "no rows": ({"frame": SMALL[:0]}, {}, "frame must have at least one row"),
+    "no inputs": ({"frame": SMALL[["liked it"]], "ids": ()}, {}, "frame must have columns of inp"),
+    "a task as an id": ({"ids": ["liked it"]}, {}, r"ids must not be tasks"),
+    "a prediction twice": (TWICE, {}, r"names. Received: \['k: 10', 'k: 11', 'k: 10'\]"),
+    "large": (NUMBERS, {}, r"x must have labels up to 3.4e\+38. Received: x=1e\+300"),
+    "text": ({"tasks": {"city": "regression"}}, {}, TypeError, "contain numbers.*city='Rome'"),
+}
 
 
 @once
@@ -346,18 +328,17 @@ def test_arguments_reach_the_layers_and_the_optimizer_and_are_saved(tmp_path):
         assert each.keras_model.optimizer.optimizers[0].learning_rate == 0.25
     plain.fit(SMALL, epochs=0, verbose=0)
     assert not find_layers(plain.keras_model, pk.NumberEmbedding)
-    assert (
-        plain.keras_model.optimizer.optimizers[0].learning_rate == pk.SparseAdagrad().learning_rate
-    )
+    tables = plain.keras_model.optimizer.optimizers[0]
+    assert tables.learning_rate == pk.SparseAdagrad().learning_rate
 
 
 @once
 @pytest.mark.parametrize("name", FITS)
 def test_frames_that_can_not_be_fitted_are_refused(name):
-    arguments, options, error, reason = FITS[name]
+    arguments, options, *error, reason = FITS[name]
     arguments = {"tasks": CLICK, **arguments}
     frame = arguments.pop("frame", SMALL)
-    with pytest.raises(error, match=reason):
+    with pytest.raises(*(error or [ValueError]), match=reason):
         new_model(**arguments).fit(frame, **options)
 
 
@@ -606,22 +587,32 @@ def test_labels_can_be_probabilities():
     assert report.gains["liked it"]["shared"].loss > 0.1
 
 
-@once
-def test_a_report_has_the_gains_over_each_branch():
+@pytest.fixture(scope="module")
+def reported():
+    """Return a model of all kinds of tasks, and rows."""
     rows = pd.concat([without(FRAME)] * 5)
-    model = new_model(TASKS).fit(rows[:400], validation=rows[400:], **QUICK)
-    for group in (None, "user id"):
-        report = model.report(rows, group=group)
-        assert report.examples == 600
-        assert list(report.gains) == list(TASKS)
-        gain = report.gains["stars"]["shared"]
-        known = rows["stars"].notna()
-        errors = (model.predict(rows)["stars"] - rows["stars"])[known] ** 2
-        assert gain.loss == pytest.approx(errors.mean(), rel=1e-4)
+    return new_model(TASKS).fit(rows[:400], validation=rows[400:], **QUICK), rows
+
+
+@once
+@pytest.mark.parametrize("group", [None, "user id"])
+def test_a_report_has_the_gains_over_each_branch(reported, group):
+    model, rows = reported
+    report = model.report(rows, group=group)
+    assert report.examples == 600
+    assert list(report.gains) == list(TASKS)
+    gain = report.gains["stars"]["shared"]
+    errors = (model.predict(rows)["stars"] - rows["stars"])[rows["stars"].notna()] ** 2
+    assert gain.loss == pytest.approx(errors.mean(), rel=1e-4)
     assert report.tasks["stars"].rmse == pytest.approx(gain.loss**0.5, rel=1e-4)
     assert sum(use.weight for use in report.branches["kind"].values()) == pytest.approx(1)
     assert report.tasks.keys() == report.loss_weights.keys() == {*TASKS}
     json.dumps(report.to_dict())
+
+
+@once
+def test_tasks_with_labels_of_no_or_of_one_group_have_no_gains(reported):
+    model, rows = reported
     unlabeled = model.report(rows.assign(stars=np.nan))
     assert unlabeled.tasks["stars"].labels == 0
     assert "stars" not in unlabeled.gains
@@ -629,11 +620,15 @@ def test_a_report_has_the_gains_over_each_branch():
     report = model.report(rows.assign(stars=one_user), group="user id")
     assert list(report.gains) == [task for task in TASKS if task != "stars"]
     assert any(re.match("stars: it has no gains.*two groups", text) for text in report.warnings)
+    with pytest.raises(ValueError, match="rows must have at least one row"):
+        model.report(rows[:0])
+
+
+@once
+def test_a_report_of_one_task_has_gains():
     head = pk.RegressionHead("stars", loss="mae")
     single = new_model({"stars": head}).fit(without(FRAME), **QUICK)
     assert [*single.report(FRAME).gains["stars"]] == ["own", "shared"]
-    with pytest.raises(ValueError, match="rows must have at least one row"):
-        model.report(rows[:0])
 
 
 @once
@@ -660,9 +655,8 @@ def test_frames_of_polars_give_frames_of_polars():
 
 @once
 def test_ids_with_many_values_are_named_if_no_branch_improves_after_the_first_epoch():
-    frame = pd.DataFrame(
-        {"user": np.arange(600) % 120, "age": np.random.default_rng(0).normal(size=600)}
-    )
+    age = np.random.default_rng(0).normal(size=600)
+    frame = pd.DataFrame({"user": np.arange(600) % 120, "age": age})
     frame["like"] = (frame["age"] > 0).astype(float)
     unlike = frame.assign(like=1 - frame["like"])  # so that each epoch is worse
     model = new_model({"like": "binary"}, ids=["user"])

@@ -72,9 +72,8 @@ def test_predictions_of_old_tasks_do_not_change_in_any_task_order(old, new, norm
 
 
 def test_each_column_of_the_shared_gate_is_copied_with_its_expert():
-    source, target = (
-        random_model(tasks, levels=2) for tasks in (["click", "buy"], ["buy", "new", "click"])
-    )
+    source = random_model(["click", "buy"], levels=2)
+    target = random_model(["buy", "new", "click"], levels=2)
     before = columns_by_expert(target)
     pk.transfer_weights(source, target)
     expected = before | columns_by_expert(source)
@@ -91,7 +90,7 @@ def columns_by_expert(model):
 
 def test_loss_weights_are_copied_by_task():
     source, target = (
-        random_model(tasks, loss_weighting="uncertainty") for tasks in (["a", "b"], ["b", "a"])
+        random_model(each, loss_weighting="uncertainty") for each in (TASKS, TASKS[::-1])
     )
     heads_of(source).multiply_loss_weights({"a": 0.5, "b": 2.0})
     heads_of(source)._log_variances.assign([1.0, 0.0])
@@ -141,9 +140,7 @@ def parallel(blocks):
         ([("a", "x"), ("a", None)], [("a", None), ("a", "x")], {0: 1, 1: 0}),
     ],
 )
-def test_blocks_are_matched_by_name_and_one_unnamed_block_by_its_class(
-    of_source, of_target, expected
-):
+def test_blocks_are_matched_by_name_and_one_unnamed_by_its_class(of_source, of_target, expected):
     sources, targets = bottoms(*of_source), bottoms(*of_target)
     models = [parallel(blocks) for blocks in (sources, targets)]
     for seed, model in enumerate(models):
@@ -330,9 +327,7 @@ def model_of_times(**kwargs):
 
 
 def test_the_unit_of_a_standardized_regression_is_copied_with_its_weights():
-    source, target = (
-        model_of_times(standardize=True, mean=1.0, deviation=deviation) for deviation in (2.0, 3.0)
-    )
+    source, target = (model_of_times(standardize=True, mean=1.0, deviation=x) for x in (2.0, 3.0))
     x = features(5, 3)
     target(x)
     check_whole_transfer(source, target, x)
@@ -402,9 +397,8 @@ def test_tables_and_embeddings_of_numbers_of_other_columns_are_left_out(block):
         features = network.output
         if block is pk.HedgedBlock:
             features, options = network.input, {"name": "block", "features": network}
-        models.append(
-            pk.MultiTaskModel(network.input, heads(block(heads, [3], **options)(features)))
-        )
+        outputs = heads(block(heads, [3], **options)(features))
+        models.append(pk.MultiTaskModel(network.input, outputs))
     source, same, other = models
     assert not pk.transfer_weights(source, same).left_out
     transfer = pk.transfer_weights(source, other)
@@ -412,6 +406,4 @@ def test_tables_and_embeddings_of_numbers_of_other_columns_are_left_out(block):
     assert not [name for name in transfer.copied if "user" in name or "number" in name]
     assert len(transfer.left_out) == (2 if block is pk.HedgedBlock else 4)  # networks, or weights
     for reason in transfer.left_out.values():
-        assert re.search(
-            r"columns.digest=\w{16} .* source, columns.digest=\w{16} .* target", reason
-        )
+        assert re.search(r"digest=\w{16} .* source, columns.digest=\w{16} .* target", reason)
