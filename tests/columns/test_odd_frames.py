@@ -132,7 +132,7 @@ def test_odd_rows_and_names():
     for few in (frame[:0], frame[:1], []):
         with pytest.raises(ValueError, match=r"x must have a value that is in min_rows=5 rows"):
             Columns(["x"]).fit(few)
-    with pytest.raises(ValueError, match=r"y must contain finite numbers. Received: no number"):
+    with pytest.raises(ValueError, match=r"y must contain finite numbers, .* Received: no number"):
         Columns(numbers=["y"]).fit(frame[:0])
     for wrong in (frame.rename(columns={"y": "x"}), frame[["y"]], frame.set_index("x")):
         for use in (columns.transform, Columns(["x"]).fit):
