@@ -27,6 +27,7 @@ BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 # Files that are not run, and the page that shows their results or their use.
 RESULTS = {
     "benchmarks/against_boosting.py": "results/against_boosting.md",
+    "benchmarks/assays.py": "many_targets.md",
     "benchmarks/ensembles.py": "results/ensembles.md",
     "benchmarks/every_day.py": "results/every_day.md",
     "benchmarks/false_statements.py": "maintainers/false_statements.md",

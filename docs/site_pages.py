@@ -25,6 +25,7 @@ PAGES = {
     "Training": {
         "Heads and training": "heads_and_training.md",
         "Missing and rare labels": "missing_labels.md",
+        "A matrix of labels": "many_targets.md",
         "Custom training loops": "training_loops.md",
         "Scale": "scale.md",
     },
