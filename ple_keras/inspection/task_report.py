@@ -190,7 +190,10 @@ def _read(
     model: keras.Layer, heads: Mapping[str, Head], batches: Batches
 ) -> tuple[dict[str, list[np.ndarray]], int]:
     """Return the labels of each task, its predictions and those of its branches, and the rows."""
-    trained, observed = trained_heads(model), ObservingModel(model, partial(_outputs, heads))
+    trained, observed = (
+        trained_heads(model),
+        ObservingModel(model, partial(_branch_predictions, heads)),
+    )
     found: dict[str, list[list[np.ndarray]]] = {}
     examples = 0
     for features, labels, _ in batches:
@@ -204,7 +207,7 @@ def _read(
     return joined, examples
 
 
-def _outputs(
+def _branch_predictions(
     heads: Mapping[str, Head], outputs: Mapping[str, Tensor], observer: Observer
 ) -> dict[str, list[Tensor]]:
     """Return the predictions of each task and its branches, as `(N, units)`.
