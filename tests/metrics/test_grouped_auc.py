@@ -100,7 +100,7 @@ REFUSED = {
         *(np.zeros((2, 3)), np.zeros((3, 2)), TWO),
         r"the shape \(3, 2\) of predictions\. Received: labels\.shape=\(2, 3\)",
     ),
-    "groups": (*ONE, [1], r"must have the shape \(2,\).*Received: groups\.shape=\(1,\)"),
+    "groups": (*ONE, [1], r"the shape \(2,\).*Received: groups\.shape=\(1,\)"),
     "floats": (*ONE, [1.0, 2.0], TypeError, r"with astype\('int64'\)\. .*groups=\[\.\.\., 1"),
     "words": (ONE[0], ["a", "b"], TWO, TypeError, r"predictions must contain numbers.*dtype=<U1"),
     "weighting": (*ONE, TWO, "users", r"Received: weighting='users'"),
