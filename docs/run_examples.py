@@ -33,6 +33,7 @@ RESULTS = {
     "benchmarks/false_statements.py": "maintainers/false_statements.md",
     "benchmarks/never_worse.py": "results/never_worse.md",
     "benchmarks/policies.py": "recipes/exposure.md",
+    "benchmarks/quantiles.py": "heads_and_training.md",
     "benchmarks/recommender_seeds.py": "results.md",
     "benchmarks/retail.py": "results/retail.md",
     "benchmarks/small_job.py": "performance.md",
