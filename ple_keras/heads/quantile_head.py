@@ -90,7 +90,9 @@ class QuantileHead(RegressionHead):
     ) -> None:
         for name in kwargs.keys() & {*self._set_by_class}:
             value = short_repr(kwargs[name])
-            raise TypeError(f"{name} is no argument of a QuantileHead. Received: {name}={value}")
+            raise TypeError(
+                f"{name} is not an argument of a QuantileHead. Received: {name}={value}"
+            )
         self.quantiles = _check_quantiles(quantiles)
         self._own_family = Quantiles(self.quantiles)
         self._initial_bias = _normal_biases(self.quantiles)

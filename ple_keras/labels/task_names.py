@@ -38,7 +38,8 @@ def check_targets(targets: Iterable[str] | None, units: int) -> tuple[list[str] 
     """Return the names of the targets of a head, and their number, or the units without names."""
     if targets is None:
         return None, units
-    names = [] if isinstance(targets, str) else [*targets]
+    is_list = isinstance(targets, Iterable) and not isinstance(targets, str)
+    names = [*targets] if is_list else []
     if not names or not all(isinstance(name, str) for name in names):
         raise TypeError(f"targets must be a list of strings. Received: {targets=}")
     if len(set(names)) < len(names) or units not in (1, len(names)):

@@ -66,6 +66,17 @@ def test_a_file_has_the_names_order_and_sizes_of_the_model(runtime, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 
 
+def test_quantiles_are_exported(runtime, tmp_path):
+    options = {"standardize": True, "mean": 20.0, "deviation": 3.0}
+    heads = pk.TaskHeads([pk.QuantileHead("minutes", [0.1, 0.5, 0.9], [3], **options)])
+    model = chain(pk.HedgedBlock(heads, [4]), heads, width=3)
+    randomize(model)
+    pk.export_onnx(model, tmp_path / "model.onnx")
+    session, x = runtime.InferenceSession(tmp_path / "model.onnx"), columns(7)["numbers"]
+    (found,) = session.run(None, {session.get_inputs()[0].name: x})
+    assert_same({"minutes": found}, numpy_of(model(x)))
+
+
 def test_a_file_has_the_digest_of_the_columns(runtime, tmp_path):
     path = tmp_path / "model.onnx"
     known = pk.Columns(["user"]).fit([[{"user": "a"}]], min_rows=1)

@@ -80,6 +80,8 @@ def test_hedged_models_are_trained_and_files_continue(tmp_path):
     expected = model.predict(x, verbose=0)["m"]
     copies = [copy(model, tmp_path) for copy in (loaded, cloned)]
     copies[1].set_weights(model.get_weights())
+    copies.append(branched(pk.TaskHeads([head(standardize=True, tower=[4])])))
+    assert not pk.transfer_weights(model, copies[2]).left_out
     for each in copies:
         np.testing.assert_allclose(each.predict(x, verbose=0)["m"], expected, rtol=1e-6)
     losses = [
@@ -156,9 +158,9 @@ QUANTILES = {
     "none": ([None], TypeError, r"quantiles must be a number"),
 }
 ARGUMENTS = {
-    "units": ({"units": 3}, TypeError, "units is no argument of a QuantileHead"),
-    "loss": ({"loss": "mse"}, TypeError, "loss is no argument"),
-    "activation": ({"activation": "relu"}, TypeError, "activation is no argument"),
+    "units": ({"units": 3}, TypeError, "units is not an argument of a QuantileHead"),
+    "loss": ({"loss": "mse"}, TypeError, "loss is not an argument"),
+    "activation": ({"activation": "relu"}, TypeError, "activation is not an argument"),
     "mean": ({"mean": 1.0}, r"mean and deviation must be given together"),
     "means": ({"standardize": True, "mean": LEVELS, "deviation": LEVELS}, r"units=1, mean="),
 }

@@ -249,6 +249,7 @@ def test_the_config_has_units_and_targets(make):
 
 REFUSED = {
     "names": ({"targets": "NR-AR"}, TypeError, "targets must be a list of strings.*'NR-AR'"),
+    "a_number": ({"targets": 5}, TypeError, "targets must be a list of strings.*targets=5"),
     "no_names": ({"targets": []}, TypeError, "targets must be a list of strings"),
     "numbers": ({"targets": [1, 2]}, TypeError, r"targets must be a list of strings.*\[1, 2\]"),
     "repeated": ({"targets": ["a", "a"]}, ValueError, "targets must be distinct.*'a', 'a'"),
