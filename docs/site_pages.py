@@ -40,11 +40,9 @@ PAGES = {
         "Rankings and scores": "recipes/ranking.md",
     },
     "Results": {
-        "Overview": "results.md",
         "Never worse": "results/never_worse.md",
         "Against gradient boosting": "results/against_boosting.md",
         "Ensembles of equal size": "results/ensembles.md",
-        "A retail log": "results/retail.md",
         "Training every day": "results/every_day.md",
         "Performance": "performance.md",
     },

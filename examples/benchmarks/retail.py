@@ -264,7 +264,7 @@ def run() -> None:
 
 
 def tables_of(kept: dict[str, Any]) -> dict[str, str]:
-    """Return the tables of the page by name."""
+    """Return the tables of the pages by name."""
     scores = [("", *TASKS, "CPU s")]
     for model, of_model in kept["fits"].items():
         cells = [f"{of_model['scores'][task]:.4f}" for task in TASKS]
@@ -275,7 +275,7 @@ def tables_of(kept: dict[str, Any]) -> dict[str, str]:
         gains.append((task, *(text(*gain, verdict(task, *gain)) for gain in found)))
     shown = [0, *(gains[0].index(pair) for pair in SHOWN)]
     of_page = [[row[i] for i in shown] for row in gains]
-    tables = {"scores": scores, "gains": of_page, "all gains": [*zip(*gains)]}
+    tables = {"scores": scores, "retail": of_page, "all gains": [*zip(*gains)]}
     return {name: align_columns(rows) for name, rows in tables.items()}
 
 

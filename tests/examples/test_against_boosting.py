@@ -78,22 +78,18 @@ def test_a_small_run_keeps_scores_settings_and_predictions(monkeypatch, tmp_path
 def test_the_pages_have_the_kept_tables():
     tables = against_boosting.tables_of(json.loads(against_boosting.KEPT.read_text()))
     pages = "".join(page.read_text() for page in against_boosting.PAGES)
-    shown = re.findall(r"<!-- (.*?) -->\n\n```text\n(.*?)\n```", pages, re.DOTALL)
-    assert {*dict(shown)} == {"verdicts", "all rows", "new tables", "gains"}
-    assert all(tables[name] == table for name, table in shown)
+    shown = dict(TABLE.findall(pages))
+    names = {"verdicts", "all rows", "new tables", "gains"}
+    assert {name: shown[name] for name in names} == {name: tables[name] for name in names}
 
 
-def test_pages_have_the_verdicts_over_other_networks():
+def test_the_readme_has_the_verdicts_over_other_networks():
     gains = against_boosting.read_gains(json.loads(against_boosting.KEPT.read_text()))
-    is_whole = gains["table"].str.endswith(_frames.ALL)
-    is_small = ~is_whole & ~gains["table"].isin(_frames.NEW)
-    tables = [against_boosting.format_verdicts(gains[rows]) for rows in (is_small, is_whole)]
-    counts = [row.split()[3:7] for table in tables for row in table.splitlines()[-2:]]
-    single, bottom, *whole = ("/".join(each) for each in counts)
-    readme, choosing = text_of("README.md"), text_of("docs/choosing.md")
-    assert f"single networks in {single}, and than a shared bottom in {bottom}." in readme
-    assert f"tasks in {single} of 25 tasks, and than a shared bottom in {bottom}." in choosing
-    assert f"With [all rows], it is {' and '.join(whole)} of 8" in choosing
+    small = gains[~gains["table"].str.endswith(_frames.ALL) & ~gains["table"].isin(_frames.NEW)]
+    rows = against_boosting.format_verdicts(small).splitlines()[-2:]
+    single, bottom = ("/".join(row.split()[3:7]) for row in rows)
+    text = text_of("README.md")
+    assert f"single networks in {single}, and than a shared bottom in {bottom}." in text
 
 
 def text_of(page):
@@ -107,11 +103,8 @@ def test_pages_have_the_verdicts_over_ensembles():
     shown = dict(TABLE.findall(page))
     assert shown == {name: tables[name] for name in ("verdicts", "real tables", "costs")}
     rows = [row.split() for row in tables["verdicts"].splitlines()[1:]]
-    both, by_task = ("/".join(row[-7:-3]) for row in (rows[3], rows[2]))
-    readme, choosing = text_of("README.md"), text_of("docs/choosing.md")
-    assert f"[mean of both], which costs as much, it is {both}." in readme
-    assert f"{both} next to the mean of a shared bottom and single networks" in choosing
-    assert f"for less than half of the cost, {by_task}." in choosing
+    both = "/".join(rows[3][-7:-3])
+    assert f"[mean of both], which costs as much, it is {both}." in text_of("README.md")
 
 
 def test_the_mean_of_logits_is_that_of_odds_rates_and_values():
@@ -144,12 +137,3 @@ def test_a_small_run_keeps_ensembles_of_equal_size(monkeypatch, tmp_path, capsys
     ensembles.main(["--run", "counts", "--seeds", "1"])
     assert json.loads(ensembles.KEPT.read_text())["counts"] == kept
     assert "epoch by task over bottom" in capsys.readouterr().out
-
-
-def test_choosing_has_the_numbers_of_verdicts():
-    table = against_boosting.tables_of(json.loads(against_boosting.KEPT.read_text()))["verdicts"]
-    counts = [[int(cell) for cell in row.split()[3:7]] for row in table.splitlines()[1:3]]
-    page = (ROOT / "docs" / "choosing.md").read_text()
-    for verdict, *of_models in zip(against_boosting.VERDICTS, *counts):
-        (row,) = (line for line in page.splitlines() if line.startswith(f"| {verdict}"))
-        assert [int(cell.split()[0].rstrip(":,")) for cell in row.split(" | ")[1:]] == of_models

@@ -96,7 +96,7 @@ def test_the_recommender_is_compared_saved_and_answers(folder, tmp_path):
 
 def test_the_pages_have_the_kept_figures():
     kept = json.loads(recommender_seeds.KEPT.read_text())
-    assert recommender_seeds.format_table(kept) in (ROOT / "docs" / "results.md").read_text()
+    assert recommender_seeds.format_table(kept) in (ROOT / "docs" / "choosing.md").read_text()
     for task, metric in recommender_seeds.METRICS.items():
         means = (
             f"{np.mean([scores[name][task] for scores in kept.values()]):.4f}"
