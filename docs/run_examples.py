@@ -33,7 +33,7 @@ RESULTS = {
     "benchmarks/false_statements.py": "maintainers/false_statements.md",
     "benchmarks/never_worse.py": "results/never_worse.md",
     "benchmarks/policies.py": "recipes/exposure.md",
-    "benchmarks/quantiles.py": "heads_and_training.md",
+    "benchmarks/quantiles.py": "maintainers/against_boosting.md",
     "benchmarks/recommender_seeds.py": "choosing.md",
     "benchmarks/retail.py": "results/against_boosting.md",
     "benchmarks/small_job.py": "performance.md",
