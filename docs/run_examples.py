@@ -32,7 +32,7 @@ RESULTS = {
     "benchmarks/every_day.py": "results/every_day.md",
     "benchmarks/false_statements.py": "maintainers/false_statements.md",
     "benchmarks/never_worse.py": "results/never_worse.md",
-    "benchmarks/policies.py": "recipes/exposure.md",
+    "benchmarks/policies.py": "maintainers/against_boosting.md",
     "benchmarks/quantiles.py": "maintainers/against_boosting.md",
     "benchmarks/recommender_seeds.py": "choosing.md",
     "benchmarks/retail.py": "results/against_boosting.md",
