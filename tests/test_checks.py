@@ -9,12 +9,10 @@ import pandas as pd
 import ple_keras as pk
 from ple_keras._checks import short_repr
 from tests.helpers import every_backend, once
-from tests.refusals import check_refused
 
 pytestmark = once
 
 LONG = np.zeros((500, 3), "float32")
-SHOWN = r"ndarray\(shape=\(500, 3\), dtype=float32\)"
 
 
 @every_backend
@@ -27,20 +25,3 @@ def test_values_are_shown_briefly():
     assert short_repr(SimpleNamespace(shape=5)) == "namespace(shape=5)"
     for value in (None, "word", 0.5, np.float32(0.5), [1, 2], pk.Gate):
         assert short_repr(value) == repr(value)
-
-
-def test_a_message_shows_the_shape_of_an_array_in_place_of_a_dict():
-    heads = pk.TaskHeads([pk.BinaryHead("click")])
-    predictions = heads({"click": LONG})
-    y = {"click": LONG[:, 0]}
-    for call in (
-        lambda: heads.compute_loss(LONG, predictions),
-        lambda: heads.compute_loss(y, LONG),
-        lambda: heads.compute_loss(y, predictions, LONG),
-    ):
-        check_refused(call, TypeError, rf"must be a dict with keys among .*Received: \w+={SHOWN}")
-    check_refused(
-        lambda: pk.grouped_auc([0, 1], [0, 1], [0, 0], weighting=LONG),
-        ValueError,
-        f"Received: weighting={SHOWN}",
-    )

@@ -99,8 +99,10 @@ def is_trained(model):
     return {weight.path: weight.trainable for weight in model.weights}
 
 
-@pytest.mark.parametrize("again", [loaded, cloned])
-@pytest.mark.parametrize(("trainable", "change"), [(True, freeze_parts), (False, thaw_parts)])
+@pytest.mark.parametrize(
+    ("trainable", "change", "again"),
+    [(True, freeze_parts, cloned), (False, thaw_parts, loaded)],
+)
 def test_frozen_parts_stay_frozen_in_loaded_and_cloned_models(trainable, change, again, tmp_path):
     model = model_of_all_kinds(trainable)
     unchanged = is_trained(model)

@@ -55,6 +55,7 @@ def test_training_continues_with_the_same_draws(stack_experts, copy, tmp_path):
     np.testing.assert_equal(train(other), train(model))
 
 
+@once
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_weights_of_models_with_and_without_seeds_are_exchanged_without_a_warning(tmp_path):
     plain, dropping = model_with_dropout(gate_dropout=0, rate=0), model_with_dropout(seed=1)

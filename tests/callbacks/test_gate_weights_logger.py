@@ -80,6 +80,7 @@ def test_logged_statistics_are_exact_with_jit_compile_and_steps_per_execution(ji
         np.testing.assert_allclose(history[key], [value], rtol=1e-5, atol=1e-6, err_msg=key)
 
 
+@once
 def test_a_second_fit_starts_with_reset_statistics(model):
     logger = pk.GateWeightsLogger()
     model.evaluate(*clicks_and_buys(), verbose=0, callbacks=[logger])

@@ -82,9 +82,10 @@ def assert_equal(x, expected):
         np.testing.assert_array_equal(x[name], values, strict=True)
 
 
-@hypothesis.settings(max_examples=8 * EXAMPLES)
+@hypothesis.settings(max_examples=5 * EXAMPLES)
 @hypothesis.given(tables())
-def test_codes_and_numbers_are_those_of_the_values(table):
+def test_frames_requests_and_files_have_the_codes_and_numbers_of_the_values(table):
+    check_encodings(table)
     columns = table.columns
     found = columns.transform(table.frame)
     x = {name: found[columns.inputs.get(name, name)] for name in table.names}
@@ -102,17 +103,16 @@ def test_codes_and_numbers_are_those_of_the_values(table):
         np.testing.assert_allclose(x[name] * deviation + mean, values, atol=1e-6 * scale + 1e-9)
 
 
-@hypothesis.settings(max_examples=8 * EXAMPLES)
-@hypothesis.given(tables(), st.booleans())
-def test_frames_requests_and_files_have_one_encoding(table, packed):
-    expected = table.columns.transform(table.frame, packed)
+def check_encodings(table):
+    """Check that a frame, its requests and a file have one encoding."""
     assert table.columns.refusals(table.rows) == []
     with tempfile.TemporaryDirectory() as folder:
         table.columns.save(Path(folder) / "columns.json")
         copy = Columns.load(Path(folder) / "columns.json")
     assert (copy.digest, str(copy)) == (table.columns.digest, str(table.columns))
-    for columns in (table.columns, copy):
-        for rows in (table.frame, table.rows):
+    for packed in (False, True):
+        expected = table.columns.transform(table.frame, packed)
+        for columns, rows in ((table.columns, table.rows), (copy, table.frame)):
             assert_equal(columns.transform(rows, packed), expected)
 
 

@@ -82,10 +82,12 @@ def test_models_learn_every_kind_of_task_and_a_search_chooses_settings(run):
     assert re.findall(r"^(\w+), click: [01]\.\d{4} with ", out, re.M) == models
 
 
-LONG = [pytest.param(model, marks=pytest.mark.nightly) for model in ("linear", "mmoe", "ple")]
+LONG = [
+    pytest.param(model, marks=pytest.mark.nightly) for model in ("hedged", "linear", "mmoe", "ple")
+]
 
 
-@pytest.mark.parametrize("model", ["hedged", "boosting", *LONG])
+@pytest.mark.parametrize("model", ["boosting", *LONG])
 def test_a_model_learns_and_predicts_both_parts(model, frame, monkeypatch):
     monkeypatch.setattr(compare, "EPOCHS", 30)
     kinds = {task: TASKS[task] for task in ("click", "votes")}

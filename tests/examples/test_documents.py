@@ -36,6 +36,7 @@ LONG = {
     "docs/columns.md",
     "docs/getting_started.md",
     "docs/hedged_branches.md",
+    "docs/in_your_own_model.md",
     "docs/recipes/boosting.md",
     "docs/recipes/exposure.md",
     "docs/recipes/ranking.md",

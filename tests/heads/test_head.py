@@ -80,7 +80,7 @@ def test_a_subclass_predicts_trains_and_loads_from_a_file(tmp_path):
     expected = 2 * np.tanh(numpy_of(head.logits(keras.ops.convert_to_tensor(x))))
     np.testing.assert_allclose(numpy_of(model(x)["visits"]), expected, rtol=1e-5)
     before = model.evaluate(x, y, verbose=0, return_dict=True)["loss"]
-    for _ in range(20):
+    for _ in range(5):
         model.train_on_batch(x, y)
     assert model.evaluate(x, y, verbose=0, return_dict=True)["loss"] < before
 

@@ -138,7 +138,6 @@ def test_repeated_fits_go_on_from_what_was_kept():
     assert not model._fit_hedge.kept
 
 
-@every_backend
 def test_a_callback_can_fit_its_model():
     """Each `fit` has rows and best epochs of its own."""
     model, data, inner = make(), rows(), []
@@ -251,7 +250,6 @@ def test_files_and_clones_keep_the_switch(tmp_path):
     check_refused(lambda: model.compile("sgd", hedge="no"), TypeError, "hedge must be True or")
 
 
-@every_backend
 def test_a_subclassed_model_is_built_and_fitted():
     task_heads, (x, y) = heads(), rows()
     block = pk.HedgedBlock(task_heads, [3], features=network())

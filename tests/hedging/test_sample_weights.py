@@ -64,22 +64,26 @@ def test_mixtures_are_those_of_repeated_rows():
     assert max(abs(plain[task]["own"] - expected[task]["own"]) for task in expected) > 0.01
 
 
-@pytest.mark.parametrize("form", ["arrays", "callback", "split", "batches"])
-def test_best_epochs_and_the_relative_loss_are_those_of_repeated_rows(form):
+TRAIN = {"batch_size": 15, "epochs": 5, "shuffle": False, "verbose": 0}
+
+
+@pytest.fixture(scope="module")
+def logs_of_repeated_rows():
+    x, y, _ = rows(seed=1)
+    return hedged_model(rate=3.0).fit(x, y, validation_data=repeated(*rows()), **TRAIN).history
+
+
+@pytest.mark.parametrize("form", ["callback", "split", "batches"])
+def test_best_epochs_and_the_relative_loss_are_those_of_repeated_rows(form, logs_of_repeated_rows):
     valid, (x, y, _) = rows(), rows(seed=1)
-    train = {"batch_size": 15, "epochs": 5, "shuffle": False, "verbose": 0}
-    data = {"x": x, "y": y, "validation_data": valid}
-    if form == "callback":
-        data = {"x": x, "y": y, "callbacks": [pk.FitHedge(valid)]}
-    elif form == "batches":
-        data["validation_data"] = Dataset([valid])
+    data = {"x": x, "y": y, "callbacks": [pk.FitHedge(valid)]}
+    if form == "batches":
+        data = {"x": x, "y": y, "validation_data": Dataset([valid])}
     elif form == "split":
         whole = keras.tree.map_structure(lambda *a: np.concatenate(a), (x, y), valid[:2])
         weights = {t: np.concatenate([np.ones(ROWS), w]) for t, w in valid[2].items()}
         data = dict(zip("xy", whole)) | {"sample_weight": weights, "validation_split": 0.5}
-    models = [hedged_model(rate=3.0), hedged_model(rate=3.0)]
-    logs = models[0].fit(**data, **train).history
-    expected = models[1].fit(x, y, validation_data=repeated(*valid), **train).history
+    logs, expected = hedged_model(rate=3.0).fit(**data, **TRAIN).history, logs_of_repeated_rows
     keys = [key for key in expected if key.startswith("hedge/")]
     assert len({expected[key][-1] for key in keys if key.endswith("_epoch")}) > 1
     for key in keys:

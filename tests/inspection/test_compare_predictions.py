@@ -103,51 +103,6 @@ def test_statements_the_table_and_json():
     assert json.loads(json.dumps(found.to_dict()))["gains"]["late"]["few"]["low"] is None
 
 
-RATES, LOW = np.tile([0.2, 0.002], 500), np.tile([0.2, 1e-5], 500)  # equal in every other row
-IS_FREQUENT = RATES == 0.2
-
-
-def classes(rates):
-    one, two = np.where(IS_FREQUENT, [rates, 0 * rates + 0.001], [0 * rates + 0.001, rates])
-    return np.stack([1 - one - two, one, two], axis=1)
-
-
-FALSE = {  # the labels of a test set, both predictions and the loss
-    "few": (lambda r: r.random(200) < 0.01, np.full(200, 0.005), np.full(200, 0.0175), "binary"),
-    "binary": (lambda r: r.random(1000) < RATES, LOW, RATES, "binary"),
-    "counts": (lambda r: r.poisson(RATES), LOW, RATES, "count"),
-    "amounts": (lambda r: r.poisson(RATES) * r.gamma(2, 1, 1000), LOW, RATES, "amount"),
-    "classes": (
-        lambda r: (r.random(1000) < RATES) * np.where(IS_FREQUENT, 1, 2),
-        classes(LOW),
-        classes(RATES),
-        "multiclass",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", FALSE)
-def test_few_statements_are_false_if_a_test_set_lacks_rare_labels(case):
-    """The gain is 0 or below. Without a rare label, the first predictions look better."""
-    draw, a, b, loss = FALSE[case]
-    rng = np.random.default_rng(0)
-    statements = [compare(draw(rng), a, b, loss).statement for _ in range(200)]
-    assert statements.count("better") <= 10
-
-
-@pytest.mark.parametrize("count", [60, 150])
-def test_few_statements_are_false_if_a_test_set_lacks_rare_groups(count):
-    """Two percent of all groups are huge, and have a gain of -20%; the others have 5%."""
-    rng, found = np.random.default_rng(0), []
-    for _ in range(200):
-        groups = np.repeat(np.arange(count), np.where(rng.random(count) < 0.02, 200, 5))
-        b = rng.normal(size=len(groups))
-        a = b * np.sqrt(np.where(np.bincount(groups)[groups] > 5, 1.2, 0.95))
-        y = rng.normal(size=len(b))
-        found.append(compare(y, y + a, y + b, groups=groups).statement)
-    assert found.count("better") <= 10
-
-
 GOOD = {"y": {"t": Y}, "predictions": {"a": {"t": A}, "b": {"t": B}}, "losses": {"t": "regression"}}
 OTHER = {
     "length": (B[1:], r"predictions\['b'\]\['t'\] must have 480 rows, like the arrays before it"),

@@ -15,7 +15,6 @@ from tests.models import (
     heads_alone,
     tracked_block,
 )
-from tests.pairs import fewer
 from tests.refusals import all_refused, check_refused, table
 
 X = features(7, 4)
@@ -66,31 +65,6 @@ def test_layers_are_called_with_training_false():
     model = keras.Model(inputs, mmoe(ScaledInTraining()(inputs)))
     expected = numpy_of(mmoe.gate_weights(X))["click"]
     np.testing.assert_allclose(pk.gate_weights(model, X)["mmoe"]["click"], expected, rtol=1e-5)
-
-
-def as_dataset():
-    tensorflow = pytest.importorskip("tensorflow")
-    return tensorflow.data.Dataset.from_tensor_slices((X, np.ones(7))).batch(3)
-
-
-def as_data_loader():
-    data = pytest.importorskip("torch").utils.data
-    return data.DataLoader([(row, 1.0) for row in X], batch_size=3)
-
-
-INPUTS = {
-    "tensor": lambda: keras.ops.convert_to_tensor(X),
-    "dataset": as_dataset,
-    "data_loader": as_data_loader,
-    "generator": lambda: ((X[start : start + 3], None) for start in (0, 3, 6)),
-}
-
-
-@pytest.mark.parametrize("make", fewer(INPUTS, "tensor"))
-def test_every_input_of_predict_is_taken(make):
-    model = functional(tracked_block())
-    expected = pk.gate_weights(model, X)["ple/0"]
-    assert_equal_weights(pk.gate_weights(model, make())["ple/0"], expected)
 
 
 def test_observing_does_not_change_statistics_variables_or_losses():

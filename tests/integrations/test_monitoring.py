@@ -16,6 +16,7 @@ FIGURES |= {"gate/ple/0/click/entropy", "gate/ple/1/time/max"}
 
 
 @once
+@pytest.mark.nightly
 def test_the_logs_and_mlflow_have_the_figures(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a database needs more packages

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of, plain
+from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, plain
 from tests.pairs import pairs
 
 TASKS = ["a", "b"]
@@ -69,9 +69,13 @@ BLOCKS = {
 }
 
 
+# JAX compiles each operation.
+OF_ATTENTION = [] if QUICK_JIT else pairs({"attention": LAYERS["attention"]}, BLOCKS)
+
+
 @pytest.mark.parametrize(
     ("layer", "block"),
-    pairs(LAYERS, BLOCKS) + pairs({"attention": LAYERS["attention"]}, BLOCKS),
+    pairs(LAYERS, BLOCKS) + OF_ATTENTION,
 )
 @pytest.mark.filterwarnings("ignore:Layer .* does not support masking")  # of the functional network
 def test_valid_positions_do_not_depend_on_padding(layer, block):

@@ -1,7 +1,6 @@
 """Comparison of every block with the NumPy reference, for random tasks, experts and levels."""
 
 import hypothesis
-import numpy as np
 import pytest
 from hypothesis import strategies as st
 
@@ -93,13 +92,3 @@ def test_experts_have_the_given_order():
     block = BLOCKS["many"]()
     assert block.expert_names[6:9] == ["t6/expert_0", "t7/expert_0", "t7/expert_1"]
     assert block.gate_experts["t7"] == [*(f"t7/expert_{i}" for i in range(12)), "shared/expert_0"]
-
-
-def test_a_shared_bottom_returns_the_output_of_one_network_for_every_task():
-    block = pk.SharedBottomBlock(["a", "b"], [6, 4])
-    x = features(7, 5)
-    block(x)
-    randomize(block)
-    kernels_and_biases = [np.float64(w.numpy()) for w in block.weights]
-    expected = reference.mlp(np.float64(x), zip(kernels_and_biases[::2], kernels_and_biases[1::2]))
-    assert_same(numpy_of(block(x)), {"a": expected, "b": expected})

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, plain
+from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, once, plain
 from tests.models import TASKS, click_and_buy_heads, clicks_and_buys, cloned, compiled, loaded
 from tests.templates import CopiedExpert
 
@@ -107,7 +107,7 @@ def test_a_second_model_of_a_trained_model_s_layers_also_returns_the_weights(tra
     check_serving(serving, trained)  # the layers are the same
 
 
-@pytest.mark.parametrize("copied", [loaded, cloned])
+@pytest.mark.parametrize("copied", [loaded, pytest.param(cloned, marks=once)])
 def test_it_can_be_copied_and_made_of_the_layers_of_a_copy(trained, copied, tmp_path):
     copy = copied(trained, tmp_path)
     check_serving(serving_model(copy), copy)

@@ -174,10 +174,3 @@ REFUSED = {
 
 
 test_invalid_optimizers_are_refused = all_refused(pk.table_optimizer, REFUSED)
-
-
-@once
-def test_keras_refuses_nested_optimizers():
-    model = small(pk.table_optimizer(tables=pk.table_optimizer()))
-    with pytest.raises(ValueError, match="MultiOptimizer cannot be used inside"):
-        train_small(model, steps=1)

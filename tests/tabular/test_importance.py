@@ -33,12 +33,12 @@ def draw(rows, seed):
 @pytest.fixture(scope="module")
 def model():
     model = pk.TabularModel({"stars": "regression", "like": "binary"}, units=(16,), seed=0)
-    return model.fit(draw(2000, 0).drop(columns="person"), epochs=8, verbose=0)
+    return model.fit(draw(1000, 0).drop(columns="person"), epochs=12, verbose=0)
 
 
 @pytest.fixture(scope="module")
 def found(model):
-    return model.importance(draw(1000, 1), seed=0)
+    return model.importance(draw(600, 1), seed=0)
 
 
 def test_the_columns_of_a_rule_are_the_first(found):
@@ -73,7 +73,7 @@ def test_a_plot_shows_odd_names_as_they_are(found):
 
 def test_importance_is_that_of_scikit_learn(model):
     inspection = pytest.importorskip("sklearn.inspection")
-    frame = draw(600, 2).drop(columns="person")
+    frame = draw(300, 2).drop(columns="person")
     x, y = frame.drop(columns=[*RULE]), frame[[*RULE]]
     expected = inspection.permutation_importance(model, x, y, n_repeats=3, random_state=0)
     found = model.importance(x, y, repeats=3, seed=1)

@@ -117,8 +117,8 @@ def test_a_saved_model_predicts_the_same_in_batches_of_any_size(fitted, tmp_path
 @once
 def test_a_binary_task_predicts_the_second_class():
     frame = without(FRAME).assign(old=FRAME["age"] > 25, cold=(FRAME["age"] > 25).astype(float))
-    model = new_model({"liked it": "binary", "old": "binary", "cold": "binary"})
-    model.fit(frame, epochs=15, verbose=0)
+    model = new_model({"liked it": "binary", "old": "binary", "cold": "binary"}, learning_rate=0.01)
+    model.fit(frame, epochs=5, verbose=0)
     found = model.predict(frame)
     for task, one in {"liked it": "yes", "old": True, "cold": 1}.items():
         is_one = frame[task] == one
@@ -243,7 +243,6 @@ UNLABELED = {"frame": SMALL.drop(columns="liked it")}
 CLASSES = r"liked it must have 2 classes. Received: \['a'"
 OF_ONE_TYPE = "as classes, of one type. Received: "
 NUMBERS = {"tasks": {"x": "regression"}, "frame": SMALL.assign(x=1e300)}
-TEXTS = {"tasks": {"k": "multiclass"}, "frame": SMALL.assign(k=["a", 0.5] * 60)}
 TWICE = {
     "tasks": {"k": "multiclass", "k: 10": "regression"},
     "frame": SMALL.assign(**{"k": USER % 2 + 10, "k: 10": SCORE}),
@@ -265,12 +264,9 @@ FITS = {
     "list": ({"frame": [{"a": 1}]}, {}, TypeError, "frame must be a frame of pandas or polars"),
     "no task": (UNLABELED, {}, "'liked it' once"),
     "time": ({}, {"time": "hour"}, "the column 'hour' once"),
-    "doubled": ({"frame": pd.concat([SMALL, SMALL[["age"]]], axis=1)}, {}, "'age' once"),
     "one value": (liked(1), {}, r"labels with two different .* in the training rows.*\[1"),
     "three classes": (liked(["a", "b", "c"] * 40), {}, rf"{CLASSES}, 'b', 'c'\]"),
     "mixed": (liked(["a", 1, 2] * 40), {}, TypeError, rf"{OF_ONE_TYPE}\['int', 'str'\]"),
-    "lists": (liked([[1], [2]] * 60), {}, TypeError, rf"{OF_ONE_TYPE}\['list'\]"),
-    "texts and floats": (TEXTS, {}, TypeError, rf"{OF_ONE_TYPE}\['float', 'str'\]"),
     "classes 1 and 2": (liked(USER % 2 + 1), {}, r"labels from 0 to 1, .*: liked it=2"),
     "one class": ({"tasks": {"liked it": "multiclass"}, **liked("a")}, {}, rf"{CLASSES}\]"),
     "dates": (
@@ -431,7 +427,7 @@ def test_labels_in_y_are_those_of_columns(monkeypatch):
     for each in forms:
         model = new_model(tasks).fit(frame if each is None else x, each)
         assert model.columns.names == ["user id", "city", "age", "day"]
-        assert str(model.report(x, y, group="day")) == str(model.report(frame, group="day"))
+    assert str(model.report(x, y, group="day")) == str(model.report(frame, group="day"))
     for labels in calls[1:]:
         for name, expected in calls[0].items():
             np.testing.assert_array_equal(labels[name], expected)
@@ -461,8 +457,7 @@ def test_scikit_learn_clones_scores_searches_and_permutes():
     assert copied.get_params()["embedding_dim"] == 2
     frame, model = without(FRAME, *LABELS), new_model()
     x, y = frame.drop(columns=["liked it", "stars"]), frame[["liked it", "stars"]]
-    for each in ((frame, None), (x, y.to_numpy())):
-        assert (selection.cross_val_score(model, *each, cv=2, params=QUICK) < 0).all()
+    assert (selection.cross_val_score(model, x, y.to_numpy(), cv=2, params=QUICK) < 0).all()
     search = selection.GridSearchCV(model, {"embedding_dim": [3]}, cv=2).fit(x, y, **QUICK)
     assert search.best_params_["embedding_dim"] == 3
     found = search.best_estimator_.predict(frame)
@@ -486,8 +481,7 @@ def test_heads_towers_and_columns_of_ones_own_are_copied_and_saved(tmp_path):
     tasks = {"stars": pk.RegressionHead("rating", tower=[2]), "liked it": "binary"}
     model = new_model(tasks, ids=(), columns=columns, tower=tower)
     assert model.columns is columns
-    for _ in range(2):  # anew
-        model.fit(without(FRAME), **QUICK)
+    model.fit(without(FRAME), **QUICK)
     assert not columns.known
     assert not tasks["stars"].built
     assert [*model.heads] == ["rating", "liked_it"]
@@ -588,10 +582,9 @@ def test_labels_can_be_probabilities():
 
 
 @pytest.fixture(scope="module")
-def reported():
-    """Return a model of all kinds of tasks, and rows."""
-    rows = pd.concat([without(FRAME)] * 5)
-    return new_model(TASKS).fit(rows[:400], validation=rows[400:], **QUICK), rows
+def reported(fitted):
+    """Return the model of all kinds of tasks, and rows."""
+    return fitted[0], pd.concat([without(FRAME)] * 5)
 
 
 @once
@@ -622,13 +615,6 @@ def test_tasks_with_labels_of_no_or_of_one_group_have_no_gains(reported):
     assert any(re.match("stars: it has no gains.*two groups", text) for text in report.warnings)
     with pytest.raises(ValueError, match="rows must have at least one row"):
         model.report(rows[:0])
-
-
-@once
-def test_a_report_of_one_task_has_gains():
-    head = pk.RegressionHead("stars", loss="mae")
-    single = new_model({"stars": head}).fit(without(FRAME), **QUICK)
-    assert [*single.report(FRAME).gains["stars"]] == ["own", "shared"]
 
 
 @once
@@ -670,10 +656,10 @@ def test_a_report_has_the_group_of_fit(tmp_path):
     model = new_model().fit(frame, group="day", **QUICK)
     model.save(tmp_path / "model")
     rows = pd.concat([frame] * 4)  # of six days, which are too few groups for an interval
-    for each in (model, pk.TabularModel.load(tmp_path / "model")):
-        assert np.isnan(each.report(rows).gains["stars"]["own"].low)
-        with pytest.warns(UserWarning, match="rows lack 'day', the group of `fit`"):
-            report = each.report(rows.drop(columns="day"))
-        assert np.isfinite(report.gains["stars"]["own"].low)
+    loaded = pk.TabularModel.load(tmp_path / "model")
+    assert np.isnan(loaded.report(rows).gains["stars"]["own"].low)
+    with pytest.warns(UserWarning, match="rows lack 'day', the group of `fit`"):
+        report = loaded.report(rows.drop(columns="day"))
+    assert np.isfinite(report.gains["stars"]["own"].low)
     with pytest.raises(TypeError, match=r"group must be the name of a column. .* `groups`"):
         model.report(frame, group=frame["day"].to_numpy())
