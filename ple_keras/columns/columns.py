@@ -175,9 +175,6 @@ class Columns:
         tasks, ids = _names(tasks, "tasks"), _names(ids, "ids")
         for name in (*tasks, *ids):
             _column(frame, name)
-        both = [name for name in ids if name in tasks]
-        if both:
-            raise ValueError(f"ids must not be tasks. Received: ids={both}")
         kinds: dict[str, list[str]] = {"id": [], "number": [], "list": [], "text": []}
         for name in frame.columns:
             if name not in tasks:
@@ -643,9 +640,7 @@ class Columns:
     def _check_finite(self, rows: Rows) -> None:
         """Check the numbers of rows as `fit` does."""
         for name in self.numbers:
-            x = self._numbers(rows, name)
-            if (wrong := x[np.abs(x) > LARGEST_FLOAT]).size:
-                raise ValueError(f"{name} must contain {FINITE}. Received: {name}={wrong[0]}")
+            _finite(name, self._numbers(rows, name))
 
     def _entries(self, rows: Rows, name: str) -> Iterable[Sequence[Value]]:
         """Return the lists of a column, or the words of its texts."""
@@ -708,10 +703,18 @@ def column_values(rows: Rows, name: str) -> list[Value]:
 
 
 def read_numbers(rows: Rows, name: str) -> np.ndarray:
-    """Return the values of a column as numbers, with NaN for missing ones."""
+    """Return the values of a column as finite numbers, with NaN for missing ones."""
     values = column_values(rows, name)
     _check_types(name, values, NUMBERS, "numbers")
-    return np.array(values, "float64")
+    return _finite(name, np.array(values, "float64"))
+
+
+def _finite(name: str, x: np.ndarray) -> np.ndarray:
+    """Return the numbers of a column if they are finite in float32, or missing."""
+    wrong = x[np.abs(x) > LARGEST_FLOAT]
+    if wrong.size:
+        raise ValueError(f"{name} must contain {FINITE}. Received: {name}={wrong[0]}")
+    return x
 
 
 def _plain_values(values: list[Value]) -> list[Value]:

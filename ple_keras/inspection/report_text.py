@@ -3,7 +3,7 @@
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 WIDTH = 100  # characters
@@ -17,7 +17,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as dicts, lists, strings and numbers, ready for JSON."""
-        return dict(to_json(asdict(self)))
+        return dict(to_json(self))
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -46,7 +46,8 @@ def cells(figures: object, **forms: str) -> list[str]:
 
 
 def to_json(value: object) -> Any:
-    """Return nested dicts, with None for NaN and infinity."""
+    """Return nested dicts and dataclasses as dicts, with None for NaN and infinity."""
+    value = vars(value) if is_dataclass(value) else value
     if isinstance(value, dict):
         return {key: to_json(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,7 +1,7 @@
 """The importance of columns, by permutations of their values."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,8 +44,7 @@ class ImportanceReport(dict[str, dict[str, Importance]]):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as dicts and numbers, ready for JSON."""
-        by_task = self.items()
-        return dict(to_json({t: {n: asdict(x) for n, x in each.items()} for t, each in by_task}))
+        return dict(to_json(self))
 
     def plot(self) -> "Figure":
         """Plot the importance of the columns for each task, with two errors on both sides.
@@ -75,9 +74,6 @@ def column_importance(
 ) -> ImportanceReport:
     """Return the importance of each column.
 
-    Each difference involves two rows: the permuted row, and the row that its value came from. Both
-    count in the standard error.
-
     Args:
         columns: The columns.
         x: The encoded rows, with packed ids and numbers.
@@ -88,26 +84,43 @@ def column_importance(
     """
     rng, by_task = np.random.default_rng(seed), losses(x)
     before = np.stack([*by_task.values()])
-    count = before.shape[1]
-    labeled = (~np.isnan(before)).sum(axis=1, keepdims=True)
-    shares = 1 / labeled / repeats
-    scale = count / (count - 1) if count > 1 else np.nan
     found = {}
     for name in columns.names:
-        increases, sums = np.zeros((len(before), 1)), np.zeros((count, len(before)))
-        for _ in range(repeats):
-            order = rng.permutation(count)
-            changes = np.stack([*losses(_permute(columns, x, name, order)).values()]) - before
-            mean = np.nanmean(changes, axis=1, keepdims=True)
-            increases += mean / repeats
-            deviations = (np.nan_to_num(changes - mean) * shares).T
-            sums += deviations
-            sums[order] += deviations
-        errors = np.sqrt(scale * (sums**2).sum(axis=0))
-        found[name] = [*map(Importance, increases[:, 0].tolist(), errors.tolist())]
+        orders = [rng.permutation(before.shape[1]) for _ in range(repeats)]
+        permuted = (losses(_permute(columns, x, name, order)) for order in orders)
+        after = (np.stack([*each.values()]) for each in permuted)
+        found[name] = _mean_increases(before, after, orders)
     names = sorted(found, key=lambda name: -sum(each.increase for each in found[name]))
-    by_column = {task: {n: found[n][i] for n in names} for i, task in enumerate(by_task)}
-    return ImportanceReport(by_column)
+    by_column = zip(*(found[name] for name in names))
+    return ImportanceReport({t: dict(zip(names, each)) for t, each in zip(by_task, by_column)})
+
+
+def _mean_increases(
+    before: np.ndarray, after: Iterable[np.ndarray], orders: list[np.ndarray]
+) -> list[Importance]:
+    """Return the increase of the losses of each task, with its error.
+
+    Each difference involves two rows: the permuted row, and the row that its value came from. Both
+    count in the standard error.
+
+    Args:
+        before: The losses, `(tasks, rows)`.
+        after: The losses with each order of the values of a column.
+        orders: These orders.
+    """
+    tasks, rows = before.shape
+    shares = 1 / (~np.isnan(before)).sum(axis=1, keepdims=True) / len(orders)
+    increases, sums = np.zeros((tasks, 1)), np.zeros((rows, tasks))
+    for losses, order in zip(after, orders):
+        changes = losses - before
+        mean = np.nanmean(changes, axis=1, keepdims=True)
+        increases += mean / len(orders)
+        deviations = (np.nan_to_num(changes - mean) * shares).T
+        sums += deviations
+        sums[order] += deviations
+    scale = rows / (rows - 1) if rows > 1 else np.nan
+    errors = np.sqrt(scale * (sums**2).sum(axis=0))
+    return [*map(Importance, increases[:, 0].tolist(), errors.tolist())]
 
 
 def _permute(columns: Columns, x: Arrays, name: str, order: np.ndarray) -> Arrays:

@@ -1,6 +1,5 @@
 """A model of the columns of a frame."""
 
-import glob
 import hashlib
 import json
 import random
@@ -27,7 +26,6 @@ from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.hedging.fit_hedge import FitHedge
 from ple_keras.inspection.task_figures import labels_by_position, relative_losses
 from ple_keras.inspection.task_report import TaskReport, task_report
-from ple_keras.labels.label_arrays import is_constant
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.hedged_block import HedgedBlock
@@ -225,7 +223,7 @@ class TabularModel:
                 named below are inputs. It is not changed.
             y: The labels, if they are not columns of the frame: a frame or a dict of arrays with a
                 column for each task, an array with columns in the order of `tasks`, or for one task
-                a series. Row i belongs to row i of the frame.
+                a series. Row i belongs to row i of the frame. They replace columns of the frame.
             validation: The share of the validation rows, a frame, or a tuple `(frame, y)`.
             time: A column such as a day: the validation rows have its last values. It has numbers,
                 dates, texts with ISO dates, or ordered categories. By default, they are random
@@ -246,11 +244,10 @@ class TabularModel:
 
         Raises:
             TypeError: If `frame` is not a frame, or a column has values of a wrong type.
-            ValueError: If a column is missing or repeated, a task is an input or is a column of the
-                frame and of `y`, a task has fewer than two labels that differ in the training or
-                validation rows, `time` or `group` lacks a value, `time` has texts that are not ISO
-                dates, a weight is negative or missing, `y` has a different number of rows, or there
-                are too few rows.
+            ValueError: If a column is missing or repeated, a task is one of `columns`, a task has
+                fewer than two labels that differ in the training or validation rows, `time` or
+                `group` lacks a value, `time` has texts that are not ISO dates, a weight is negative
+                or missing, `y` has a different number of rows, or there are too few rows.
 
         Warns:
             UserWarning: If a value of `group` has most rows, the index of `y` differs from the
@@ -262,13 +259,14 @@ class TabularModel:
         tasks = TaskColumns(self._arguments["tasks"])
         columns = self._fit_columns(frames[0], [*tasks.tasks, time, group, *weights.values()])
         tasks.fit(frame, {*columns.names, *columns._input_names(packed=True).values(), *BLOCKS})
-        names = "training", "validation"
-        train, valid = (tasks.read(*each, columns, weights) for each in zip(frames, names))
+        (x, labels, row_weights), valid = (tasks.read(x, columns, weights) for x in frames)
+        tasks.check_differ(labels, "training")
+        tasks.check_differ(valid[1], "validation")
+        callbacks = [*(callbacks or ()), FitHedge(valid, BATCH_SIZE, patience=patience)]
         options = {"epochs": epochs, "batch_size": batch_size, "verbose": verbose}
         with self._busy, _seeded(self._arguments["seed"]):
             model = self._new_model(columns, tasks)
-            callbacks = [*(callbacks or ()), FitHedge(valid, BATCH_SIZE, patience=patience)]
-            model.fit(*train[:2], sample_weight=train[2], callbacks=callbacks, **options)
+            model.fit(x, labels, sample_weight=row_weights, callbacks=callbacks, **options)
             self._set_fitted(columns, tasks, model)
             self._group = group
         many = [name for name in columns.ids if len(columns.known[name]) > MANY_VALUES]
@@ -299,9 +297,8 @@ class TabularModel:
         New values get free rows of the tables (see `spare_rows`, `Columns.update` and
         `fill_new_rows`). Training continues from the current weights and the state of the
         optimizer. A branch keeps the weights that it had before if no epoch is better on the
-        validation rows. A mixture
-        counts as 50 labels, so that small days hardly change it. If the call fails or is
-        interrupted, the model stays as it was.
+        validation rows. A mixture counts as 50 labels, so that small days hardly change it. If the
+        call fails or is interrupted, the model stays as it was.
 
         Args:
             frame: A frame with the columns of `fit`.
@@ -335,20 +332,18 @@ class TabularModel:
             frames = self._split(frame, validation, time, group)
             columns = before.update(frames[0])
             columns._check_finite(frames[0])
-            train, valid = (tasks.read(each, None, columns, weights) for each in frames)
-            tasks.warn_if_constant(train[1])
+            (x, labels, row_weights), valid = (tasks.read(x, columns, weights) for x in frames)
+            tasks.warn_of_equal(labels)
             hedge = FitHedge(valid, BATCH_SIZE, patience=patience)
             hedge.start_from(self.heads.branch_weights(), PRIOR_LABELS)
             for variable in (*model.variables, *model.optimizer.variables):
                 undo.callback(variable.assign, read_slice((variable, ())))
-            undo.callback(lambda: set_digest(model, before.digest))
+            undo.callback(set_digest, model, before.digest)
             fill_new_rows(model, before, columns)
-            first = [{key: array[:1] for key, array in each.items()} for each in train[:2]]
-            # Otherwise, Keras builds the metrics of a loaded model with a shuffled batch.
-            model.compute_loss(None, first[1], model(first[0]))
+            _build_metrics(model, x, labels)
+            callbacks = [*(callbacks or ()), hedge]
             with _seeded(self._arguments["seed"]):
-                callbacks = [*(callbacks or ()), hedge]
-                model.fit(*train[:2], sample_weight=train[2], callbacks=callbacks, **options)
+                model.fit(x, labels, sample_weight=row_weights, callbacks=callbacks, **options)
             self._columns = columns
             undo.pop_all()
         if _best_epoch(model) < 0:
@@ -372,14 +367,10 @@ class TabularModel:
         self, frame: Rows, validation: Any, time: str | None, group: str | None
     ) -> tuple[Rows, Rows]:
         """Return the training rows and the validation rows."""
-        if isinstance(validation, tuple) or hasattr(validation, "columns"):
-            pair = validation if isinstance(validation, tuple) else (validation, None)
-            if len(pair) != 2:
-                raise ValueError(
-                    "validation must be a share, a frame, or a tuple (frame, y). "
-                    f"Received: validation={short_repr(validation)}"
-                )
-            return frame, self._labeled(*pair, "validation")
+        if hasattr(validation, "columns"):
+            validation = validation, None
+        if isinstance(validation, tuple) and len(validation) == 2:
+            return frame, self._labeled(*validation, "validation")
         share = check_number(validation, "validation", above=0, below=1)
         train, valid = split_rows(frame, share, time, group, self._arguments["seed"])
         taken: Any = getattr(frame, "iloc", frame)
@@ -395,7 +386,7 @@ class TabularModel:
             if empty:
                 warn_user(f"Columns without a value are left out: {empty}")
             used = [name for name in frame.columns if name not in empty]
-            no_ids = {*others, *empty} - {*self._arguments["tasks"]}
+            no_ids = (*left_out, *empty)
             ids = [name for name in self._arguments["ids"] if name not in no_ids]
             if not {*used} - {*left_out}:
                 raise ValueError("frame must have columns of inputs. Received: no other column")
@@ -516,10 +507,12 @@ class TabularModel:
         """
         rows, tasks = self._labeled(rows, y), self._fitted()
         labels = tasks.labels(rows)
-        names = {c: name for c, name in tasks.names.items() if not is_constant(labels[name])}
+        counts = tasks.different(labels)
+        names = {column: name for column, name in tasks.names.items() if counts[column] > 1}
         if not names:
             raise ValueError("rows must have labels of a task. Received: no labels that differ")
-        if others := [*tasks.names.keys() - names - tasks.factors]:
+        others = [*tasks.names.keys() - names - tasks.factors]
+        if others:
             warn_user(f"Tasks without labels that differ in these rows do not count: {others}")
 
         def losses(x: Arrays) -> Arrays:
@@ -610,7 +603,8 @@ class TabularModel:
         """Write the model to a folder, which stays as it was before if an error occurs.
 
         It contains model.keras, with the optimizer, columns.json and tasks.json. If the process is
-        killed while it replaces a folder, `load` names the place of the old one.
+        killed while it replaces a folder, the old one can be in the folder `.{name}-{text}/old`
+        next to it, with the name of the folder and a random text.
 
         Args:
             folder: The folder. One of an earlier `save` is replaced.
@@ -618,7 +612,6 @@ class TabularModel:
         Raises:
             ValueError: If the model is not fitted, or the folder contains something else.
         """
-        self._fitted()
         folder = Path(folder).resolve()  # the path can be "."
         files = {path.name for path in folder.glob("*")}
         if folder.exists() and (TASKS not in files or files - {MODEL, COLUMNS, TASKS}):
@@ -662,20 +655,9 @@ class TabularModel:
             ValueError: If a file is missing, or files are of different models.
         """
         folder = Path(folder).resolve()
-        if missing := [name for name in (MODEL, COLUMNS, TASKS) if not (folder / name).exists()]:
-            left = [*folder.parent.glob(f".{glob.escape(folder.name)}-????????/old")]
-            rest = f". An interrupted `save` has left {short_repr([*map(str, left)])}"
-            rest = rest if left else ""
-            raise ValueError(f"{folder} must have the files of a model; missing: {missing}{rest}")
-        text = json.loads((folder / TASKS).read_text())
-        hashes = text["sha256"].items()
-        if wrong := [name for name, each in hashes if _sha256(folder / name) != each]:
-            raise ValueError(
-                f"{folder} must have files of one model, but {TASKS} belongs to another one. "
-                f"Received: other contents of {wrong}"
-            )
-        arguments = _with_new_names(keras.saving.deserialize_keras_object(text["arguments"]))
+        text = _read_tasks(folder)
         columns = Columns.load(folder / COLUMNS)
+        arguments = _with_new_names(keras.saving.deserialize_keras_object(text["arguments"]))
         arguments["columns"] = columns._unfitted() if arguments["columns"] else None
         model = cls(**arguments)
         model._group = text.get("group")  # files of 0.8.0 have none
@@ -692,6 +674,28 @@ class TabularModel:
 def _with_new_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments of the constructor by their names in this version."""
     return {OLD_NAMES.get(name, name): value for name, value in arguments.items()}
+
+
+def _build_metrics(model: MultiTaskModel, x: Arrays, y: Arrays) -> None:
+    """Build the metrics of a loaded model. Otherwise, Keras does so with a shuffled batch."""
+    first = {key: array[:1] for key, array in x.items()}
+    model.compute_loss(None, {task: labels[:1] for task, labels in y.items()}, model(first))
+
+
+def _read_tasks(folder: Path) -> dict[str, Any]:
+    """Return the contents of `TASKS` in a folder whose files belong to one model."""
+    missing = [name for name in (MODEL, COLUMNS, TASKS) if not (folder / name).exists()]
+    if missing:
+        raise ValueError(f"{folder} must have the files of a model; missing: {missing}")
+    text: dict[str, Any] = json.loads((folder / TASKS).read_text())
+    hashes = text["sha256"].items()
+    wrong = [name for name, expected in hashes if _sha256(folder / name) != expected]
+    if wrong:
+        raise ValueError(
+            f"{folder} must have files of one model, but {TASKS} belongs to another one. "
+            f"Received: other contents of {wrong}"
+        )
+    return text
 
 
 def _best_epoch(model: MultiTaskModel) -> int:

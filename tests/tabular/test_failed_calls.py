@@ -104,7 +104,7 @@ def test_a_loaded_model_continues_like_the_model_that_was_saved(model, tmp_path)
 
 @once
 def test_a_day_with_equal_labels_warns(model):
-    with pytest.warns(UserWarning, match="liked it has equal labels in all training rows"):
+    with pytest.warns(UserWarning, match=r"equal labels of \['liked it'\], which"):
         model.continue_fit(DAY.assign(**{"liked it": "yes"}), **QUICK)
 
 

@@ -10,7 +10,6 @@ import shutil
 import signal
 import sys
 import warnings
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -226,7 +225,7 @@ CLICK = {"liked it": "binary"}
 ARGUMENTS = {
     "no dict": ({"tasks": ["a"]}, TypeError, "tasks must be a dict with the kind"),
     "kind": ({"tasks": {"a": "class"}}, ValueError, r"tasks\['a'\] must be one of \['binary'"),
-    "numbers": ({"tasks": {0: "binary"}}, TypeError, r"strings as names of columns. Rec.*\[0\]"),
+    "numbers": ({"tasks": {0: "binary"}}, TypeError, r"whose name is a string. Received: .*{0: "),
     "both": ({"columns": pk.Columns(["city"])}, ValueError, "ids must be empty if columns are"),
     "text": ({"ids": "city"}, TypeError, "ids must be a list of names"),
     "read once": ({"ids": iter(["city"])}, TypeError, "ids must be a list of names"),
@@ -257,17 +256,16 @@ FITS = {
     "y of two columns": (UNLABELED, {"y": np.ones((ROWS, 2))}, r"the columns \['liked it'\]"),
     "text as y": (UNLABELED, {"y": "liked it"}, r"y must have the columns .*the shapes \[\(\)\]"),
     "y of other tasks": (UNLABELED, {"y": {"like": SCORE}}, r"'liked it'\], unknown: \['like'\]"),
-    "labels twice": ({}, {"y": SCORE}, r"not have columns of y, .*with \['liked it'\]"),
     "an array of weights": ({}, {"sample_weight": SCORE}, TypeError, "a dict of columns keyed by"),
-    "three": ({}, {"validation": (SMALL, None, SCORE)}, r"or a tuple \(frame, y\)"),
+    "three": ({}, {"validation": (SMALL, None, SCORE)}, TypeError, "validation must be a number"),
     "arrays to validate": ({}, {"validation": (SCORE, SCORE)}, TypeError, "must be a frame of pa"),
     "list": ({"frame": [{"a": 1}]}, {}, TypeError, "frame must be a frame of pandas or polars"),
     "no task": (UNLABELED, {}, "'liked it' once"),
     "time": ({}, {"time": "hour"}, "the column 'hour' once"),
-    "one value": (liked(1), {}, r"labels with two different .* in the training rows.*\[1"),
+    "one value": (liked(1), {}, r"labels with two different .* in the training rows.*with 1 diff"),
     "three classes": (liked(["a", "b", "c"] * 40), {}, rf"{CLASSES}, 'b', 'c'\]"),
     "mixed": (liked(["a", 1, 2] * 40), {}, TypeError, rf"{OF_ONE_TYPE}\['int', 'str'\]"),
-    "classes 1 and 2": (liked(USER % 2 + 1), {}, r"labels from 0 to 1, .*: liked it=2"),
+    "classes 1 and 2": (liked(USER % 2 + 1), {}, r"must lie in \[0, 1\] or .*\.\.\., 2\.0\]"),
     "one class": ({"tasks": {"liked it": "multiclass"}, **liked("a")}, {}, rf"{CLASSES}\]"),
     "dates": (
         {"frame": SMALL.assign(when=pd.Timestamp("2026"))},
@@ -287,9 +285,8 @@ FITS = {
     "weights": ({}, {"sample_weight": {"a": "age"}}, "sample_weight must have keys am"),
     "no rows": ({"frame": SMALL[:0]}, {}, "frame must have at least one row"),
     "no inputs": ({"frame": SMALL[["liked it"]], "ids": ()}, {}, "frame must have columns of inp"),
-    "a task as an id": ({"ids": ["liked it"]}, {}, r"ids must not be tasks"),
     "a prediction twice": (TWICE, {}, r"names. Received: \['k: 10', 'k: 11', 'k: 10'\]"),
-    "large": (NUMBERS, {}, r"x must have labels up to 3.4e\+38. Received: x=1e\+300"),
+    "large": (NUMBERS, {}, r"x must contain finite numbers, .*Received: x=1e\+300"),
     "text": ({"tasks": {"city": "regression"}}, {}, TypeError, "contain numbers.*city='Rome'"),
 }
 
@@ -408,9 +405,10 @@ def test_a_save_that_ends_at_any_point_loses_no_model(action, tmp_path, monkeypa
         change += 1
         if not folder.exists():
             assert action is kill
-            with pytest.raises(ValueError, match=r"An interrupted `save` has left \['") as error:
+            with pytest.raises(ValueError, match="missing: "):
                 pk.TabularModel.load(folder)
-            Path(str(error.value).split("'")[-2]).rename(folder)
+            (old,) = tmp_path.glob(".model-*/old")
+            old.rename(folder)
         pk.TabularModel.load(folder)
     assert change > 8
 
