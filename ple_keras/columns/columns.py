@@ -214,20 +214,16 @@ class Columns:
         if not isinstance(spare_rows, Real) or not 0 <= spare_rows < np.inf:
             raise ValueError(f"spare_rows must be a number of at least 0. Received: {spare_rows=}")
         counts: Counts = {table: Counter() for table in self._table.values()}
-        ends = dict.fromkeys(self.numbers, (np.inf, -np.inf))
-        samples, random = dict.fromkeys(self.numbers, np.empty((2, 0))), np.random.default_rng(0)
+        samples, random = {name: _Sample() for name in self.numbers}, np.random.default_rng(0)
         self.known, self.scales, self._kinds, self._types = {}, {}, {}, {}
         missing, rows = Counter[str](), 0
         for frame in _frames(frames):
             rows += len(frame)
             self._count(frame, counts, missing)
-            for name in self.numbers:
+            for name, sample in samples.items():
                 x = self._numbers(frame, name)
+                sample.add(x, random)
                 missing[name] += int(np.isnan(x).sum())
-                x = x[~np.isnan(x)]
-                low, high = ends[name]
-                ends[name] = x.min(initial=low), x.max(initial=high)
-                samples[name] = _add_rows(samples[name], x, random)
         known, self.rare = _split_rare(counts, min_rows)
         for name in (name for name, values in known.items() if not values):
             raise ValueError(
@@ -237,19 +233,15 @@ class Columns:
             )
         self.rows = {name: FIRST + len(v) + ceil(len(v) * spare_rows) for name, v in known.items()}
         self.previous = ""
-        scales = {n: _scale(n, n in self.logs, samples[n][1], *pair) for n, pair in ends.items()}
-        sizes = {n: np.abs(np.subtract(ends[n], mean)).max() for n, (mean, *_) in scales.items()}
-        if far := [n for n, size in sizes.items() if size > FAR * scales[n][1]]:
+        scales = {name: each.scale(name, name in self.logs) for name, each in samples.items()}
+        far = [name for name, each in samples.items() if each.is_far(scales[name])]
+        if far:
             warnings.warn(
                 f"These columns have numbers more than {FAR} deviations from the mean, such as "
                 f"typing errors: {far}. Correct them, or list columns of amounts in `logs`",
                 stacklevel=2,
             )
-        shares = np.linspace(0, 1, BINS + 1)
-        quantiles = {
-            name: np.quantile(x, shares, method="inverted_cdf").tolist()
-            for name, (_, x) in samples.items()
-        }
+        quantiles = {name: each.quantiles() for name, each in samples.items()}
         missing_shares = {name: missing[name] / rows for name in self.names}
         return self._set(known, scales, quantiles, missing_shares)
 
@@ -385,18 +377,20 @@ class Columns:
 
     def _scaled(self, rows: Rows) -> np.ndarray:
         """Return the scaled numbers, `(n, B)`."""
-        scaled = np.empty((len(self.numbers), len(rows)), "float32")
-        mean, deviation = self._scale_arrays
-        if isinstance(rows, list):  # all columns of a request at once
-            x = np.empty(scaled.shape)
-            for i, name in enumerate(self.numbers):
-                x[i] = (self._numbers if name in self.logs else self._read)(rows, name)
-            scaled[:] = np.clip((x - mean) / deviation, -LARGEST_FLOAT, LARGEST_FLOAT)
-            return scaled
-        outside, shares = np.zeros(len(rows), bool), []
+        x = np.empty((len(self.numbers), len(rows)))
         for i, name in enumerate(self.numbers):
-            x = self._numbers(rows, name)
-            scaled[i] = np.clip((x - mean[i]) / deviation[i], -LARGEST_FLOAT, LARGEST_FLOAT)
+            x[i] = self._numbers(rows, name)
+        if not isinstance(rows, list):
+            self._warn_of_outside(x)
+        mean, deviation = self._scale_arrays
+        x -= mean
+        x /= deviation
+        return np.clip(x, -LARGEST_FLOAT, LARGEST_FLOAT, out=x).astype("float32")
+
+    def _warn_of_outside(self, numbers: np.ndarray) -> None:
+        """Warn of the columns of a frame with numbers, `(n, B)`, outside of their limits."""
+        outside, shares = np.zeros(numbers.shape[1], bool), []
+        for name, x in zip(self.numbers, numbers):
             ends = self.scales[name][2:]
             low, high = np.log1p(np.maximum(ends, 0)) if name in self.logs else ends
             is_outside = (x < low) | (x > high)
@@ -406,9 +400,8 @@ class Columns:
             warnings.warn(
                 f"More than {MAX_OUTSIDE:.0%} of the rows have numbers outside of the limits in "
                 f"scales, which are wider than the range in training: {', '.join(shares)}",
-                stacklevel=3,
+                stacklevel=4,
             )
-        return scaled
 
     def _input_names(self, packed: bool) -> dict[str, str]:
         """Return the name of the input of each column, among which packed ones have none."""
@@ -849,28 +842,45 @@ def _split_rare(counts: Counts, min_rows: int) -> tuple[dict[str, list[Value]], 
     return frequent, rare
 
 
-def _add_rows(sample: np.ndarray, x: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Return the values with the smallest random numbers, which are in the first row."""
-    sample = np.hstack([sample, [random.random(len(x)), x]])
-    is_small = sample.shape[1] <= MAX_ROWS
-    return sample if is_small else sample[:, np.argpartition(sample[0], MAX_ROWS)[:MAX_ROWS]]
+class _Sample:
+    """A random sample of the numbers of a column, and the limits of all of them."""
 
+    def __init__(self) -> None:
+        self._rows = np.empty((2, 0))  # random numbers, and the numbers of the column
+        self._low, self._high = np.inf, -np.inf
 
-def _scale(name: str, is_log: bool, sample: np.ndarray, low: float, high: float) -> list[float]:
-    """Return the mean, the deviation, which is 1 for constants, and the limits of numbers.
+    def add(self, x: np.ndarray, random: np.random.Generator) -> None:
+        """Add numbers, with NaN for missing ones. Those with the smallest random numbers stay."""
+        x = x[~np.isnan(x)]
+        self._low, self._high = x.min(initial=self._low), x.max(initial=self._high)
+        self._rows = np.hstack([self._rows, [random.random(len(x)), x]])
+        if self._rows.shape[1] > MAX_ROWS:
+            self._rows = self._rows[:, np.argpartition(self._rows[0], MAX_ROWS)[:MAX_ROWS]]
 
-    Outliers hardly change the mean and the deviation, which are computed from a sample that is
-    limited to its quantiles 0.001 and 0.999. This limits at least one number at each end.
-    """
-    if not np.abs([low, high]).max() <= LARGEST_FLOAT:
-        found = f"numbers from {low} to {high}" if len(sample) else "no number"
-        raise ValueError(f"{name} must contain {FINITE}. Received: {found}")
-    x, last = np.sort(sample), len(sample) - 1
-    cut = max(len(x) // 1000, 1)  # numbers that are mostly zeros are not limited
-    limited = np.clip(x, x[min(cut, last)], x[max(last - cut, 0)])
-    x = limited if limited.std() > ROUNDING * abs(limited.mean()) else x
-    mean, deviation = float(x.mean()), float(x.std())
-    deviation = deviation if deviation > ROUNDING * abs(mean) else 1.0
-    low, high = np.expm1([low, high]).tolist() if is_log else (float(low), float(high))
-    width = (high - low) or 1.0
-    return [mean, deviation, 0.0 if is_log else low - width, high + width]
+    def quantiles(self) -> list[float]:
+        shares = np.linspace(0, 1, BINS + 1)
+        return cast(list[float], np.quantile(self._rows[1], shares, method="inverted_cdf").tolist())
+
+    def is_far(self, scale: list[float]) -> bool:
+        """Return whether a number is far from the mean, relative to the deviation."""
+        mean, deviation, *_ = scale
+        return max(abs(self._low - mean), abs(self._high - mean)) > FAR * deviation
+
+    def scale(self, name: str, is_log: bool) -> list[float]:
+        """Return the mean, the deviation, which is 1 for constants, and the limits of numbers.
+
+        Outliers hardly change the mean and the deviation, which are computed from a sample that is
+        limited to its quantiles 0.001 and 0.999. This limits at least one number at each end.
+        """
+        low, high, x = self._low, self._high, np.sort(self._rows[1])
+        if not max(abs(low), abs(high)) <= LARGEST_FLOAT:
+            found = f"numbers from {low} to {high}" if len(x) else "no number"
+            raise ValueError(f"{name} must contain {FINITE}. Received: {found}")
+        cut, last = max(len(x) // 1000, 1), len(x) - 1  # mostly zeros are not limited
+        limited = np.clip(x, x[min(cut, last)], x[max(last - cut, 0)])
+        x = limited if limited.std() > ROUNDING * abs(limited.mean()) else x
+        mean, deviation = float(x.mean()), float(x.std())
+        deviation = deviation if deviation > ROUNDING * abs(mean) else 1.0
+        low, high = np.expm1([low, high]).tolist() if is_log else (float(low), float(high))
+        width = (high - low) or 1.0
+        return [mean, deviation, 0.0 if is_log else low - width, high + width]

@@ -175,7 +175,6 @@ def test_tasks_are_left_out_and_names_are_checked():
         ({"tasks": "like"}, TypeError, "tasks must be a list of names. Received: tasks='like'"),
         ({"ids": ["usr"]}, ValueError, "must have the column 'usr' once"),
         ({"tasks": ["likes"]}, ValueError, "must have the column 'likes' once"),
-        ({"tasks": ["user"], "ids": ["user"]}, ValueError, r"ids must not be tasks.*\['user'\]"),
     ):
         with pytest.raises(error, match=reason):
             Columns.infer(frame, **arguments)
