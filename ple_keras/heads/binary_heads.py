@@ -43,9 +43,8 @@ class BinaryHead(ProbabilityHead):
     labels `(batch, units)` that are NaN where missing. One head takes far less time than a head for
     each target. `auc` is then the mean of the areas of the targets that have both labels.
 
-    The intervals of `auc` are those of `LogitAUC`, up to 128 heads with one target. All heads with
-    several targets share 131,072 intervals: 4,096 for each of 32 targets, and 212 for each of 617,
-    with a width of 0.13 in the logit from -12 to 6.
+    The targets of all heads share 131,072 intervals for `auc`: 4,096 for each of up to 32 targets,
+    as in `LogitAUC`, and 212 for each of 617, with a width of 0.13 in the logit from -12 to 6.
 
     Args:
         task: The task's name (see `TaskHeads`).

@@ -18,7 +18,7 @@ from ple_keras.labels.label_arrays import LabelStatistics, short_names
 from ple_keras.labels.task_names import check_targets
 from ple_keras.losses.loss_kinds import ERRORS, loss_name
 from ple_keras.losses.tweedie import tweedie_loss
-from ple_keras.metrics.sums import MeanOfRoots, PoissonDeviance, TweedieDeviance
+from ple_keras.metrics.sums import PoissonDeviance, TweedieDeviance
 
 MIN_DEVIATION = 1e-18  # the square of its inverse is finite in float32
 
@@ -73,9 +73,8 @@ class RegressionHead(StandardizedHead):
     The loss is the mean squared error. The metrics are its root, `rmse`, and the error itself,
     `mean_squared_error`. All are infinite for errors above 1e19, whose squares exceed float32.
 
-    With `units` or `targets`, labels are `(batch, units)`, and NaN where missing. `rmse` is then
-    the mean of the roots of the targets that have a label. `mean_squared_error` is the mean over
-    all labeled numbers.
+    With `units` or `targets`, labels are `(batch, units)`, and NaN where missing.
+    `mean_squared_error` is then the mean over all labeled numbers, and `rmse` its root.
 
     With `standardize=True`, the size of the loss does not depend on the unit of the labels:
 
@@ -186,8 +185,7 @@ class RegressionHead(StandardizedHead):
 
     def _default_metrics(self) -> list[MetricLike]:
         squared = [] if self._logs_loss_mean() else [keras.metrics.MeanSquaredError()]
-        rmse: keras.Metric = keras.metrics.RootMeanSquaredError(name="rmse")
-        return [rmse if self.units == 1 else MeanOfRoots(self.units), *squared]
+        return [keras.metrics.RootMeanSquaredError(name="rmse"), *squared]
 
     def _logs_loss_mean(self) -> bool:
         is_in_units = self.standardize and loss_name(self.loss) == "mean_squared_error"

@@ -8,7 +8,7 @@ from keras import ops
 
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import clip, fill, segment_sum
-from ple_keras._typing import Config, DType, Shape, Tensor
+from ple_keras._typing import Config, DType, Tensor
 from ple_keras.labels.sample_space import align, align_weights
 from ple_keras.losses.example_losses import MIN_PROBABILITY, crossentropy
 from ple_keras.losses.tweedie import half_deviance
@@ -65,7 +65,7 @@ class MetricOfSums(keras.Metric):
         weights = ops.ones_like(y_pred)
         if sample_weight is not None:
             given = ops.cast(sample_weight, self.dtype)
-            if not has_weights_of_numbers(given.shape, y_pred.shape):
+            if len(given.shape) < len(y_pred.shape) or given.shape[-1] != y_pred.shape[-1]:
                 given = ops.expand_dims(align_weights(given, y_pred.shape[:-1]), -1)
             weights = weights * given
         values = self._batch_sums(y_true, y_pred, weights)
@@ -222,49 +222,6 @@ class TweedieDeviance(PoissonDeviance):
 
     def get_config(self) -> Config:
         return {**super().get_config(), "power": self.power}
-
-
-@register
-class MeanOfRoots(MetricOfSums):
-    """The mean over targets of the root of the mean squared error.
-
-        mean_k sqrt(sum_i w_ik (y_ik - p_ik)^2 / sum_i w_ik)
-
-    w_ik is the weight of label k of example i, which is 0 for a missing label. Targets without a
-    label are omitted, and the value is NaN if all are.
-
-    Args:
-        units: The number of targets.
-        name: The metric's name.
-        dtype: The dtype of the result; None for Keras's default.
-    """
-
-    def __init__(self, units: int, name: str = "rmse", dtype: DType = None) -> None:
-        super().__init__(2 * units, name, dtype)
-        self.units = units
-
-    def _batch_sums(self, y_true: Tensor, y_pred: Tensor, weights: Tensor) -> Tensor:
-        terms = ops.concatenate([weights * ops.square(y_true - y_pred), weights], axis=-1)
-        return ops.sum(ops.reshape(terms, (-1, 2 * self.units)), axis=0)
-
-    def result(self) -> Tensor:
-        squares, counts = ops.split(self.totals(), 2)
-        return mean_of_known(ops.sqrt(squares / clip(counts, low=1)), counts > 0)
-
-    def get_config(self) -> Config:
-        return {**super().get_config(), "units": self.units}
-
-
-def has_weights_of_numbers(weights: Shape, predictions: Shape) -> bool:
-    """Return whether each number of a label has a weight of its own."""
-    return len(weights) == len(predictions) and weights[-1] == predictions[-1] != 1
-
-
-def mean_of_known(values: Tensor, is_known: Tensor) -> Tensor:
-    """Return the mean of the known values; NaN if there is none."""
-    count = ops.sum(ops.cast(is_known, values.dtype))
-    known = fill(values, ops.logical_not(is_known), 0)
-    return ops.sum(known) / fill(count, count == 0, math.nan)
 
 
 @register

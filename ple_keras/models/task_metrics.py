@@ -4,20 +4,19 @@ import math
 from collections.abc import Mapping, Sequence
 
 import keras
+import numpy as np
 from keras import ops
 
-from ple_keras._keras.tensors import add_to_segments, clip, fill, to_numpy
+from ple_keras._keras.tensors import add_to_segments, clip, fill, segment_sum, to_numpy
 from ple_keras._typing import TaskName, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.labels.sample_space import LabeledExamples
 from ple_keras.losses.example_losses import BatchLoss
 from ple_keras.metrics.masked_metric import new_metric
-from ple_keras.metrics.sums import NUM_BINS, LogitAUC, areas, counts_by_logit, mean_of_known
+from ple_keras.metrics.sums import NUM_BINS, LogitAUC, areas, counts_by_logit
 
-# The largest size of the histograms of all heads with one target, and of all with several, whose
-# areas are means, in which the errors of single targets cancel out.
-MAX_COUNTS, MAX_COUNTS_OF_MANY = 2**20, 2**18
+MAX_COUNTS = 2**18  # the largest size of the histograms of all targets
 
 
 class TaskMeans(keras.Metric):
@@ -71,16 +70,15 @@ class TaskAUCs(keras.Metric):
 
     Args:
         heads: The heads, by the key of the AUC in logs.
-        max_counts: The largest size of all histograms.
     """
 
-    def __init__(self, heads: Mapping[str, Head], max_counts: int) -> None:
+    def __init__(self, heads: Mapping[str, Head]) -> None:
         super().__init__(name="task_aucs")
-        self._tasks = [head.task for head in heads.values()]
-        self._widths = {key: head.units for key, head in heads.items()}
-        targets = sum(self._widths.values())
-        self._num_bins = min(NUM_BINS, max_counts // (2 * targets))
-        shape = (2 * self._num_bins * targets,)
+        self._keys, self._tasks = [*heads], [head.task for head in heads.values()]
+        units = [head.units for head in heads.values()]
+        self._heads = np.repeat(np.arange(len(units)), units)  # the head of each target
+        self._num_bins = min(NUM_BINS, MAX_COUNTS // (2 * len(self._heads)))
+        shape = (2 * self._num_bins * len(self._heads),)
         self._counts = self.add_variable(shape, "zeros", self.dtype, name="counts")
 
     def update_state(self, labeled: Mapping[TaskName, LabeledExamples]) -> None:
@@ -109,16 +107,13 @@ class TaskAUCs(keras.Metric):
         return columns
 
     def result(self) -> dict[str, Tensor]:
-        targets = sum(self._widths.values())
-        found, pairs = areas(ops.convert_to_tensor(self._counts), targets)
-        if targets == len(self._widths):
-            return dict(zip(self._widths, ops.unstack(found, targets)))
-        logs, start = {}, 0
-        for key, width in self._widths.items():
-            end = start + width
-            logs[key] = mean_of_known(found[start:end], pairs[start:end] != 0)
-            start = end
-        return logs
+        found, pairs = areas(ops.convert_to_tensor(self._counts), len(self._heads))
+        unknown, heads = pairs == 0, ops.convert_to_tensor(self._heads)
+        known = ops.cast(ops.logical_not(unknown), found.dtype)
+        sums = segment_sum(fill(found, unknown, 0), heads, len(self._keys))
+        counts = segment_sum(known, heads, len(self._keys))
+        means = sums / fill(counts, counts == 0, math.nan)
+        return dict(zip(self._keys, ops.unstack(means, len(self._keys))))
 
 
 class TaskMetrics:
@@ -142,19 +137,17 @@ class TaskMetrics:
         self.heads = heads
         self._by_task: dict[TaskName, list[keras.Metric]] = {}
         loss_keys: list[str | None] = []
-        of_one: dict[str, Head] = {}  # the heads with a default AUC, by its key
-        of_several: dict[str, Head] = {}
+        with_auc: dict[str, Head] = {}  # the heads with a default AUC, by its key
         for task, head in heads._trained_heads().items():
             prefix = f"{task}_" if len(heads) > 1 else ""
             loss_keys.append(f"{prefix}{head._loss_name()}" if head._logs_loss_mean() else None)
             self._by_task[task] = []
             for name, template, is_default in head._named_metrics():
                 if is_default and isinstance(template, LogitAUC):
-                    (of_one if head.units == 1 else of_several)[prefix + name] = head
+                    with_auc[prefix + name] = head
                 else:
                     self._by_task[task].append(new_metric(template, prefix + name))
-        limits = ((of_one, MAX_COUNTS), (of_several, MAX_COUNTS_OF_MANY))
-        self._aucs = [TaskAUCs(found, limit) for found, limit in limits if found]
+        self._aucs = [TaskAUCs(with_auc)] if with_auc else []
         metrics = [metric for metrics in self._by_task.values() for metric in metrics]
         batch_keys = [f"{task}_loss" for task in self._by_task]
         self._means = TaskMeans(batch_keys, loss_keys)

@@ -147,7 +147,7 @@ def expected_metrics(y, p):
         "time_mae": np.abs(time).mean(),
         "time_gap": np.abs(time).mean(),
         "place_mae": np.abs(place).mean(),
-        "place_rmse": ((place**2).mean(axis=0) ** 0.5).mean(),
+        "place_rmse": (place**2).mean() ** 0.5,
         "kind_accuracy": (p["kind"].argmax(axis=-1) == kind[:, 0]).mean(),
         "kind_sparse_categorical_crossentropy": -np.log(
             np.take_along_axis(p["kind"], kind, -1)
