@@ -140,15 +140,13 @@ def check_known_value(value: object, known: Sequence[object], argument: str) -> 
 
 
 def check_activation(activation: Activation) -> Any:
-    """Return an activation as a function. Layers and "glu", which halves the width, are refused."""
-    known = check_known(keras.activations.get, activation, "activation")
-    is_layer = isinstance(activation, keras.Layer)
-    if is_layer or known is keras.activations.glu:
-        raise (TypeError if is_layer else ValueError)(
-            "activation must be a name, or a function that keeps the width, unlike 'glu'. Put a "
-            f"layer into a keras.Sequential instead. Received: activation={activation!r}"
+    """Return an activation as a function. A layer is refused."""
+    if isinstance(activation, keras.Layer):
+        raise TypeError(
+            "activation must be a name or a function. Put a layer into a keras.Sequential instead. "
+            f"Received: activation={activation!r}"
         )
-    return known
+    return check_known(keras.activations.get, activation, "activation")
 
 
 def check_features(shape: Shape | None, argument: str = "inputs") -> tuple[int | None, ...]:

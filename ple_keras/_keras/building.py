@@ -5,7 +5,6 @@ from typing import cast
 
 import keras
 
-from ple_keras._keras.copying import copy_layer
 from ple_keras._keras.processes import replica_count
 from ple_keras._typing import FixedDTypes, Nested, NestedShape, Shape, Tensor
 
@@ -39,11 +38,6 @@ def build_on(layer: keras.Layer, shape: Shape, dtype: str, argument: str) -> int
             f"axis, but it maps {shape} to {output.shape}. Received: {argument}={layer!r}"
         )
     return cast(int, output.shape[-1])
-
-
-def output_width(layer: keras.Layer, shape: Shape, argument: str) -> int:
-    """Return a template's output width H for inputs `(..., D)`, without building the template."""
-    return build_on(copy_layer(layer, layer.name), tuple(shape), layer.compute_dtype, argument)
 
 
 def build_copy(layer: keras.Layer, inputs: Nested, argument: str) -> keras.KerasTensor:

@@ -68,7 +68,7 @@ def copy_layer(layer: keras.Layer, name: str, *path: object) -> keras.Layer:
         if isinstance(layer, keras.Function | keras.Sequential):
             return _clone_model(layer, name, path)
         _check_complete_config(layer)
-        config = remove_build_shapes(layer.get_config(), keep_marked=False)
+        config = remove_build_shapes(layer.get_config())
         config = _reseed({**config, **_adapted_state(layer, config)}, path)
         return type(layer).from_config({**config, "name": name})
 
@@ -126,20 +126,15 @@ def _check_same_functions(original: object, copy: object, argument: str) -> None
     The functions are the objects themselves or their attributes. A constructor can create a
     function again, from the same code.
     """
-    originals, copied = (
-        dict(keras.tree.flatten_with_path(vars(x) if hasattr(x, "get_config") else x))
-        for x in (original, copy)
-    )
-    for place, found in originals.items():
-        other = copied.get(place, found)
+    for name, found in vars(original).items():
+        other = vars(copy).get(name, found)
         is_function = callable(found) and hasattr(found, "__name__")
         code = getattr(found, "__code__", found)
         if is_function and code is not getattr(other, "__code__", other):
-            name = found.__name__
             raise ValueError(
                 f"{argument} must not have an unregistered function with the name of Keras's "
-                f"{name!r}, since copies and files would contain Keras's. Write {REGISTER} above "
-                f"it, rename it, or pass the name {name!r}. Received: {argument}={original!r}"
+                f"{found.__name__!r}, since copies and files would contain Keras's. Write "
+                f"{REGISTER} above it, or rename it. Received: {argument}={original!r}"
             )
 
 

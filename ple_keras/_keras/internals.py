@@ -52,18 +52,6 @@ def stored_values(variables: Iterable[keras.Variable]) -> Iterator[Tensor]:
     return map(attrgetter("_value"), variables)
 
 
-def has_hooks(layers: Iterable[keras.Layer], tensors: Iterable[Tensor]) -> bool:
-    """Return whether PyTorch calls functions of users for layers, or for gradients of tensors.
-
-    Hooks have methods that add them, and none that find them. PyTorch 2.13.
-    """
-    by_layer = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    by_tensor = ("_backward_hooks", "_post_accumulate_grad_hooks")
-    return any(getattr(x, name, None) for x in layers for name in by_layer) or any(
-        getattr(x, name, None) for x in tensors for name in by_tensor
-    )
-
-
 def get_mask(tensor: Tensor) -> Tensor | None:
     """Return the mask that Keras attached to a tensor, or None.
 

@@ -100,23 +100,17 @@ class BaseLayer(keras.Layer):
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
-        # The config's names for `build`, and the `trainable` that these belong to.
-        self._frozen_layers: tuple[str, ...] | None = None
-        self._was_trainable = self.trainable
+        self._frozen_layers: tuple[str, ...] | None = None  # the config's names, for `build`
 
     def _restore_frozen(self) -> None:
         """Set `trainable` of the inner layers from the config. Call it at the end of `build`."""
-        frozen = self._kept_frozen()
+        frozen = self._frozen_layers
         if frozen is None:
             freeze_if_frozen(self)
             return
         for name, inside in list(layers_inside(self)):  # outer layers set inner ones
             if inside.trainable == (name in frozen):
                 inside.trainable = name not in frozen
-
-    def _kept_frozen(self) -> tuple[str, ...] | None:
-        """Return the frozen layers of the config, unless `trainable` was assigned since then."""
-        return self._frozen_layers if self.trainable == self._was_trainable else None
 
     def get_config(self) -> Config:
         config: Config = super().get_config()
@@ -130,7 +124,7 @@ class BaseLayer(keras.Layer):
                     "A quantized model can't be saved or cloned. Quantize the file of export_onnx. "
                     f"Received: {self.name}/{name}.quantization_mode={layer.quantization_mode!r}"
                 )
-        frozen = None if self.built else self._kept_frozen()
+        frozen = None if self.built else self._frozen_layers
         if self.built and any(layer.trainable != self.trainable for _, layer in inside):
             frozen = tuple(name for name, layer in inside if not layer.trainable)
         return config if frozen is None else {**config, "frozen_layers": list(frozen)}

@@ -12,7 +12,6 @@ from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Config, Store
 
 T = TypeVar("T", bound=Callable[..., Any])
-CAME_BUILT = "came_built"  # a key next to a serialized child's config, part of the file format
 NAMES_KEY = "names"
 SEED_KEY = "seed"
 
@@ -26,48 +25,28 @@ def register(cls: T) -> T:
 # it, before it has a parent. The paths of its weights then lack the names of the outer layers. On
 # PyTorch, two weights with the same path are one parameter and are trained wrongly. The containers
 # of this package therefore deserialize their children unbuilt. They build them in `build`, within
-# their own name scope. A child that was built before it was passed to the container keeps its
-# shapes and its paths.
+# their own name scope.
 
 
-def built_names(layers: Iterable[keras.Layer]) -> frozenset[str]:
-    """Return the names of the layers that are built."""
-    return frozenset(layer.name for layer in layers if layer.built)
+def serialize_layers(layers: Iterable[keras.Layer]) -> list[Config]:
+    """Serialize a container's children without the shapes that they were built with."""
+    return [remove_build_shapes(keras.saving.serialize_keras_object(layer)) for layer in layers]
 
 
-def serialize_layers(layers: Iterable[keras.Layer], came_built: Iterable[str]) -> list[Config]:
-    """Serialize a container's children, and mark those that were built before it.
-
-    Args:
-        layers: The children, in order.
-        came_built: The names of the children that were built before the container was created.
-    """
-    children = []
-    for layer in layers:
-        child = keras.saving.serialize_keras_object(layer)
-        is_marked = layer.name in came_built
-        children.append({**child, CAME_BUILT: True} if is_marked else remove_build_shapes(child))
-    return children
-
-
-def remove_build_shapes(config: Any, keep_marked: bool = True) -> Any:
+def remove_build_shapes(config: Any) -> Any:
     """Return a config without the shapes that layers were built with, at any depth.
 
-    Functional models are always built, and returned unchanged.
-
-    Args:
-        config: A layer's config or its serialized form, or a part of them.
-        keep_marked: Whether marked children are also returned unchanged.
+    A Functional model, whose config is its graph, remains unchanged.
     """
     if isinstance(config, list | tuple):
-        return type(config)(remove_build_shapes(item, keep_marked) for item in config)
+        return type(config)(map(remove_build_shapes, config))
     if not isinstance(config, Mapping):
         return config
-    if is_functional_config(config) or (keep_marked and config.get(CAME_BUILT) is True):
+    if is_functional_config(config):
         return dict(config)
     if "class_name" in config or "layers" in config:  # a layer, and no dict keyed by task
-        config = {k: v for k, v in without_build_keys(config).items() if k != CAME_BUILT}
-    return {key: remove_build_shapes(value, keep_marked) for key, value in config.items()}
+        config = without_build_keys(config)
+    return {key: remove_build_shapes(value) for key, value in config.items()}
 
 
 def save_names(store: Store, names: Sequence[str]) -> None:

@@ -11,9 +11,8 @@ from ple_keras.losses.example_losses import MIN_PROBABILITY
 from ple_keras.metrics.array_metrics import grouped_auc, half_deviances
 
 MIN_COMPLEMENT = 1e-7  # the limit of 1 - p, since float32 has few probabilities closer to 1
-MIN_MIXED = (
-    2.0**-23
-)  # the limit of mixed probabilities, counts and amounts; 1 - 2**-23 is exact in float32
+# The limit of mixed probabilities, counts and amounts. 1 - 2**-23 is exact in float32.
+MIN_MIXED = 2.0**-23
 
 
 class Family:

@@ -97,10 +97,6 @@ class HedgedHead(BaseLayer):
         mixture = ops.cast(self.mixture, found[0].dtype)
         return mix(found, [mixture[i] for i in range(len(found))])
 
-    def call(self, inputs: ByName, training: bool | None = None) -> Tensor:
-        """Return the prediction of the task."""
-        return self[self.branch_names[0]]._predict(self.mix(self.branch_values(inputs, training)))
-
     def compute_output_spec(self, inputs: ByName, training: bool | None = None) -> Tensor:
         check_keys(inputs, self.branch_names, f"inputs[{self.task!r}]")
         specs = [head.compute_output_spec(inputs[b]) for b, head in self._heads.value.items()]

@@ -13,7 +13,7 @@ from ple_keras._keras.building import symbolic
 from ple_keras._keras.internals import attached, set_attached
 from ple_keras._keras.layers import BaseLayer, Untracked, find_layers
 from ple_keras._keras.processes import replica_count
-from ple_keras._keras.saving import built_names, check_names, register, save_names, serialize_layers
+from ple_keras._keras.saving import check_names, register, save_names, serialize_layers
 from ple_keras._keras.tensors import all_valid, to_numpy
 from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
 from ple_keras.heads.binary_heads import ProductHead, sort_products
@@ -93,7 +93,6 @@ class TaskHeads(BaseLayer):
         self.loss_weighting = loss_weighting
         self._multipliers_before_build: Mapping[str, float] = {}
         self._product_names = tuple(sort_products(heads))
-        self._came_built = built_names(heads)
         self._by_task = Untracked({head.task: head for head in heads})
         self._hedged: Untracked[dict[TaskName, HedgedHead]] = Untracked({})
         self._multipliers: keras.Variable = None
@@ -517,7 +516,7 @@ class TaskHeads(BaseLayer):
             variable.assign(store[name])
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "heads": serialize_layers(self.values(), self._came_built)}
+        return {**super().get_config(), "heads": serialize_layers(self.values())}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:

@@ -67,15 +67,9 @@ def read_targets(y: Nested, heads: Mapping[TaskName, HasLabels]) -> Nested:
     read = dict(y)
     for task, head in heads.items():
         frame: Any = y.get(task)
-        if not head.targets or not hasattr(frame, "columns"):
-            continue
-        missing = [name for name in head.targets if name not in frame.columns]
-        if missing:
-            raise ValueError(
-                f"y[{task!r}] must have a column for each of the targets; missing: "
-                f"{short_names(missing)}. Received: y[{task!r}].columns={[*frame.columns][:20]}"
-            )
-        read[task] = to_numpy(frame[list(head.targets)])
+        if head.targets and hasattr(frame, "columns"):
+            check_keys(dict.fromkeys(frame.columns), head.targets, f"y[{task!r}]", has_only=False)
+            read[task] = to_numpy(frame[list(head.targets)])
     return read
 
 

@@ -16,7 +16,6 @@ from ple_keras._checks import (
     check_width,
     short_repr,
 )
-from ple_keras._keras.building import output_width
 from ple_keras._keras.layers import Untracked
 from ple_keras._keras.saving import check_names, ordered_attribute, register, save_names
 from ple_keras._keras.slices import whole_slices
@@ -129,9 +128,6 @@ class CGCBlock(GatedBlock):
             a gate has no expert, `gate_kwargs` has an unknown key or a value that Gate refuses,
             `gate_reads` is unknown, a template can't be copied, or `expert_block` is a dict whose
             keys are not the streams with experts, or whose experts differ in output width.
-
-    Warns:
-        UserWarning: If a template contains a class that is not registered, once per class.
 
     Reference:
 
@@ -391,13 +387,8 @@ class CGCBlock(GatedBlock):
         self, inputs_shape: StreamShapes, gate_context_shape: StreamShapes | None = None
     ) -> dict[str, Shape]:
         shapes = self._connections.by_stream(inputs_shape)
-        if self.built:
-            self._check_widths(shapes)
-            width = self._level.experts.width
-        else:
-            stream = next(iter(self._connections.experts.values()))
-            template = self._expert_templates.value[stream]
-            width = output_width(template.layer, shapes[stream], template.argument)
+        self._check_widths(shapes)
+        width = self._level.experts.width
         return {gate: (*shapes[gate][:-1], width) for gate in self._connections.gates}
 
     def expert_outputs(self, inputs: Streams, training: bool | None = None) -> dict[str, Tensor]:

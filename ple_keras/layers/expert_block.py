@@ -13,7 +13,6 @@ from ple_keras._checks import (
     check_known_value,
     check_number,
 )
-from ple_keras._keras.building import output_width
 from ple_keras._keras.copying import derive_initializer
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import load_seed, register, save_seed
@@ -181,8 +180,6 @@ class ExpertBlock(BaseLayer):
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         if type(self).call is ExpertBlock.call:
             return (*input_shape[:-1], self.units[-1])
-        if not self.built:
-            return (*input_shape[:-1], output_width(self, input_shape, "inputs"))
         # The `call` of a subclass can change the width.
         inputs = keras.KerasTensor(tuple(input_shape), dtype=self.compute_dtype)
         return cast(Shape, keras.Operation.compute_output_spec(self, inputs).shape)

@@ -10,7 +10,7 @@ from ple_keras._checks import check_keys
 from ple_keras._keras.building import symbolic
 from ple_keras._keras.internals import call_keeping_masks
 from ple_keras._keras.layers import BaseLayer
-from ple_keras._keras.saving import built_names, register, serialize_layers
+from ple_keras._keras.saving import register, serialize_layers
 from ple_keras._keras.slices import whole_slices
 from ple_keras._typing import LayerLike, Nested, NestedShape, Outputs, Shape, Tensor, WeightSlice
 from ple_keras.labels.task_names import NAME_RULE, SHARED, is_valid_name, task_names
@@ -129,7 +129,6 @@ class HedgedBlock(BaseLayer):
                 raise type(error)(f"{error}".replace("feature_block", "features")) from None
             self.autocast = False  # the features cast their inputs, or need all digits
         self._branch_names = tuple(blocks)
-        self._came_built = built_names(blocks.values())
         for branch, block in blocks.items():
             # The name of the attribute is part of the file format. No other one contains a "-".
             setattr(self, f"branch-{branch}", block)
@@ -235,8 +234,7 @@ class HedgedBlock(BaseLayer):
     def get_config(self) -> dict[str, Any]:
         blocks = None
         if not self._template:
-            serialized = serialize_layers(self._blocks(), self._came_built)
-            blocks = dict(zip(self._branch_names, serialized))
+            blocks = dict(zip(self._branch_names, serialize_layers(self._blocks())))
         features = self._features and self._features.get_config()
         config = {
             **super().get_config(),

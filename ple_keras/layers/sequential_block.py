@@ -8,7 +8,7 @@ import keras
 
 from ple_keras._checks import check_bool, short_repr
 from ple_keras._keras.building import symbolic
-from ple_keras._keras.saving import built_names, register, serialize_layers
+from ple_keras._keras.saving import register, serialize_layers
 from ple_keras._typing import ByName, Config, Nested, NestedShape, Streams, StreamShapes, Tensor
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.connections import STREAM
@@ -62,7 +62,6 @@ class SequentialBlock(GatedBlock):
         super().__init__(**kwargs)
         self.supports_masking = True
         self._chain = _check_layers(layers)  # part of the file format, as "layers"
-        self._came_built = built_names(self._chain)
 
     @property
     def layers(self) -> list[keras.Layer]:
@@ -171,7 +170,7 @@ class SequentialBlock(GatedBlock):
         return inputs_shape
 
     def get_config(self) -> Config:
-        return {**super().get_config(), "layers": serialize_layers(self._chain, self._came_built)}
+        return {**super().get_config(), "layers": serialize_layers(self._chain)}
 
     @classmethod
     def from_config(cls, config: Config) -> Self:

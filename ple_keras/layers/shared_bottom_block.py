@@ -3,7 +3,7 @@
 import keras
 
 from ple_keras._checks import check_features
-from ple_keras._keras.building import build_on, output_width
+from ple_keras._keras.building import build_on
 from ple_keras._keras.internals import call_keeping_masks
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import register
@@ -70,9 +70,7 @@ class SharedBottomBlock(BaseLayer):
         return dict.fromkeys(self._task_names, previous_mask)
 
     def compute_output_shape(self, input_shape: Shape) -> dict[str, Shape]:
-        layer = self._template.layer
-        width = self._width if self.built else output_width(layer, input_shape, "bottom_block")
-        return dict.fromkeys(self._task_names, (*input_shape[:-1], width))
+        return dict.fromkeys(self._task_names, (*input_shape[:-1], self._width))
 
     def get_config(self) -> Config:
         return {

@@ -1,19 +1,15 @@
 """Templates from units or layers, one for all streams of a level or one per stream."""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any, SupportsIndex, TypeGuard
 
 import keras
 
-from ple_keras._checks import check_keys, warn_user
-from ple_keras._keras.copying import REGISTER, Template, checked_copy
-from ple_keras._keras.internals import is_from_keras
+from ple_keras._checks import check_keys
+from ple_keras._keras.copying import Template, checked_copy
 from ple_keras._keras.layers import Untracked
 from ple_keras._typing import DType, LayerLike, StreamLayers
 from ple_keras.layers.expert_block import ExpertBlock, check_units
-
-_warn_once = cache(warn_user)
 
 
 def as_template(value: LayerLike | Mapping[str, object], argument: str, dtype: DType) -> Template:
@@ -32,7 +28,6 @@ def as_template(value: LayerLike | Mapping[str, object], argument: str, dtype: D
     if isinstance(value, Mapping) and "class_name" in value:
         value = keras.saving.deserialize_keras_object(value)
     if isinstance(value, keras.Layer):
-        _check_registered(value)
         return Template(checked_copy(value, argument, value.name), argument)
     is_units = isinstance(value, Sequence | SupportsIndex)
     if isinstance(value, str | bytes | Mapping | bool) or not is_units:
@@ -43,19 +38,6 @@ def as_template(value: LayerLike | Mapping[str, object], argument: str, dtype: D
     units = check_units(value, argument)
     name, *_ = argument.split("[")  # layer names can't contain brackets
     return Template(ExpertBlock(units, dtype=dtype, name=name), argument)
-
-
-def _check_registered(layer: keras.Layer) -> None:
-    """Warn once about an unregistered class, with which files can't be loaded."""
-    for inside in layer.layers if isinstance(layer, keras.Function | keras.Sequential) else ():
-        _check_registered(inside)
-    cls = type(layer)
-    known = keras.saving.get_registered_object(keras.saving.get_registered_name(cls))
-    if known is not cls and not is_from_keras(cls):
-        _warn_once(
-            f"A layer in a template must have a registered class, or its files can't be loaded. "
-            f"Write {REGISTER} above {cls.__name__}. Received: class={cls!r}"
-        )
 
 
 def as_optional_template(

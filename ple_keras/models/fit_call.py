@@ -3,11 +3,9 @@
 import inspect
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import chain, combinations
+from itertools import combinations, islice
 from operator import itemgetter
-from types import GeneratorType
-from typing import Any, Self
+from typing import Any
 
 import keras
 
@@ -21,38 +19,30 @@ from ple_keras.labels.label_arrays import read_labels
 from ple_keras.labels.sample_space import check_dtype, is_nullable_number
 
 
-@dataclass(frozen=True)
 class FitCall:
     """A call of `fit`.
 
+    Args:
+        *args: Arguments of `keras.Model.fit`.
+        **kwargs: Arguments of `keras.Model.fit`.
+
     Attributes:
-        arguments: The arguments of `keras.Model.fit`.
-        labels: The training labels, or a dataset with them.
-        sample_weight: The weights of the training rows, or None.
-        validation: The validation data, `(x, y, sample_weight)`, or None.
+        arguments: All arguments.
+        labels: The labels of the training rows, or batches.
+        sample_weight: The weights of the training rows.
+        validation: `(x, y, sample_weight)` of validation rows; None without them.
         callbacks: The callbacks.
+        hedges: The FitHedges among them.
     """
 
-    arguments: FitArguments
-    labels: Nested
-    sample_weight: Nested
-    validation: Nested
-    callbacks: list[keras.callbacks.Callback]
-
-    @classmethod
-    def bind(cls, *args: Any, **kwargs: Any) -> Self:
-        """Return the call with these arguments of `keras.Model.fit`."""
-        arguments = inspect.signature(keras.Model.fit).bind(None, *args, **kwargs).arguments
-        del arguments["self"]
-        rows, validation = _split_rows(arguments)
-        callbacks = arguments.get("callbacks") or []
-        callbacks = [*getattr(callbacks, "callbacks", keras.tree.flatten(callbacks))]
-        return cls(arguments, *rows, validation, callbacks)
-
-    @property
-    def hedges(self) -> list[FitHedge]:
-        """The FitHedges among the callbacks."""
-        return [each for each in self.callbacks if isinstance(each, FitHedge)]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        bound = inspect.signature(keras.Model.fit).bind(None, *args, **kwargs)
+        self.arguments: dict[str, Any] = bound.arguments
+        del self.arguments["self"]
+        (self.labels, self.sample_weight), self.validation = _split_rows(self.arguments)
+        callbacks = self.arguments.get("callbacks") or []
+        self.callbacks = [*getattr(callbacks, "callbacks", keras.tree.flatten(callbacks))]
+        self.hedges = [each for each in self.callbacks if isinstance(each, FitHedge)]
 
     def check_callbacks(self) -> None:
         """Check that no callback restores weights after a FitHedge."""
@@ -69,12 +59,6 @@ class FitCall:
         """Return whether callbacks or a progress bar can show the logs of batches."""
         has_readers = any(type(each) is not FitHedge for each in self.callbacks)
         return has_readers or self.arguments.get("verbose", "auto") in ("auto", 1)
-
-    def arguments_with(self, hedge: FitHedge | None) -> FitArguments:
-        """Return the arguments, with a FitHedge as the last callback."""
-        if hedge is None:
-            return self.arguments
-        return {**self.arguments, "callbacks": [*self.callbacks, hedge]}
 
 
 def _split_rows(fit_arguments: FitArguments) -> tuple[tuple[Nested, Nested], Nested]:
@@ -104,20 +88,17 @@ def check_columns(x: Nested, y: Nested) -> None:
                 check_dtype(column, f"{name}[{key!r}]")
 
 
-def first_labels(x: Nested, y: Nested) -> tuple[Nested, Nested]:
-    """Return the features or batches of `fit`, and the labels of arrays or of the first batch.
+def first_labels(x: Nested, y: Nested) -> Nested:
+    """Return the labels of arrays, or of the first batch; None of batches without one.
 
-    A batch that was read from a generator is the first one of the generator that is returned.
+    Batches that can be read only once are not read.
     """
-    if not is_dataset(x) or (isinstance(x, Iterator) and not isinstance(x, GeneratorType)):
-        return x, y
-    batch = next(iter(x), None)
-    if batch is None:
-        return x, y
-    _, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    if isinstance(x, GeneratorType):
-        x = (each for each in chain([batch], x))
-    return x, map_arrays(to_numpy, labels) if _are_arrays(labels) else None
+    if not is_dataset(x) or isinstance(x, Iterator):
+        return y
+    for batch in islice(x, 1):
+        _, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        return map_arrays(to_numpy, labels) if _are_arrays(labels) else None
+    return None
 
 
 def adapt_heads(heads: TaskHeads, call: FitCall) -> None:

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
 import keras
@@ -18,7 +17,6 @@ from ple_keras.heads.regression_heads import check_adapted
 from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads
 from ple_keras.hedging.fit_hedge import FitHedge
 from ple_keras.labels.label_arrays import read_targets
-from ple_keras.layers.experts import StackedExperts
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.losses.example_losses import BatchLoss
 from ple_keras.models.fit_call import FitCall, adapt_heads, check_columns, first_labels
@@ -26,8 +24,6 @@ from ple_keras.models.graph_checks import check_graph, only_task_heads, outputs_
 from ple_keras.models.task_metrics import TaskMetrics
 from ple_keras.steps.trace_function import TracedModel, trace_function
 
-# Optimizers that look at the axes, or the norm, of a variable.
-SHAPE_OPTIMIZERS = (keras.optimizers.Muon, keras.optimizers.Lamb, keras.optimizers.Adafactor)
 # Arguments of `Model.compile` that belong to the heads.
 HEAD_ARGUMENTS = ("loss", "loss_weights", "metrics", "weighted_metrics")
 FIRST_ROWS = 10_000  # rows whose labels `fit` and `evaluate` check
@@ -100,9 +96,6 @@ class MultiTaskTraining(TracedModel):
                 `metrics` or `weighted_metrics`. If `hedge` is not a bool.
             ValueError: If `trace` has another value, the model does not have exactly one TaskHeads,
                 or a metric can't be copied.
-
-        Warns:
-            UserWarning: If Muon, Lamb or Adafactor trains stacked experts as one array.
         """
         for argument in HEAD_ARGUMENTS:
             if kwargs.get(argument) is not None:
@@ -113,26 +106,18 @@ class MultiTaskTraining(TracedModel):
         if not isinstance(trace, bool) and trace != "auto":
             raise ValueError(f"trace must be 'auto', True or False. Received: {trace=}")
         heads = only_task_heads(self)
-        self._steps = replace(self._steps, trace=trace, warns=True)
+        self._trace, self._warns_of_eager_steps = trace, True
         self._hedges, self._fit_hedge = check_bool(hedge, "hedge"), None
         super().compile(optimizer, **kwargs)
         # Keras would find metrics in attributes of layers once per enclosing layer.
         self._task_metrics = TaskMetrics(heads)
         self._shown_warnings: Untracked[set[str]] = Untracked(set())
         set_compiled_metrics(self, self._task_metrics)
-        scaled = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        each = getattr(scaled, "optimizers", [scaled])
-        found = {type(x).__name__ for x in each if isinstance(x, SHAPE_OPTIMIZERS)}
-        if found and find_layers(self, StackedExperts):
-            warn_user(
-                "Muon, Lamb and Adafactor treat the stacked kernels of experts as one array. Pass "
-                f"stack_experts=False to the blocks. Received: optimizer={' and '.join(found)}"
-            )
 
     def get_compile_config(self) -> Config | None:
         """Return the arguments of `compile`, ready for JSON."""
         config: Config | None = super().get_compile_config()
-        return config and {**config, "trace": self._steps.trace, "hedge": self._hedges}
+        return config and {**config, "trace": self._trace, "hedge": self._hedges}
 
     def compile_from_config(self, config: Config) -> None:
         """Compile the model as before it was saved or cloned.
@@ -170,7 +155,7 @@ class MultiTaskTraining(TracedModel):
 
         Raises:
             TypeError, ValueError: As for `TaskHeads.check_labels`, for the first 10,000 rows of
-                NumPy arrays, or the first batch of a dataset or a generator, if the model is built.
+                NumPy arrays, or the first batch of a dataset, if the model is built.
                 If a standardized head has no mean and `x` is a generator. If an EarlyStopping that
                 restores weights comes after a FitHedge.
 
@@ -187,20 +172,20 @@ class MultiTaskTraining(TracedModel):
                 f"Models of more than {MANY_TASKS} tasks start slowly and have long logs. Tasks of "
                 "one kind can be one head, whose labels are a matrix: BinaryHead('name', units=n)"
             )
-        x, labels = first_labels(x, y)
-        self._check_labels(labels)
-        call = FitCall.bind(x, y, *args, **kwargs)
+        self._check_labels(first_labels(x, y))
+        call = FitCall(x, y, *args, **kwargs)
         adapt_heads(self._task_heads(), call)
         for hedge in call.hedges:
             hedge.read_from_fit(call.validation, call.arguments)
         call.check_callbacks()
         added = None if call.hedges else self._prepared_hedge(call)
-        reads_logs = call.reads_logs() or self._changes_logs()
-        self._steps = replace(self._steps.next_run(), reads_logs=reads_logs)
+        if added is not None:
+            call.arguments["callbacks"] = [*call.callbacks, added]
+        self._reads_logs = call.reads_logs() or self._changes_logs()
         try:
-            return super().fit(**call.arguments_with(added))
+            return super().fit(**call.arguments)
         finally:
-            self._steps = replace(self._steps, reads_logs=True)
+            self._reads_logs = True
             if added is not None:
                 added.release()
                 self._fit_hedge = added
@@ -254,19 +239,7 @@ class MultiTaskTraining(TracedModel):
         """
         y = self._read_targets(y)
         self._check_labels(y)
-        self._steps = self._steps.next_run()
         return super().evaluate(x, y, *args, **kwargs)
-
-    def predict(self, x: Nested, *args: object, **kwargs: object) -> Nested:
-        """Return the predictions as arrays, like `keras.Model.predict`.
-
-        Args:
-            x: The features, or batches.
-            *args: As for `keras.Model.predict`.
-            **kwargs: As for `keras.Model.predict`.
-        """
-        self._steps = self._steps.next_run()
-        return super().predict(x, *args, **kwargs)
 
     def _read_targets(self, y: Nested) -> Nested:
         return read_targets(y, self._task_heads()._trained_heads())
@@ -289,11 +262,6 @@ class MultiTaskTraining(TracedModel):
         """The metrics of the model: the loss, the tasks' metrics, and metrics of other layers."""
         found, own = super().metrics, self._task_metrics
         return [*(metric for metric in found if metric is not own), *(own.all if own else [])]
-
-    def reset_metrics(self) -> None:
-        """Reset the metrics. Keras calls it at the beginning of epochs and evaluations."""
-        self._steps = self._steps.next_run()
-        super().reset_metrics()
 
     def compute_loss(
         self,

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._keras.tensors import add_to_segments, clip, fill, segment_sum, to_numpy
+from ple_keras._keras.tensors import add_to_segments, clip, fill, to_numpy
 from ple_keras._typing import TaskName, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
@@ -75,10 +75,9 @@ class TaskAUCs(keras.Metric):
     def __init__(self, heads: Mapping[str, Head]) -> None:
         super().__init__(name="task_aucs")
         self._keys, self._tasks = [*heads], [head.task for head in heads.values()]
-        units = [head.units for head in heads.values()]
-        self._heads = np.repeat(np.arange(len(units)), units)  # the head of each target
-        self._num_bins = min(NUM_BINS, MAX_COUNTS // (2 * len(self._heads)))
-        shape = (2 * self._num_bins * len(self._heads),)
+        self._units = [head.units for head in heads.values()]
+        self._num_bins = min(NUM_BINS, MAX_COUNTS // (2 * sum(self._units)))
+        shape = (2 * self._num_bins * sum(self._units),)
         self._counts = self.add_variable(shape, "zeros", self.dtype, name="counts")
 
     def update_state(self, labeled: Mapping[TaskName, LabeledExamples]) -> None:
@@ -107,13 +106,16 @@ class TaskAUCs(keras.Metric):
         return columns
 
     def result(self) -> dict[str, Tensor]:
-        found, pairs = areas(ops.convert_to_tensor(self._counts), len(self._heads))
-        unknown, heads = pairs == 0, ops.convert_to_tensor(self._heads)
-        known = ops.cast(ops.logical_not(unknown), found.dtype)
-        sums = segment_sum(fill(found, unknown, 0), heads, len(self._keys))
-        counts = segment_sum(known, heads, len(self._keys))
-        means = sums / fill(counts, counts == 0, math.nan)
-        return dict(zip(self._keys, ops.unstack(means, len(self._keys))))
+        found, pairs = areas(ops.convert_to_tensor(self._counts), sum(self._units))
+        if len(self._keys) == sum(self._units):
+            return dict(zip(self._keys, ops.unstack(found, len(self._keys))))
+        ends = np.cumsum(self._units)[:-1].tolist()
+        logs = {}
+        for key, values, counts in zip(self._keys, ops.split(found, ends), ops.split(pairs, ends)):
+            known = ops.sum(ops.cast(counts != 0, values.dtype))
+            total = ops.sum(fill(values, counts == 0, 0))
+            logs[key] = total / fill(known, known == 0, math.nan)
+        return logs
 
 
 class TaskMetrics:

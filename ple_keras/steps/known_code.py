@@ -1,7 +1,6 @@
 """The Python code that runs in a step, and whether it does the same in every step."""
 
 import os
-import random
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -19,25 +18,19 @@ UNTRACEABLE = ("torch/utils/checkpoint.py", "keras/src/utils/torch_utils.py")
 
 
 @contextmanager
-def find_unknown_code() -> Iterator[dict[object, str | None]]:
-    """Find user code that runs in this thread, and uses of Python's random numbers.
-
-    A profile sees every call of a Python function, and calls of functions in C, except in
-    NumPy's generators, which no library calls in a step.
+def find_unknown_code() -> Iterator[dict[CodeType, str | None]]:
+    """Find user code that runs in this thread, with a profile of the calls of functions.
 
     Yields:
-        A dict that contains the findings at the end. The keys are code objects of users, with
-        their file and line, and with None: code of libraries that can't be traced, and
-        `random.Random`.
+        A dict that contains the findings at the end: code objects of users with their file and
+        line, and code of libraries that can't be traced with None.
     """
     calls: dict[CodeType, Mapping[str, object]] = {}
-    found: dict[object, str | None] = {}
+    found: dict[CodeType, str | None] = {}
 
     def see(frame: FrameType, event: str, function: object) -> None:
         if event == "call":
             calls.setdefault(frame.f_code, frame.f_globals)
-        elif event == "c_call" and isinstance(getattr(function, "__self__", None), random.Random):
-            found[random.Random] = None
 
     sys.setprofile(see)
     try:

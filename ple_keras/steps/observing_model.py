@@ -11,7 +11,7 @@ from ple_keras._keras.tensors import at_least_float32
 from ple_keras._typing import ByName, Nested
 from ple_keras.layers.levels import find_levels
 from ple_keras.layers.observer import Observer
-from ple_keras.steps.trace_function import StepState, TracedModel
+from ple_keras.steps.trace_function import TracedModel
 
 
 class ObservingModel(TracedModel, keras.Model):
@@ -33,9 +33,8 @@ class ObservingModel(TracedModel, keras.Model):
         # XLA compilation of TensorFlow takes longer than most runs.
         self.jit_compile = keras.backend.backend() == "jax" and getattr(model, "jit_compile", True)
         self.run_eagerly = getattr(model, "run_eagerly", False)
-        trace = model._steps.trace if isinstance(model, TracedModel) else "auto"
-        # Warnings are those of the inner model.
-        self._steps = StepState(trace, runs=None, warns=False)
+        self._trace = getattr(model, "_trace", "auto")
+        self._warns_of_eager_steps = False  # the inner model warns
 
     def call(self, inputs: Nested, training: bool | None = None) -> Nested:
         with Observer(self._names.value) as observer:

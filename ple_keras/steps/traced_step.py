@@ -5,7 +5,6 @@ PyTorch does not promise, and state their reasons and the versions of PyTorch on
 tested. `tests/training/test_torch_internals.py` fails if PyTorch changes the behavior.
 """
 
-import dataclasses
 import re
 import sys
 from collections import Counter
@@ -32,7 +31,7 @@ from ple_keras._keras.processes import has_several_processes
 from ple_keras._typing import Nested, Tensor
 from ple_keras.layers.row_updates import DeferredUpdates, RecordedRows
 from ple_keras.steps.known_code import find_unknown_code, is_known_file
-from ple_keras.steps.step_constants import StepConstants
+from ple_keras.steps.step_variables import StepVariables
 from ple_keras.steps.trace_function import TracedModel
 
 MAX_GRAPHS = 16  # shapes of batches
@@ -43,7 +42,7 @@ GRADIENT = torch.Tensor.grad.__get__
 TRACE_LOCK = RLock()  # PyTorch records one graph at a time
 # Arguments: the values of variables, and the tensors of a batch.
 Replay = Callable[[list[Tensor], list[Tensor]], Tensor]
-Findings = dict[object, str | None]  # see `find_unknown_code`
+Findings = dict[CodeType, str | None]  # see `find_unknown_code`
 
 
 class UntraceableError(Exception):
@@ -51,22 +50,22 @@ class UntraceableError(Exception):
 
 
 class Graphs:
-    """The graphs of a step that are valid as long as its constants do not change.
+    """The graphs of a step that are valid as long as its variables do not change.
 
     Attributes:
-        constants: The constants.
+        state: The variables.
         replays: The graphs by shape of the batch.
         findings: The unknown code in an eager step of each shape.
         eager_steps: The number of eager steps of each shape.
         are_possible: Whether steps can be traced. If not, all of them run eagerly.
     """
 
-    def __init__(self, constants: StepConstants) -> None:
-        self.constants = constants
+    def __init__(self, state: StepVariables) -> None:
+        self.state = state
         self.replays: dict[Hashable, Replay] = {}
         self.findings: dict[Hashable, Findings] = {}
         self.eager_steps = Counter[Hashable]()
-        self.are_possible = constants.are_readable
+        self.are_possible = True
 
 
 class TracedStep:
@@ -78,8 +77,7 @@ class TracedStep:
     operations of the eager step in the same order. If code of users runs, which could do something
     else in each step, all steps run eagerly.
 
-    A graph reads attributes as constants, until the next epoch, `evaluate` or `predict`. With
-    `traces_all`, they are constants until the next `compile`, as on TensorFlow and JAX.
+    Attributes are constants until the next `compile`, as on TensorFlow and JAX.
 
     Args:
         model: The model. With `jit_compile=True`, torch.compile compiles its graphs.
@@ -90,7 +88,6 @@ class TracedStep:
     def __init__(self, model: TracedModel, kind: str, traces_all: bool = False) -> None:
         self._traced, self._kind, self._traces_all = model, kind, traces_all
         self._graphs: Graphs | None = None
-        self._run: int | None = -1
 
     def _eager_step(self, data: Sequence[Nested]) -> Nested:
         with torch.set_grad_enabled(self._kind == "train"):
@@ -107,10 +104,8 @@ class TracedStep:
         key = (
             structure,
             tuple([x is None or (x.shape, x.stride(), x.dtype, x.device) for x in leaves]),
-            tuple([value.requires_grad for value in graphs.constants.values]),
-            (self._traced.training, self._traced._steps.reads_logs),
-            keras.config.floatx(),
-            keras.config.epsilon(),
+            tuple([value.requires_grad for value in graphs.state.values]),
+            (self._traced.training, self._traced._reads_logs),
         )
         replay = graphs.replays.get(key)
         if replay is None and graphs.are_possible:
@@ -124,7 +119,7 @@ class TracedStep:
         if replay is None:
             return self._eager_step(data)
         try:
-            return replay(graphs.constants.values, leaves)
+            return replay(graphs.state.values, leaves)
         except (IndexError, RuntimeError) as error:
             error.add_note(
                 "check_inputs names ids that are not in a table, and check_labels wrong labels. "
@@ -133,15 +128,11 @@ class TracedStep:
             raise
 
     def _current_graphs(self) -> Graphs:
-        """Return the graphs, or new ones if their constants have changed."""
-        graphs, run = self._graphs, self._traced._steps.runs
-        if graphs is not None and graphs.constants.have_same_variables():
-            is_read = self._traces_all or (run is not None and run == self._run)
-            if is_read or graphs.constants.have_same_attributes():
-                self._run = run
-                return graphs
-        self._graphs, self._run = Graphs(StepConstants(self._traced, self._kind)), run
-        return self._graphs
+        """Return the graphs, or new ones if their variables have changed."""
+        graphs = self._graphs
+        if graphs is None or not graphs.state.are_current():
+            graphs = self._graphs = Graphs(StepVariables(self._traced, self._kind))
+        return graphs
 
     def _watched_step(self, graphs: Graphs, key: Hashable, data: Sequence[Nested]) -> Nested:
         """Run a step eagerly, and find the unknown code in it.
@@ -153,7 +144,7 @@ class TracedStep:
         with find_unknown_code() as found:
             results = self._eager_step(data)
         if self._traces_all:
-            found = {x: None for x in found if isinstance(x, CodeType) and found[x] is None}
+            found = {code: None for code, where in found.items() if where is None}
         before = graphs.findings.get(key)
         graphs.findings[key] = found if before is None else {}
         repeated = before and {each: found[each] for each in before.keys() & found.keys()}
@@ -171,8 +162,8 @@ class TracedStep:
 
     def _warn(self, message: str) -> None:
         """Warn once for a model, but not for wrappers of it, such as that of a report."""
-        if self._traced._steps.warns:
-            self._traced._steps = dataclasses.replace(self._traced._steps, warns=False)
+        if self._traced._warns_of_eager_steps:
+            self._traced._warns_of_eager_steps = False
             warn_user(f"Steps of {self._traced.name!r} {message}")
 
     def _trace_or_warn(
@@ -182,7 +173,7 @@ class TracedStep:
         with TRACE_LOCK, torch.no_grad():
             if key not in graphs.replays:  # another thread can have traced it
                 try:
-                    graphs.replays[key] = self._trace(graphs.constants, leaves, structure)
+                    graphs.replays[key] = self._trace(graphs.state, leaves, structure)
                 except Exception as error:
                     graphs.are_possible = False
                     if self._traces_all:  # nobody can change the code of libraries
@@ -193,19 +184,19 @@ class TracedStep:
                         )
         return graphs.replays.get(key)
 
-    def _trace(self, constants: StepConstants, leaves: list[Tensor], structure: TreeSpec) -> Replay:
+    def _trace(self, state: StepVariables, leaves: list[Tensor], structure: TreeSpec) -> Replay:
         """Return the graph of a step.
 
         Raises:
             Exception: If it can't be traced.
         """
-        if any(map(has_rate_function, constants.optimizers)):
+        if any(map(has_rate_function, state.optimizers)):
             raise UntraceableError("a learning rate is a function")
-        recording = Recording(self, constants, structure)
+        recording = Recording(self, state, structure)
         # The same tensor in two places would be one argument.
-        arguments = [x if x is None else x.detach() for x in [*constants.values, *leaves]]
+        arguments = [x if x is None else x.detach() for x in [*state.values, *leaves]]
         module, references = record(recording.run, arguments)
-        check_references(references, constants.values)
+        check_references(references, state.values)
         module.graph.eliminate_dead_code()
         module.recompile()
         run = torch.compile(module) if self._traced.jit_compile else to_function(module, references)
@@ -226,7 +217,7 @@ class TracedStep:
 
         If a subclass changes the logs, the last batch has the logs of the epoch.
         """
-        return self._traces_all or self._kind == "predict" or self._traced._steps.reads_logs
+        return self._traces_all or self._kind == "predict" or self._traced._reads_logs
 
 
 class Recording:
@@ -234,7 +225,7 @@ class Recording:
 
     Args:
         step: The step.
-        constants: The variables of the step.
+        state: The variables of the step.
         structure: The structure of a batch.
 
     Attributes:
@@ -242,10 +233,10 @@ class Recording:
         deferred: The updates of tables, after a run.
     """
 
-    def __init__(self, step: TracedStep, constants: StepConstants, structure: TreeSpec) -> None:
+    def __init__(self, step: TracedStep, state: StepVariables, structure: TreeSpec) -> None:
         self._step, self._batch_structure = step, structure
-        self._traced_variables = constants.variables
-        self._are_trained = [value.requires_grad for value in constants.values]
+        self._traced_variables = state.variables
+        self._are_trained = [value.requires_grad for value in state.values]
         self.structure, self.deferred = structure, DeferredUpdates()
 
     def run(self, *arguments: Tensor) -> tuple[Tensor, list[Nested]]:

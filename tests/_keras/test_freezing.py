@@ -124,15 +124,3 @@ def test_a_frozen_part_of_a_template_is_frozen_in_every_copy():
     for expert in cgc.expert_names:
         own = cgc.get_expert(expert)[0]
         assert (own.first.trainable, own.second.trainable) == (True, False)
-
-
-@pytest.mark.parametrize(("is_frozen", "expected"), [(False, [False, True]), (True, [False] * 2)])
-def test_trainable_assigned_before_build_overrides_the_config(is_frozen, expected):
-    original = pk.SequentialBlock([keras.layers.Dense(3, name=name) for name in "ab"])
-    original.build((None, 3))
-    original[0].trainable = False
-    block = pk.SequentialBlock.from_config(original.get_config())
-    if is_frozen:
-        block.trainable = False
-    block.build((None, 3))
-    assert [layer.trainable for layer in block] == expected

@@ -46,14 +46,6 @@ def streams_of_a_sequential_network():
     return chain(streams_of(keras.Sequential([inside, keras.layers.Dense(3)])), width=6)
 
 
-def children_built_before_their_container():
-    dense, head = keras.layers.Dense(6, name="dense"), pk.BinaryHead("a")
-    dense.build((None, 6))
-    head.build((None, 4))
-    block = pk.SequentialBlock([dense, pk.PLEBlock(1, [head, pk.BinaryHead("b")], 4)], name="block")
-    return chain(pk.SequentialBlock([block, pk.TaskHeads([head, pk.BinaryHead("b")])]), width=6)
-
-
 @keras.saving.register_keras_serializable(package="test_paths")
 class Subclassed(keras.Model):
     def __init__(self, **kwargs):
@@ -75,7 +67,7 @@ def subclassed_model():
 
 MODELS = (
     *(ple_and_heads, hedged_block_and_heads, blocks_in_blocks, streams_of_a_sequential_network),
-    *(children_built_before_their_container, subclassed_model),
+    subclassed_model,
 )
 
 
@@ -97,10 +89,3 @@ def test_loaded_models_and_clones_or_copies_have_the_same_unique_paths(make, cop
         other = again(model, tmp_path)
         assert_unique_paths(other)
         assert sorted(paths(other)) == sorted(paths(model))
-
-
-def test_a_layer_that_was_built_before_its_container_keeps_its_path(tmp_path):
-    model = children_built_before_their_container()
-    assert {"dense/kernel", "a_head/projection/kernel"} < set(paths(model))
-    twice = loaded(loaded(model, tmp_path), tmp_path)
-    assert sorted(paths(twice)) == sorted(paths(model))

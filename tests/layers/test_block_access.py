@@ -98,7 +98,7 @@ def test_counts_of_numpy_and_lists_of_equal_counts_are_the_same_block():
 
 def test_a_list_of_lists_is_the_units_of_each_level():
     ple = pk.PLEBlock(3, TASKS, [[8, 5], 6, [4]])
-    assert [x.compute_output_shape((2, 3))["b"] for x in ple] == [(2, 5), (2, 6), (2, 4)]
+    assert [x.get_config()["expert_block"]["config"]["units"] for x in ple] == [[8, 5], [6], [4]]
 
 
 # Subclasses of CGCBlock that override `call`, and summaries.

@@ -11,10 +11,9 @@ from keras import layers, ops
 
 import ple_keras as pk
 from ple_keras._keras.layers import Untracked
-from tests.helpers import every_backend, numpy_of, once, randomize
+from tests.helpers import every_backend, numpy_of, once
 from tests.models import loaded
 from tests.training.traced_steps import (
-    At,
     assert_equal_steps,
     dense,
     graphs,
@@ -157,13 +156,15 @@ def test_code_that_cannot_be_traced_on_demand_runs_eagerly_with_a_warning(functi
         assert_equal_steps(with_layer(function, trace=True), traced=0)
 
 
-def test_attributes_of_users_are_constants_until_compile():
+@pytest.mark.parametrize("trace", ["auto", True])
+def test_attributes_are_constants_until_compile(trace):
     x, _ = numbers_and_labels()
-    model = dense(before=[layer := Custom(multiply)], trace=True)
+    layer = layers.Dense(3) if trace == "auto" else Custom(multiply)
+    model = dense(before=[layer], trace=trace)
     before = [model.predict(x, verbose=0)["click"] for _ in range(2)][-1]
-    layer.count = 1
+    layer.activation, layer.count = keras.activations.tanh, 1
     np.testing.assert_array_equal(model.predict(x, verbose=0)["click"], before)
-    model.compile("sgd", trace=True)
+    model.compile("sgd", trace=trace)
     np.testing.assert_array_equal(model.predict(x, verbose=0)["click"], numpy_of(model(x)["click"]))
     assert graphs(model, "predict") == 0  # the first batch of a shape is eager
 
@@ -187,66 +188,6 @@ def test_other_values_are_refused(trace):
 
 
 # Threads
-
-
-def test_an_activation_that_a_callback_assigns_is_constant_until_the_next_epoch():
-    model, (x, y) = dense(before=[layer := layers.Dense(3)]), numbers_and_labels()
-    assign = At(4, lambda model: setattr(layer, "activation", own_activation))
-    model.fit(x, y, callbacks=[assign], **FIT)
-    assert graphs(model) == 1
-    with pytest.warns(UserWarning, match="eagerly"):
-        model.fit(x, y, **FIT)
-    assert graphs(model) == 0
-
-
-def halved(call):
-    return lambda *arguments, **kwargs: {t: p / 2 for t, p in call(*arguments, **kwargs).items()}
-
-
-# A function that replaces a method.
-METHODS = {
-    "compute_loss": lambda method: lambda *arguments, **kwargs: 2 * method(*arguments, **kwargs),
-    "train_step": lambda method: lambda data: {"loss": ops.ones(())},
-    "test_step": lambda method: lambda data: {"loss": ops.ones(())},
-    "predict_step": lambda method: lambda data: ops.zeros(3),
-    "call": halved,
-}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in ("compute_loss", "call") else pytest.mark.nightly)
-        for name in METHODS
-    ],
-)
-def test_a_method_that_is_assigned_to_a_model_runs_in_the_next_step(name):
-    def results(trace):
-        model, (x, y) = dense(trace=trace), numbers_and_labels()
-        randomize(model)
-        for _ in range(2):
-            logs = model.fit(x, y, **FIT).history["loss"]
-            logs += [model.evaluate(x, y, 4, return_dict=True, verbose=0)["loss"]]
-            predicted = model.predict(x, 4, verbose=0)
-            setattr(model, name, METHODS[name](getattr(model, name)))
-        return logs, predicted
-
-    with pytest.warns(UserWarning, match="run eagerly on PyTorch"):
-        found = results("auto")
-    np.testing.assert_equal(found, results(False))
-
-
-def test_another_epsilon_is_part_of_the_next_step():
-    model, (x, y) = dense(), numbers_and_labels()
-    losses = []
-    try:
-        for epsilon in (1e-7, 0.4):
-            keras.config.set_epsilon(epsilon)
-            losses.append([model.test_on_batch(x, y, return_dict=True)["loss"] for _ in range(3)])
-    finally:
-        keras.config.set_epsilon(1e-7)
-    assert len(set(losses[0])) == len(set(losses[1])) == 1
-    assert losses[0] != losses[1]
 
 
 def test_threads_predict_compile_and_assign_while_another_one_traces():

@@ -260,26 +260,6 @@ def test_losses_in_every_form_train_and_are_kept_in_files(head, function, tmp_pa
     assert heads_of(copy).get_config() == heads_of(model).get_config()
 
 
-STACKED = {
-    "muon": (keras.optimizers.Muon, "Muon"),
-    "nested": (lambda: pk.table_optimizer(keras.optimizers.Lamb()), "Lamb"),
-    "scaled": (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Muon()), "Muon"),
-}
-
-
-@once
-@pytest.mark.parametrize(("optimizer", "name"), fewer(STACKED, *STACKED))
-def test_an_optimizer_that_treats_a_stack_as_one_array_warns(optimizer, name):
-    heads = pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")])
-    with pytest.warns(UserWarning, match=rf"stack_experts=False .*Received: optimizer={name}$"):
-        chain(pk.PLEBlock(1, heads, [4]), heads).compile(optimizer())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        chain(pk.PLEBlock(1, heads, [4]), heads).compile(pk.table_optimizer("adam"))
-        copied = pk.PLEBlock(1, heads, [4], stack_experts=False)
-        chain(copied, pk.TaskHeads([*heads.values()])).compile(optimizer())
-
-
 @once
 def test_a_model_of_many_tasks_warns_once():
     heads = pk.TaskHeads([pk.BinaryHead(f"t{i}", metrics=[]) for i in range(51)])
