@@ -180,7 +180,8 @@ class StreamFeatures(BaseLayer):
         outputs: dict[Template, keras.KerasTensor] = {}
         for stream, template in self._templates.value.items():
             if template not in outputs:
-                copy = getattr(self, self._copy_of.value[stream])
+                name = self._copy_of.value[stream]
+                copy = getattr(self, name) if self.built else template.copy(template.layer.name)
                 outputs[template] = build_copy(copy, inputs, template.argument)
         by_stream = {stream: outputs[x] for stream, x in self._templates.value.items()}
         return {s: keras.KerasTensor(x.shape, x.dtype) for s, x in by_stream.items()}

@@ -3,8 +3,9 @@
 import inspect
 import math
 from collections.abc import Iterator
-from itertools import combinations, islice
+from itertools import chain, combinations
 from operator import itemgetter
+from types import GeneratorType
 from typing import Any
 
 import keras
@@ -88,17 +89,20 @@ def check_columns(x: Nested, y: Nested) -> None:
                 check_dtype(column, f"{name}[{key!r}]")
 
 
-def first_labels(x: Nested, y: Nested) -> Nested:
-    """Return the labels of arrays, or of the first batch; None of batches without one.
+def first_labels(x: Nested, y: Nested) -> tuple[Nested, Nested]:
+    """Return the features or batches of `fit`, and the labels of arrays or of the first batch.
 
-    Batches that can be read only once are not read.
+    A batch that was read from a generator is the first one of the generator that is returned.
     """
-    if not is_dataset(x) or isinstance(x, Iterator):
-        return y
-    for batch in islice(x, 1):
-        _, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        return map_arrays(to_numpy, labels) if _are_arrays(labels) else None
-    return None
+    if not is_dataset(x) or (isinstance(x, Iterator) and not isinstance(x, GeneratorType)):
+        return x, y
+    batch = next(iter(x), None)
+    if batch is None:
+        return x, y
+    _, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    if isinstance(x, GeneratorType):
+        x = (each for each in chain([batch], x))
+    return x, map_arrays(to_numpy, labels) if _are_arrays(labels) else None
 
 
 def adapt_heads(heads: TaskHeads, call: FitCall) -> None:

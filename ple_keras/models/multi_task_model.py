@@ -155,7 +155,7 @@ class MultiTaskTraining(TracedModel):
 
         Raises:
             TypeError, ValueError: As for `TaskHeads.check_labels`, for the first 10,000 rows of
-                NumPy arrays, or the first batch of a dataset, if the model is built.
+                NumPy arrays, or the first batch of a dataset or a generator, if the model is built.
                 If a standardized head has no mean and `x` is a generator. If an EarlyStopping that
                 restores weights comes after a FitHedge.
 
@@ -172,7 +172,8 @@ class MultiTaskTraining(TracedModel):
                 f"Models of more than {MANY_TASKS} tasks start slowly and have long logs. Tasks of "
                 "one kind can be one head, whose labels are a matrix: BinaryHead('name', units=n)"
             )
-        self._check_labels(first_labels(x, y))
+        x, labels = first_labels(x, y)
+        self._check_labels(labels)
         call = FitCall(x, y, *args, **kwargs)
         adapt_heads(self._task_heads(), call)
         for hedge in call.hedges:

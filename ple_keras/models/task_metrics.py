@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import keras
-import numpy as np
 from keras import ops
 
 from ple_keras._keras.tensors import add_to_segments, clip, fill, to_numpy
@@ -109,12 +108,12 @@ class TaskAUCs(keras.Metric):
         found, pairs = areas(ops.convert_to_tensor(self._counts), sum(self._units))
         if len(self._keys) == sum(self._units):
             return dict(zip(self._keys, ops.unstack(found, len(self._keys))))
-        ends = np.cumsum(self._units)[:-1].tolist()
-        logs = {}
-        for key, values, counts in zip(self._keys, ops.split(found, ends), ops.split(pairs, ends)):
-            known = ops.sum(ops.cast(counts != 0, values.dtype))
-            total = ops.sum(fill(values, counts == 0, 0))
-            logs[key] = total / fill(known, known == 0, math.nan)
+        logs, start = {}, 0
+        for key, units in zip(self._keys, self._units):
+            values, is_unknown = (x[start : start + units] for x in (found, pairs == 0))
+            known = ops.sum(ops.cast(ops.logical_not(is_unknown), values.dtype))
+            logs[key] = ops.sum(fill(values, is_unknown, 0)) / fill(known, known == 0, math.nan)
+            start += units
         return logs
 
 
