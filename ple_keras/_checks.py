@@ -143,7 +143,7 @@ def check_activation(activation: Activation) -> Any:
     """Return an activation as a function. A layer is refused."""
     if isinstance(activation, keras.Layer):
         raise TypeError(
-            "activation must be a name, or a function. Put a layer into a keras.Sequential instead. "
+            "activation must be a name, or a function. Put a layer into a keras.Sequential. "
             f"Received: activation={activation!r}"
         )
     return check_known(keras.activations.get, activation, "activation")
