@@ -342,8 +342,7 @@ class Columns:
 
         Raises:
             TypeError: If a value has a different type than in training.
-            ValueError: If a column is missing, a number of `logs` is negative, or an integer is too
-                large for a float.
+            ValueError: If a column is missing, or a number of `logs` is negative.
 
         Warns:
             UserWarning: If more than 1% of the rows of a frame have a number outside of the limits
@@ -355,10 +354,7 @@ class Columns:
         for i, name in enumerate(self.ids):
             get = self._codes[name].get
             codes[i] = [get(value, UNKNOWN) for value in self._read(rows, name)]
-        try:
-            numbers = self._scaled(rows)
-        except OverflowError as error:
-            raise ValueError(f"rows must have numbers below 1.8e308. Received: {error}") from None
+        numbers = self._scaled(rows)
         x: dict[str, np.ndarray] = {}
         inputs = self._input_names(packed)
         for block, names, values in (("ids", self.ids, codes), ("numbers", self.numbers, numbers)):

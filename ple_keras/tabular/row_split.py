@@ -77,11 +77,10 @@ def value_ranks(frame: Rows, name: str, is_time: bool = False) -> np.ndarray:
             values = [parse(x) if is_time and isinstance(x, str) else x for x in values]
             order = sorted({*values})
         ranks = {value: rank for rank, value in enumerate(order)}
-    except TypeError as error:
-        raise TypeError(f"{name} must have values that can be sorted. Received: {error}") from None
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{name} must have numbers, dates, ordered categories, or texts with ISO dates such as "
-            f"'2026-03-05', since it is `time`. Received: {name} with {error}"
+            f"{name} must have values of one kind that can be sorted: numbers, dates, ordered "
+            f"categories or, as `time`, texts with ISO dates such as '2026-03-05'. Received: "
+            f"{name} with {error}"
         ) from None
     return np.array([ranks[value] for value in values])

@@ -225,6 +225,4 @@ def test_frames_of_polars_are_encoded_like_those_of_pandas():
 
 def test_integers_that_are_too_large_for_a_float_are_refused():
     columns = Columns(numbers=["x"]).fit(pd.DataFrame({"x": range(5)}))
-    with pytest.raises(ValueError, match=r"rows must have numbers below 1.8e308. Received: int"):
-        columns.transform([{"x": 1}, {"x": None}, {"x": -(10**400)}])
     assert len(columns.refusals([{"x": 10**400}])) == 1

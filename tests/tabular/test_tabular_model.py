@@ -200,11 +200,11 @@ TIMES = {
     "times": DATES,
     "ordered categories": pd.Categorical([*"dbcaxf"], [*"dbcaxf"], ordered=True),
     "day and month": ("2026-3-5", ValueError, r"ISO dates such as .*: day with .*'2026-3-5'"),
-    "months": ("March", ValueError, r"day must have numbers, .*'March'"),
+    "months": ("March", ValueError, r"day must have .*: numbers, .*'March'"),
     "categories": (pd.Categorical(["May", "June"] * 3), ValueError, "ordered categories"),
     "mixed": (["a", 1] * 3, ValueError, "'a'"),
-    "mixed dates": ([1, DATES[0]] * 3, TypeError, "^day must have values that can be sorted. Rec"),
-    "lists": ([[1]] * 6, TypeError, "^day must have values that can be sorted. Received: "),
+    "mixed dates": ([1, DATES[0]] * 3, ValueError, "^day must have values of one kind that can"),
+    "lists": ([[1]] * 6, ValueError, "^day must have values of one kind that can "),
 }  # fmt: skip
 
 
