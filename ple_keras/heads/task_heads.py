@@ -454,7 +454,8 @@ class TaskHeads(BaseLayer):
         its labels, unless they are its arguments, and a `CountHead` or `TweedieHead` the mean. The
         latter two set their bias to the logarithm of the mean, if it is not trained yet. Each head
         stores the share of rows with a label as `label_share`, for reports. `adapt` can be called
-        again at any time. With several processes, each must read the same labels.
+        again at any time. With several processes, each must read the same labels. Labels at
+        positions that a mask excludes must be NaN, since `adapt` does not know the mask.
 
         Args:
             y: `{task: labels}`, with exactly the tasks that have a loss. Or batches of `(x, y)` or

@@ -10,6 +10,7 @@ from keras import ops
 
 from ple_keras._keras.batches import Batch
 from ple_keras._keras.building import check_model
+from ple_keras._keras.internals import get_mask
 from ple_keras._keras.processes import sum_over_processes
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import ByName, TaskName, Tensor
@@ -73,8 +74,14 @@ class BranchedModel:
         self.observed = ObservingModel(model, self._values)
         trace_function(self.observed, "predict")
 
-    def _values(self, outputs: ByName, observer: Observer) -> dict[str, Tensor]:
-        return {task: ops.stack([*values.values()]) for task, values in observer.branches.items()}
+    def _values(self, outputs: ByName, observer: Observer) -> dict[str, list[Tensor]]:
+        """Return the values of the branches of each task, and its mask if there is one."""
+        found: dict[str, list[Tensor]] = {}
+        by_task = outputs if isinstance(outputs, Mapping) else {}
+        for task, values in observer.branches.items():
+            mask = get_mask(by_task.get(task))
+            found[task] = [ops.stack([*values.values()]), *([] if mask is None else [mask])]
+        return found
 
     def read(self, batches: Iterable[Batch]) -> ValuesByTask:
         """Return the labels and values of hedged tasks with a loss. Products can lack labels."""
@@ -85,9 +92,12 @@ class BranchedModel:
             for task, head in self.heads.items():
                 if head.has_loss and self.branch_names[task] and of_batch.get(task) is not None:
                     present, is_labeled = head._present_labels(of_batch[task])
+                    for mask in outputs[task][1:]:
+                        present = present[mask[is_labeled] > 0]
+                        is_labeled = is_labeled & (mask > 0)
                     head._check_values(present)
                     weights = labeled_weights(sample_weight, trained, task, is_labeled)
-                    factors = [outputs[factor][:, is_labeled] for factor in self._factors(task)]
+                    factors = [outputs[factor][0][:, is_labeled] for factor in self._factors(task)]
                     arrays_by_task[task].append((present, weights, np.concatenate(factors, -1)))
         found = {}
         for task, of_batches in arrays_by_task.items():

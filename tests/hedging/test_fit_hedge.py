@@ -305,6 +305,22 @@ def test_batches_arrays_and_single_tasks_give_the_same_mixture():
 
 
 @every_backend
+def test_labels_at_masked_positions_do_not_count():
+    heads, x = two_heads(), features(ROWS, 4, 3)
+    block = pk.HedgedBlock(heads, keras.layers.Dense(3, "tanh"))
+    model = chain(keras.layers.Reshape((4, 3)), keras.layers.Masking(), block, heads, width=12)
+    randomize(model)
+    y = {"click": (x[..., 0] > 0).astype("float32"), "time": x[..., 1:2] * 2}
+    x[::2, 2:] = 0
+    mixtures = [pk.fit_hedge(model, x.reshape(ROWS, 12), y)]
+    for labels in y.values():
+        labels[::2, 2:] = np.nan
+    mixtures.append(pk.fit_hedge(model, x.reshape(ROWS, 12), y))
+    for task, of_task in mixtures[1].items():
+        assert_same(mixtures[0][task], of_task)
+
+
+@every_backend
 def test_tasks_without_labels_have_equal_weights_and_nothing_else_changes():
     heads = pk.TaskHeads([*two_heads().values(), pk.Head("score")])
     model, (x, y) = hedged_model(heads), rows()

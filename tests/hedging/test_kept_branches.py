@@ -148,7 +148,7 @@ def test_no_other_branch_reads_the_weights_of_a_group(name):
         for other in weights:
             for task in other.tasks:
                 i = branched.branch_names[task].index(other.branch)
-                arrays = [each[task][i] for each in (actual, expected)]
+                arrays = [each[task][0][i] for each in (actual, expected)]
                 assert np.array_equal(*arrays) == (other != group), (group, other, task)
         assign_slices(zip(parts, before))
     assign_slices((part, 7.0) for parts in weights.values() for part in parts)
