@@ -31,7 +31,6 @@ KEPT = ("inputs", "rows", "rare", "previous")
 MISSING, UNKNOWN, FIRST = 0, 1, 2  # codes; FIRST is the first known value
 LARGEST = 5.0  # limit of a scaled number
 ROUNDING = 1e-14  # relative deviation of equal numbers, 45 units of the last digit
-FAR = 100  # deviations from the mean, beyond which a number is probably wrong
 LARGEST_FLOAT = float(np.finfo("float32").max)
 FINITE = "finite numbers, from -3.4e+38 to 3.4e+38"
 BINS, MAX_ROWS = 16, 100_000  # quantiles of numbers, and rows of their sample
@@ -207,9 +206,6 @@ class Columns:
             TypeError: If a column contains values of a wrong type, or ids of several types.
             ValueError: If a column is missing, or has no known value, or no finite number, or
                 `spare_rows` is negative.
-
-        Warns:
-            UserWarning: If columns have numbers more than 100 deviations from the mean.
         """
         if not isinstance(spare_rows, Real) or not 0 <= spare_rows < np.inf:
             raise ValueError(f"spare_rows must be a number of at least 0. Received: {spare_rows=}")
@@ -234,13 +230,6 @@ class Columns:
         self.rows = {name: FIRST + len(v) + ceil(len(v) * spare_rows) for name, v in known.items()}
         self.previous = ""
         scales = {name: each.scale(name, name in self.logs) for name, each in samples.items()}
-        far = [name for name, each in samples.items() if each.is_far(scales[name])]
-        if far:
-            warnings.warn(
-                f"These columns have numbers more than {FAR} deviations from the mean, such as "
-                f"typing errors: {far}. Correct them, or list columns of amounts in `logs`",
-                stacklevel=2,
-            )
         quantiles = {name: each.quantiles() for name, each in samples.items()}
         missing_shares = {name: missing[name] / rows for name in self.names}
         return self._set(known, scales, quantiles, missing_shares)
@@ -856,11 +845,6 @@ class _Sample:
     def quantiles(self) -> list[float]:
         shares = np.linspace(0, 1, BINS + 1)
         return cast(list[float], np.quantile(self._rows[1], shares, method="inverted_cdf").tolist())
-
-    def is_far(self, scale: list[float]) -> bool:
-        """Return whether a number is far from the mean, relative to the deviation."""
-        mean, deviation, *_ = scale
-        return max(abs(self._low - mean), abs(self._high - mean)) > FAR * deviation
 
     def scale(self, name: str, is_log: bool) -> list[float]:
         """Return the mean, the deviation, which is 1 for constants, and the limits of numbers.

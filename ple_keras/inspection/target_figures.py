@@ -11,7 +11,7 @@ from ple_keras.heads.binary_heads import BinaryHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.regression_heads import RegressionHead
 from ple_keras.inspection.report_text import Row, cells
-from ple_keras.inspection.task_figures import TaskFigures, metric_text, task_figures
+from ple_keras.inspection.task_figures import TaskFigures, family_figures, metric_text, task_figures
 
 MAX_SHOWN = 20  # targets with the smallest relative error, and with the largest
 
@@ -30,9 +30,9 @@ def head_figures(
     has_targets = head.units > 1 and labels.shape == predictions.shape
     if not has_targets or not isinstance(head, BinaryHead | RegressionHead):
         return whole, {}
-    one = _one_target(head)
+    family = head._family()
     targets = {
-        name: task_figures(one, p[:, None], y[:, None])
+        name: family_figures(family, p[:, None], y[:, None])
         for name, p, y in zip(head._target_names(), predictions.T, labels.T)
     }
     means: dict[str, Any] = {"relative_error_deviation": math.nan}
@@ -41,13 +41,6 @@ def head_figures(
         known = [value for value in values if math.isfinite(value)]
         means[name] = sum(known) / len(known) if known else math.nan
     return replace(whole, **means), targets
-
-
-def _one_target(head: BinaryHead | RegressionHead) -> Head:
-    """Return a head whose loss is that of a target, in the unit of its labels."""
-    if isinstance(head, BinaryHead):
-        return BinaryHead(head.task, loss=head.loss, pos_weight=head.pos_weight)
-    return RegressionHead(head.task, loss=head.loss)
 
 
 def target_rows(by_task: Mapping[str, Mapping[str, TaskFigures]]) -> Iterator[Row]:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ple_keras._typing import Tensor
+from ple_keras.families.family import Family
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_losses import batch_loss
 from ple_keras.inspection.report_text import cells
@@ -107,6 +108,23 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray) -> Tas
         labels: The labels from `labels_by_position`.
     """
     family = head._family()
+    figures = family_figures(family, predictions, labels)
+    if not (figures.labels and head.has_loss):
+        return figures
+    p, y = _without_wrong(predictions, labels, family.is_list)
+    safe = np.where(np.isnan(p), SAFE_PREDICTION, p).astype("float32")
+    loss = batch_loss(head, y.astype("float32"), safe, None)
+    return replace(figures, loss=float(loss.total / loss.count))
+
+
+def family_figures(family: Family, predictions: np.ndarray, labels: np.ndarray) -> TaskFigures:
+    """Return the figures without the loss.
+
+    Args:
+        family: The family of the labels.
+        predictions: As for `task_figures`.
+        labels: As for `task_figures`.
+    """
     p, y = _without_wrong(predictions, labels, family.is_list)
     is_labeled = np.isfinite(y).any(axis=-1)
     count, examples = int(is_labeled.sum()), int(np.isfinite(p).any(axis=-1).sum())
@@ -116,10 +134,6 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray) -> Tas
     figures["prediction_deviation"] = deviation
     if not count:
         return TaskFigures(**figures)
-    if head.has_loss:
-        safe = np.where(np.isnan(p), SAFE_PREDICTION, p).astype("float32")
-        loss = batch_loss(head, y.astype("float32"), safe, None)
-        figures["loss"] = float(loss.total / loss.count)
     y, p = y[is_labeled], p[is_labeled]
     figures["label_mean"], figures["label_deviation"] = _mean_and_deviation(y, family.is_list)
     if family.is_rate and np.nansum(y):
@@ -127,7 +141,7 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray) -> Tas
     wide = family.indicators(y, p.shape[-1])
     if wide is not None:
         figures |= family.figures(wide, p)
-    errors = relative_losses(head, p, y)
+    errors = relative_losses(family, p, y)
     figures["relative_error"] = float(errors.mean())
     figures["relative_error_deviation"] = float(errors.std() / math.sqrt(count))
     return TaskFigures(labels=count, label_share=count / examples, **figures)
@@ -144,18 +158,18 @@ def _without_wrong(
     return known, np.where(is_finite, labels, np.nan)
 
 
-def relative_losses(head: Head, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def relative_losses(family: Family, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the loss of each position, relative to the best constant prediction.
 
     It is NaN for positions without a label, and for all if no labels differ, or for rankings.
 
     Args:
-        head: The head of the task.
+        family: The family of the labels.
         predictions: The predictions, `(positions, units)`.
         labels: The labels from `labels_by_position`.
     """
     found, is_labeled = np.full(len(labels), np.nan), np.isfinite(labels).any(axis=-1)
-    family, p = head._family(), predictions[is_labeled].astype("float64")
+    p = predictions[is_labeled].astype("float64")
     y = family.indicators(labels[is_labeled], predictions.shape[-1])
     if y is None or not len(y):
         return found

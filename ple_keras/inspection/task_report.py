@@ -67,9 +67,9 @@ class TaskReport(Report):
             each branch (see `compare_predictions`).
         warnings: Warnings about predictions, and about tasks without gains.
         targets: `{task: {target: TaskFigures}}` for each BinaryHead and RegressionHead with several
-            targets, by name or position. In `tasks`, the AUC, the RMSE, the relative error and the
-            share of labels of such a head are means over its targets. 20 targets with the smallest
-            relative error and 20 with the largest are printed.
+            targets, by name or position, without `loss`. In `tasks`, the AUC, the RMSE, the
+            relative error and the share of labels of such a head are means over its targets. 20
+            targets with the smallest relative error and 20 with the largest are printed.
     """
 
     examples: int

@@ -4,7 +4,6 @@ from datetime import datetime
 
 import numpy as np
 
-from ple_keras._checks import warn_user
 from ple_keras.columns.columns import Rows, column_values
 
 
@@ -33,8 +32,7 @@ def split_rows(
         order[:] = 0
         np.maximum.at(order, groups, value_ranks(frame, time, is_time=True))
     sizes = np.bincount(groups)
-    has_most = bool(group) and 2 * sizes.max(initial=0) > count
-    if has_most:
+    if group and 2 * sizes.max(initial=0) > count:
         order[sizes.argmax()] = -1
     keys = order[groups]
     first = np.sort(keys)[int(count * (1 - share))]
@@ -46,11 +44,6 @@ def split_rows(
         raise ValueError(
             f"frame must have rows for training and for validation, with different values of "
             f"{names}. Received: {count} rows"
-        )
-    if has_most:
-        warn_user(
-            f"{group} has one value in {sizes.max() / count:.0%} of the rows, which are training "
-            f"rows. The share of the validation rows is {is_valid.mean():.2f}, and {share=}"
         )
     return np.flatnonzero(~is_valid), np.flatnonzero(is_valid)
 

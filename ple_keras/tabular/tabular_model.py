@@ -250,9 +250,8 @@ class TabularModel:
                 or missing, `y` has a different number of rows, or there are too few rows.
 
         Warns:
-            UserWarning: If a value of `group` has most rows, the index of `y` differs from the
-                index of the frame, or no branch improved after the first epoch and there are ids
-                with many values.
+            UserWarning: If the index of `y` differs from the index of the frame, or no branch
+                improved after the first epoch and there are ids with many values.
         """
         frame, weights = self._join(frame, y, sample_weight)
         frames = self._split(frame, validation, time, group)
@@ -519,7 +518,8 @@ class TabularModel:
             predictions, found = self._predict(x), {}
             for column, name in names.items():
                 head, p = self.heads[name], predictions[name]
-                found[column] = relative_losses(head, p, labels_by_position(head, labels[name], p))
+                y_true = labels_by_position(head, labels[name], p)
+                found[column] = relative_losses(head._family(), p, y_true)
             return found
 
         return self._columns.transform(rows, packed=True), losses

@@ -67,8 +67,7 @@ def test_one_wrong_number_spoils_no_column():
     expected = Columns(numbers=[*clean]).fit(clean)
     for wrong in (1e9, -1e9, 1e30):
         frame = clean.assign(x=[wrong, *clean["x"][1:]])
-        with pytest.warns(UserWarning, match=r"more than 100 deviations .* typing errors: \['x'\]"):
-            scales = Columns(numbers=[*clean]).fit([frame[:300], frame[300:]]).scales
+        scales = Columns(numbers=[*clean]).fit([frame[:300], frame[300:]]).scales
         for name in clean:
             mean, deviation = expected.scales[name][:2]
             assert scales[name][0] == pytest.approx(mean, abs=0.01 * deviation)

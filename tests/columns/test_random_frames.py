@@ -6,14 +6,13 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pandas as pd
-import pytest
 from hypothesis import strategies as st
 
 from ple_keras import Columns
 from tests.helpers import numpy_of, once
 from tests.models import loaded
 
-pytestmark = [once, pytest.mark.filterwarnings("ignore:These columns have numbers more than")]
+pytestmark = once
 
 EXAMPLES = hypothesis.settings().max_examples
 LENGTH, SEPARATOR = 3, " ,_-! "  # of lists and texts
