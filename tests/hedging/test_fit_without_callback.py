@@ -11,7 +11,7 @@ import pytest
 import ple_keras as pk
 from ple_keras._keras.batches import Batches
 from ple_keras.hedging.branched_model import BranchedModel
-from tests.helpers import QUICK, Dataset, every_backend, features, once, randomize
+from tests.helpers import QUICK, Dataset, features, once, randomize
 from tests.models import Subclassed, chain, compiled, heads_of
 from tests.refusals import check_refused
 
@@ -20,9 +20,9 @@ pytestmark = once
 ROWS = 24
 
 
-def rows(seed=0, sequences=False):
+def rows(seed=0):
     """Return rows of two tasks, their product and a time, with missing labels."""
-    x = features(ROWS, *([2] if sequences else []), 3, seed=seed)
+    x = features(ROWS, 3, seed=seed)
     click = (x[..., 0] > 0).astype("float32")
     click[::5] = np.nan
     y = {"click": click, "buy": np.where(x[..., 1] > 0, click, 0)}
@@ -35,25 +35,18 @@ def heads():
     return pk.TaskHeads([*binary, product, pk.RegressionHead("time", standardize=True)])
 
 
-def network(width=3):
-    return keras.Sequential([keras.layers.Dense(width), keras.layers.BatchNormalization()])
+def network():
+    return keras.Sequential([keras.layers.Dense(3), keras.layers.BatchNormalization()])
 
 
-def by_stream():
-    return {**{task: network(2) for task in heads().task_names}, "shared": network()}
-
-
-def make(features=network, by_hand=False, sequences=False, rate=0.3):
+def make(by_hand=False, rate=0.3):
     """Return a model, whose weights are the same with a StreamFeatures by hand."""
     keras.utils.set_random_seed(0)
-    task_heads, networks = heads(), features and features()
+    task_heads, networks = heads(), network()
     layers = [pk.HedgedBlock(task_heads, [4], features=None if by_hand else networks), task_heads]
     if by_hand:
         layers.insert(0, pk.StreamFeatures(task_heads, networks))
-    inputs = outputs = keras.Input((*([2] if sequences else []), 3))
-    for layer in layers:
-        outputs = layer(outputs)
-    model = pk.MultiTaskModel(inputs, outputs)
+    model = chain(*layers)
     randomize(model)
     return compiled(model, keras.optimizers.SGD(rate), **QUICK)
 
@@ -70,30 +63,19 @@ def endless_batches(x, y):
 
 
 OPTIONS = {"shuffle": False, "batch_size": 8, "verbose": 0}
-FORMS = {
-    "arrays": (network, False, lambda data: data),
-    "by_stream": (by_stream, False, lambda data: data),
-    "sequences": (network, True, lambda data: data),
-    "batches": (network, False, lambda data: Dataset(batches(*data))),
-}
 
 
-@every_backend
-@pytest.mark.parametrize(
-    "name", [pytest.param(x, marks=once if x == "batches" else pytest.mark.nightly) for x in FORMS]
-)
-def test_fit_is_equal_to_stream_features_and_a_callback_by_hand(name):
-    make_features, sequences, form = FORMS[name]
-    train, valid = rows(1, sequences), rows(0, sequences)
-    models = [make(make_features, by_hand, sequences) for by_hand in (True, False)]
-    hedge = pk.FitHedge(form(valid))
+def test_fit_is_equal_to_stream_features_and_a_callback_by_hand():
+    train, valid = rows(1), rows()
+    models, batches_of_valid = [make(by_hand=True), make()], Dataset(batches(*valid))
+    hedge = pk.FitHedge(batches_of_valid)
     heads_of(models[0]).adapt(train[1])
-    options = {**OPTIONS, "epochs": 4, "validation_data": form(valid)}
+    options = {**OPTIONS, "epochs": 4, "validation_data": batches_of_valid}
     expected = models[0].fit(*train, callbacks=[hedge], **options).history
     logs = models[1].fit(*train, **options).history
     assert logs == expected
     epochs = {logs[key][-1] for key in logs if key.endswith("_epoch")}
-    assert len(epochs) > 1 or name == "sequences"  # of which all branches improve
+    assert len(epochs) > 1
     np.testing.assert_equal(models[1].get_weights(), models[0].get_weights())
     predictions = [model.predict(valid[0], verbose=0) for model in models]
     np.testing.assert_equal(*predictions)

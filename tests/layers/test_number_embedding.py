@@ -142,18 +142,6 @@ def test_adapt_works_before_and_after_build_and_repeatedly(tmp_path):
         np.testing.assert_array_equal(copy.predict(x, verbose=0), predictions)
 
 
-def test_weights_of_a_file_bring_their_boundaries(tmp_path):
-    x, inputs = table(), keras.Input((7,))
-    models = [keras.Model(inputs, pk.NumberEmbedding(3, 4)(inputs)) for _ in range(2)]
-    models[0].layers[-1].adapt(x)
-    models[0].save_weights(tmp_path / "x.weights.h5")
-    models[1].load_weights(tmp_path / "x.weights.h5")
-    assert models[1].layers[-1].bin_boundaries == models[0].layers[-1].bin_boundaries
-    copy = cloned(models[1], tmp_path)
-    copy.set_weights(models[1].get_weights())
-    np.testing.assert_array_equal(copy.predict(x, verbose=0), models[0].predict(x, verbose=0))
-
-
 @once
 def test_adapt_reads_arrays_and_a_sample_of_many_rows(monkeypatch):
     x = table()

@@ -275,10 +275,7 @@ FITS = {
             {"columns": pk.Columns([name]), "ids": ()},
             *(options, f"must not contain tasks, .*Received: columns with \\['{name}'\\]"),
         )
-        for name, options in (
-            *(("liked it", {}), ("age", {"time": "age"}), ("city", {"group": "city"})),
-            ("age", {"sample_weight": "age"}),
-        )
+        for name, options in (("liked it", {}), ("age", {"sample_weight": "age"}))
     },
     "share": ({}, {"validation": 1.0}, "validation must be finite and above 0 and bel"),
     "weights": ({}, {"sample_weight": {"a": "age"}}, "sample_weight must have keys am"),
@@ -523,28 +520,20 @@ def test_the_next_day_has_new_users_and_trains_the_same_model(tmp_path):
 
 
 @once
-def test_arguments_of_numpy_and_pandas_and_a_task_called_layer_are_saved(tmp_path):
+def test_names_like_those_of_layers_and_arguments_of_numpy_and_pandas_are_saved(tmp_path):
     frame = without(FRAME, *LABELS).rename(columns={"stars": "layer", "liked it": "table"})
     frame["val"] = SCORE  # logs of validation begin with it
     frame["table"] = [["a", "b"][: n % 3] for n in USER]  # a column with the name of a layer
+    frame = frame.assign(ids=[["a", "b"][: n % 3] for n in USER], ids_2=SCORE, b_layer=SCORE)
     options = {"ids": pd.Index(["user id"]), "embedding_dim": np.int64(2)}
-    tasks = {"layer": "regression", "val": "regression"}
+    tasks = dict.fromkeys(["layer", "val", "b_layer", "ids_2"], "regression")
     model = new_model(tasks, **options).fit(frame, **QUICK)
+    names = [*model.keras_model.input, *model.keras_model.output]
+    assert len({*names}) == len(names)
     model.save(tmp_path / "model")
     same = pk.TabularModel.load(tmp_path / "model")
     np.testing.assert_allclose(same.predict(frame), model.predict(frame), rtol=1e-5)
     assert same.get_params()["ids"] == ["user id"]
-
-
-@once
-def test_inputs_and_tasks_have_different_names():
-    frame = without(FRAME, *LABELS).assign(ids=[["a", "b"][: n % 3] for n in USER], ids_2=SCORE)
-    tasks = {"stars": "regression", "b_stars": "regression", "ids_2": "regression"}
-    frame = pd.concat([frame.assign(b_stars=SCORE)] * 2)
-    model = new_model(tasks)
-    model.fit(frame[:150], validation=frame[150:], **QUICK)
-    names = [*model.keras_model.input, *model.keras_model.output]
-    assert len({*names}) == len(names)
 
 
 @once
