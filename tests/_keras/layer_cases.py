@@ -267,8 +267,8 @@ CASES = {
 
 # One of each computation. Every backend tests these; only PyTorch tests the others.
 SOME = (
-    *("expert_layernorm_dropout", "cgc_stacked", "ple_dict_inputs", "task_heads_product"),
-    *("hedged_of_branches_with_features", "stream_features_dict_inputs", "task_heads_hedged"),
+    *("cgc_stacked", "ple_dict_inputs"),
+    *("hedged_of_branches_with_features", "task_heads_hedged"),
 )
 
 every_layer = pytest.mark.parametrize("case", list(CASES.values()), ids=list(CASES))

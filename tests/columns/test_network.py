@@ -65,7 +65,7 @@ def by_column(columns, width):
     [
         pytest.param(keras.optimizers.SGD, True, 0, marks=once),
         (pk.SparseAdagrad, True, 0),
-        (pk.SparseAdagrad, False, 6),
+        pytest.param(pk.SparseAdagrad, False, 6, marks=once),
     ],
 )
 def test_one_table_has_the_predictions_and_steps_of_a_table_for_each_column(

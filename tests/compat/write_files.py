@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 import ple_keras as pk
+from tests.helpers import QUICK
 
 FOLDER = Path(__file__).parent
 ROWS = 12
@@ -137,6 +138,7 @@ def of_model(model):
 def step(model):
     """Return the predictions of a model, then its logs and predictions after one more step."""
     x, y = of_model(model)
+    model.run_eagerly = QUICK["run_eagerly"]
     keras.utils.set_random_seed(0)  # dropout without a seed draws from PyTorch's generator
     found = {f"before/{task}": p for task, p in model.predict(x, verbose=0).items()}
     logs = model.train_on_batch(x, y, return_dict=True)
@@ -157,6 +159,7 @@ def frame():
 def step_tabular(folder):
     """Return the predictions of a TabularModel, then its logs and predictions after a step."""
     model, rows = pk.TabularModel.load(folder), frame()
+    model.keras_model.run_eagerly = QUICK["run_eagerly"]
     found = {f"before/{task}": p.to_numpy() for task, p in model.predict(rows).items()}
     x = model.columns.transform(rows, packed=True)
     keras.utils.set_random_seed(0)

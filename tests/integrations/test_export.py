@@ -27,8 +27,11 @@ NEEDS = {
     "torch": {"torch": [], "onnx": ["onnx"]},
 }[BACKEND]
 # JAX needs TensorFlow, or jax2onnx, which `.ci/run` installs for nightly tests. LiteRT converts a
-# SavedModel, and ONNX files of PyTorch come from the program that torch.export writes.
-NIGHTLY = {"tensorflow": ["litert"], "jax": ["onnx", "saved_model"], "torch": ["torch"]}[BACKEND]
+# SavedModel, ONNX files of TensorFlow are those of tests/export, and those of PyTorch come from the
+# program that torch.export writes.
+NIGHTLY = {"tensorflow": ["litert", "onnx"], "jax": ["onnx", "saved_model"], "torch": ["torch"]}[
+    BACKEND
+]
 FORMATS = [
     *([sorted({*NEEDS} - {*NIGHTLY})] if BACKEND != "jax" else []),
     *(pytest.param([form], marks=pytest.mark.nightly) for form in NIGHTLY),

@@ -1,12 +1,14 @@
 """Layers of a block read their inputs with the mask that it receives, and outputs have masks."""
 
+from itertools import cycle
+
 import keras
 import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, plain
-from tests.pairs import pairs
+from tests.helpers import assert_same, features, numpy_of, plain
+from tests.pairs import fewer
 
 TASKS = ["a", "b"]
 IDS = np.array([[1, 2, 0, 0], [3, 0, 0, 0], [4, 5, 6, 7]])
@@ -69,13 +71,15 @@ BLOCKS = {
 }
 
 
-# JAX compiles each operation.
-OF_ATTENTION = [] if QUICK_JIT else pairs({"attention": LAYERS["attention"]}, BLOCKS)
+PAIRS = {
+    f"{layer}-{block}": (LAYERS[layer], BLOCKS[block])
+    for layers in (LAYERS, ["attention"])
+    for layer, block in zip(cycle(layers), BLOCKS)
+}
 
 
 @pytest.mark.parametrize(
-    ("layer", "block"),
-    pairs(LAYERS, BLOCKS) + OF_ATTENTION,
+    ("layer", "block"), fewer(PAIRS, "attention-ple", "lstm-cgc", "bilstm-hedged")
 )
 @pytest.mark.filterwarnings("ignore:Layer .* does not support masking")  # of the functional network
 def test_valid_positions_do_not_depend_on_padding(layer, block):

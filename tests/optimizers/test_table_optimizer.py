@@ -21,6 +21,7 @@ from tests.optimizers.tables import (
     train,
     train_small,
 )
+from tests.pairs import fewer
 from tests.refusals import all_refused
 
 pytestmark = pytest.mark.usefixtures("small_tables_by_rows")
@@ -56,7 +57,7 @@ def frozen(optimizer):
 
 MODELS = [
     pytest.param(build, 2, id="functional"),
-    pytest.param(subclassed, 2, id="subclassed"),
+    pytest.param(subclassed, 2, id="subclassed", marks=once),
     pytest.param(lambda optimizer: build(optimizer, shared=True), 1, id="shared", marks=once),
     pytest.param(frozen, 1, id="frozen", marks=once),
 ]
@@ -86,7 +87,7 @@ def test_tables_are_found_and_training_continues_after_loading(make, count, tmp_
     assert difference(copy, model) == 0.0
 
 
-@pytest.mark.parametrize("copied", [loaded, cloned], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("copied", fewer({"loaded": loaded, "cloned": cloned}, "loaded"))
 def test_copies_update_rows(copied, tmp_path, monkeypatch):
     model = build(pk.table_optimizer(), run_eagerly=not IS_JAX, jit_compile=IS_JAX)
     train(model, steps=1)

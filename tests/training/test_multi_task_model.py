@@ -249,7 +249,7 @@ COPIES = {
 }
 
 
-@pytest.mark.parametrize(("make", "copied"), fewer(COPIES, "hedged", "subclassed"))
+@pytest.mark.parametrize(("make", "copied"), fewer(COPIES, "hedged"))
 def test_a_copy_continues_exactly(make, copied, tmp_path):
     model = adapted(make())
     fit(model)
