@@ -102,7 +102,7 @@ def test_the_pages_have_the_kept_figures():
             f"{np.mean([scores[name][task] for scores in kept.values()]):.4f}"
             for name in recommender_seeds.NETWORKS
         )
-        row = f"| {task}, {metric.upper()} | {' | '.join(means)} |"
+        row = f"|{task}, {metric.upper()}|{'|'.join(means)}|"
         assert row in (ROOT / "README.md").read_text()
     kept_days, page = json.loads(every_day.KEPT.read_text()), "results/every_day.md"
     for log, seeds in kept_days.items():
