@@ -108,7 +108,22 @@ def amounts():
     return pk.MultiTaskModel(network.input, heads(features)), pk.table_optimizer("adam")
 
 
-MODELS = {make.__name__: make for make in (hedged, ple, copied, counts, networks, amounts)}
+def targets():
+    """Hedged quantiles, standardized, and a matrix of labels with holes."""
+    heads = pk.TaskHeads(
+        [
+            pk.QuantileHead("time", [0.1, 0.5, 0.9], standardize=True),
+            pk.BinaryHead("assays", targets=["a", "b", "c"], reduction="by_target"),
+        ]
+    )
+    heads.adapt({task: data()[1][task] for task in heads})
+    inputs = {"x": keras.Input((3,), name="x")}
+    return pk.MultiTaskModel(inputs, heads(pk.HedgedBlock(heads, [4])(inputs["x"]))), "adam"
+
+
+MODELS = {
+    make.__name__: make for make in (hedged, ple, copied, counts, networks, amounts, targets)
+}
 
 
 def data():
@@ -125,7 +140,9 @@ def data():
         "votes": np.arange(ROWS) % 5,
         "spent": np.arange(ROWS) % 3 * 7.0,
     }
-    return x, {task: np.where(np.arange(ROWS) < 9, labels, np.nan) for task, labels in y.items()}
+    y = {task: np.where(np.arange(ROWS) < 9, labels, np.nan) for task, labels in y.items()}
+    y["assays"] = np.where(codes[:, :1] == [0, 2, 4], np.nan, rng.integers(0, 2, (ROWS, 3)))
+    return x, y
 
 
 def of_model(model):
