@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests._keras.layer_cases import CASES, SOME, by_key, every_computation
+from tests._keras.layer_cases import CASES, SOME, by_key, every_computation, every_layer
 from tests.helpers import assert_same, numpy_of, once, plain, randomize
 from tests.pairs import fewer, pairs
 
@@ -49,7 +49,8 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize(("case", "how"), pairs(CALLED, WAYS))
+@once
+@pytest.mark.parametrize(("case", "how"), pairs(CASES, WAYS))
 def test_every_inner_layer_of_a_built_layer_is_built(case, how):
     layer = case.make()
     how(case, layer)
@@ -104,7 +105,8 @@ def test_outputs_of_examples_and_positions_are_independent(case):
     assert_same(plain(numpy_of(layer(x))), expected)
 
 
-@every_computation
+@once
+@every_layer
 def test_every_output_has_the_mask_of_the_input(case):
     mask = np.array([[True, True, False]])
     x = by_key(lambda array: array * mask[..., None], case.arrays(1, 3))

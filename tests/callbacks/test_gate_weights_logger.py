@@ -57,8 +57,8 @@ XLA = pytest.param(functional, True, 1, marks=pytest.mark.nightly)  # TensorFlow
         *(pytest.param(each, QUICK_JIT, 1, marks=once) for each in (subclassed, nested)),
         *{
             "torch": [(functional, False, 1)],
-            "jax": [(functional, True, 3)],
-            "tensorflow": [(functional, False, 3), XLA],
+            "jax": [(functional, True, 2)],
+            "tensorflow": [(functional, False, 2), XLA],
         }[BACKEND],
     ],
 )

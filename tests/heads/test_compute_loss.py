@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import features, numpy_of
+from tests.helpers import features, numpy_of, once
 from tests.models import compiled, heads_alone
 from tests.refusals import all_refused, check_refused
 
@@ -38,7 +38,7 @@ def heads_of_every_kind(loss_weighting):
     return pk.TaskHeads([both, click, buy, pk.Head("score"), time, kind], loss_weighting)
 
 
-@pytest.mark.parametrize("loss_weighting", [None, "uncertainty"])
+@pytest.mark.parametrize("loss_weighting", [pytest.param(None, marks=once), "uncertainty"])
 def test_the_losses_are_those_of_keras(loss_weighting):
     """Which tests of training and of heads compare with NumPy."""
     heads = heads_of_every_kind(loss_weighting)

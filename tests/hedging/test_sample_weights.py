@@ -73,13 +73,11 @@ def logs_of_repeated_rows():
     return hedged_model(rate=3.0).fit(x, y, validation_data=repeated(*rows()), **TRAIN).history
 
 
-@pytest.mark.parametrize("form", ["callback", "split", "batches"])
+@pytest.mark.parametrize("form", ["callback", "split"])
 def test_best_epochs_and_the_relative_loss_are_those_of_repeated_rows(form, logs_of_repeated_rows):
     valid, (x, y, _) = rows(), rows(seed=1)
-    data = {"x": x, "y": y, "callbacks": [pk.FitHedge(valid)]}
-    if form == "batches":
-        data = {"x": x, "y": y, "validation_data": Dataset([valid])}
-    elif form == "split":
+    data = {"x": x, "y": y, "callbacks": [pk.FitHedge(Dataset([valid]))]}
+    if form == "split":
         whole = keras.tree.map_structure(lambda *a: np.concatenate(a), (x, y), valid[:2])
         weights = {t: np.concatenate([np.ones(ROWS), w]) for t, w in valid[2].items()}
         data = dict(zip("xy", whole)) | {"sample_weight": weights, "validation_split": 0.5}

@@ -66,7 +66,9 @@ def generator(data):
     return (batch for _ in range(2) for batch in batches(data).batches)
 
 
-KINDS = [tf_data, torch_data_loader, grain_dataset, grain_data_loader, batches, generator]
+GRAIN = [grain_dataset, grain_data_loader]  # which give arrays of NumPy
+KINDS = [tf_data, torch_data_loader, batches, generator]
+KINDS += [pytest.param(kind, marks=once) for kind in GRAIN]
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ def kernels_by_expert(block):
 
 @pytest.mark.parametrize(("make", "initializer"), pairs(TEMPLATES, INITIALIZERS))
 def test_all_experts_have_different_initial_weights(make, initializer):
-    ple = pk.PLEBlock(2, ["a", "b"], make(initializer()), 2, 2)
+    ple = pk.PLEBlock(2, ["a", "b"], make(initializer()))
     ple.build((None, 4))
     kernels = []
     for block in ple:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK, assert_all_close, features, numpy_of
+from tests.helpers import QUICK, assert_all_close, features, numpy_of, once
 from tests.models import chain, compiled, heads_alone
 
 TASKS = ("click", "buy", "both", "time", "kind")
@@ -42,7 +42,11 @@ def labels():
 
 @pytest.mark.parametrize(
     ("floatx", "loss_weighting"),
-    [("float64", None), ("float16", "uncertainty"), ("bfloat16", None)],
+    [
+        pytest.param("float64", None, marks=once),
+        ("float16", "uncertainty"),
+        pytest.param("bfloat16", None, marks=once),
+    ],
     indirect=["floatx"],
 )
 def test_tasks_are_trained_with_any_floatx(floatx, loss_weighting):

@@ -47,7 +47,8 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def test_an_interrupted_call_changes_nothing_and_a_loaded_model_continues_alike(model, tmp_path):
+def test_an_interrupted_call_changes_nothing_and_a_loaded_model_continues_alike(tmp_path):
+    model = new_model(["stars"]).fit(ROWS, validation=ROWS, **OPTIONS)
     before = copy.deepcopy(state(model))
     model.save(tmp_path / "model")
     with pytest.raises(KeyboardInterrupt):
@@ -89,19 +90,18 @@ def test_a_call_that_fails_changes_nothing(model):
 
 
 @once
-def test_a_seed_repeats_a_training_and_leaves_the_generators_of_the_caller_alone(model, tmp_path):
-    model.save(tmp_path / "model")
-    loaded = [pk.TabularModel.load(tmp_path / "model") for _ in range(2)]
-    for each in loaded:
-        each.continue_fit(DAY, validation=DAY, **OPTIONS)
-    assert_equal(*map(state, loaded))
+def test_a_seed_repeats_a_training_and_leaves_the_generators_of_the_caller_alone():
+    found = []
+    for _ in range(2):
+        random.seed(1)
+        np.random.seed(1)
+        model = new_model().fit(ROWS, validation=ROWS, **OPTIONS)
+        model.continue_fit(DAY, validation=DAY, **OPTIONS)
+        found.append((state(model), random.random(), np.random.random()))
     random.seed(1)
     np.random.seed(1)
-    model.fit(ROWS, **OPTIONS).continue_fit(DAY, **OPTIONS)
-    found = random.random(), np.random.random()
-    random.seed(1)
-    np.random.seed(1)
-    assert found == (random.random(), np.random.random())
+    assert found[0][1:] == found[1][1:] == (random.random(), np.random.random())
+    assert_equal(found[0][0], found[1][0])
 
 
 @once

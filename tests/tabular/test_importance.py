@@ -13,13 +13,13 @@ from tests.helpers import once
 pytestmark = once
 
 RULE = {"stars": ["age", "city", "tags"], "like": ["age"]}
-OTHERS = [f"other {i}" for i in range(7)]
+OTHERS = [f"other {i}" for i in range(3)]
 
 
 def draw(rows, seed):
     """Return a table whose columns "age", with missing values, "city" and "tags" are its rule."""
     rng = np.random.default_rng(seed)
-    frame = pd.DataFrame(rng.normal(size=(rows, 7)), columns=OTHERS)
+    frame = pd.DataFrame(rng.normal(size=(rows, 3)), columns=OTHERS)
     frame["age"] = np.where(rng.random(rows) < 0.2, np.nan, rng.normal(size=rows))
     frame["city"], frame["shop"] = rng.choice([*"abc"], rows), rng.choice([*"def"], rows)
     frame["tags"] = [["x"] * a + ["y"] * b for a, b in rng.integers(0, 2, (rows, 2))]
@@ -38,7 +38,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def found(model):
-    return model.importance(draw(600, 1), seed=0)
+    return model.importance(draw(600, 1), repeats=3, seed=0)
 
 
 def test_the_columns_of_a_rule_are_the_first(found):
@@ -51,7 +51,7 @@ def test_the_columns_of_a_rule_are_the_first(found):
             assert (each.increase > 5 * each.error) or name not in rule
             beyond += name not in RULE["stars"] and abs(each.increase) > 2 * each.error
     assert {*[*found["stars"]][:3]} == {*RULE["stars"]}
-    assert beyond <= 2  # of 16
+    assert beyond <= 1  # of 8
 
 
 def test_importance_is_a_table_json_and_a_plot(found):
