@@ -121,9 +121,7 @@ def targets():
     return pk.MultiTaskModel(inputs, heads(pk.HedgedBlock(heads, [4])(inputs["x"]))), "adam"
 
 
-MODELS = {
-    make.__name__: make for make in (hedged, ple, copied, counts, networks, amounts, targets)
-}
+MODELS = {make.__name__: make for make in (hedged, ple, copied, counts, networks, amounts, targets)}
 
 
 def data():
