@@ -7,7 +7,6 @@ tested. `tests/training/test_torch_internals.py` fails if PyTorch changes the be
 
 import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
@@ -35,8 +34,6 @@ from ple_keras.steps.step_variables import StepVariables
 from ple_keras.steps.trace_function import TracedModel
 
 MAX_GRAPHS = 16  # shapes of batches
-# Eager steps before a trace, except for the first shape. A trace takes about as long.
-EAGER_STEPS = 10
 TENSOR_READS = (torch.Tensor.tolist, torch.equal, torch.allclose)  # PyTorch refuses other ones
 GRADIENT = torch.Tensor.grad.__get__
 TRACE_LOCK = RLock()  # PyTorch records one graph at a time
@@ -56,7 +53,6 @@ class Graphs:
         state: The variables.
         replays: The graphs by shape of the batch.
         findings: The unknown code in an eager step of each shape.
-        eager_steps: The number of eager steps of each shape.
         are_possible: Whether steps can be traced. If not, all of them run eagerly.
     """
 
@@ -64,7 +60,6 @@ class Graphs:
         self.state = state
         self.replays: dict[Hashable, Replay] = {}
         self.findings: dict[Hashable, Findings] = {}
-        self.eager_steps = Counter[Hashable]()
         self.are_possible = True
 
 
@@ -73,9 +68,8 @@ class TracedStep:
 
     The first batch of a shape runs eagerly, and a profile finds the code that runs. If all of it is
     known, and the shape comes again, Keras's step is traced as a pure function of the variables and
-    the batch. Without `traces_all`, other shapes are traced after 10 eager steps. The graph has the
-    operations of the eager step in the same order. If code of users runs, which could do something
-    else in each step, all steps run eagerly.
+    the batch. The graph has the operations of the eager step in the same order. If code of users
+    runs, which could do something else in each step, all steps run eagerly.
 
     Attributes are constants until the next `compile`, as on TensorFlow and JAX.
 
@@ -110,10 +104,7 @@ class TracedStep:
         replay = graphs.replays.get(key)
         if replay is None and graphs.are_possible:
             if graphs.findings.get(key) == {}:
-                graphs.eager_steps[key] += 1
-                is_rare = graphs.replays and graphs.eager_steps[key] < EAGER_STEPS
-                if self._traces_all or not is_rare:
-                    replay = self._trace_or_warn(graphs, key, leaves, structure)
+                replay = self._trace_or_warn(graphs, key, leaves, structure)
             elif key in graphs.findings or len(graphs.findings) < MAX_GRAPHS:
                 return self._watched_step(graphs, key, data)
         if replay is None:

@@ -95,13 +95,6 @@ EQUAL = {
 }
 
 
-@pytest.fixture
-def traces_soon(monkeypatch):
-    """All shapes are traced when they come again, like the first one."""
-    monkeypatch.setattr("ple_keras.steps.traced_step.EAGER_STEPS", 1)
-
-
-@pytest.mark.usefixtures("traces_soon")
 @pytest.mark.parametrize("name", EQUAL)
 def test_traced_steps_are_equal_to_eager_ones(name):
     if name == "ranking":
@@ -110,7 +103,6 @@ def test_traced_steps_are_equal_to_eager_ones(name):
     assert_equal_steps(make, **fit_kwargs)
 
 
-@pytest.mark.usefixtures("traces_soon")
 @pytest.mark.parametrize(
     "name", ["tables", *(pytest.param(name, marks=NIGHTLY) for name in [*EQUAL][:4])]
 )
@@ -134,7 +126,6 @@ def test_traced_evaluations_and_predictions_are_equal_to_eager_ones(name):
     assert graphs(eager, "predict") == 0
 
 
-@pytest.mark.usefixtures("traces_soon")
 def test_predictions_follow_changes_of_variables():
     layer, (x, _) = layers.Dense(3), numbers_and_labels()
     model = dense(before=[layer])
@@ -151,7 +142,6 @@ def test_predictions_follow_changes_of_variables():
         np.testing.assert_array_equal(predicted, 3 * [numpy_of(model(x)["click"])])
 
 
-@pytest.mark.usefixtures("traces_soon")
 def test_threads_predict_while_shapes_change():
     heads = heads_of_two()
     model, (x, _) = dense(pk.HedgedBlock(heads, [4]), heads), numbers_and_labels()
@@ -272,15 +262,6 @@ def test_logs_are_read_only_for_callbacks_that_need_them(monkeypatch):
     numbers, y = numbers_and_labels()
     model.train_on_batch(numbers, y)
     assert {*map(type, model.train_on_batch(numbers, y))} == {float}
-
-
-def test_only_the_first_shape_is_traced_at_once():
-    model, counts = dense(optimizer="sgd"), []
-    for _ in range(12):
-        for rows in (8, 5):
-            model.train_on_batch(*numbers_and_labels(rows))
-        counts.append(graphs(model))
-    assert counts == [0, *[1] * 9, *[2] * 2]
 
 
 def test_few_graphs_are_kept(monkeypatch):
