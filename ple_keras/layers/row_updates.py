@@ -61,7 +61,6 @@ class RowUpdates:
     def __init__(self, rows: int, may_be_sparse: bool, ends: Sequence[int] | None = None) -> None:
         self.rows, self.may_be_sparse, self.ends = rows, may_be_sparse, ends
         self.optimizers: weakref.WeakSet[keras.Optimizer] = weakref.WeakSet()
-        self.has_warned = False
         self._gradient: tuple[weakref.ref[Tensor], RowGradients] | None = None
 
     def remember(self, gradient: Tensor, rows: RowGradients) -> None:

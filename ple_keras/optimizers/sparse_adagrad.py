@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import check_number, warn_user
+from ple_keras._checks import check_number
 from ple_keras._keras.internals import variable_index
 from ple_keras._keras.layers import Untracked
 from ple_keras._keras.saving import register
@@ -25,7 +25,6 @@ START_READS = 100  # reads in which the sum of squares of an average row reaches
 MEMORY = 0.99  # share of the recent squares that a step keeps
 TINY = 1e-30  # prevents a division of 0 by 0
 MAX_SQUARES = 1e30  # sums of squares over rows and batches stay finite in float32
-LARGE_TABLE = 10_000  # rows of a table that should not be updated as a whole
 
 
 @register
@@ -246,14 +245,6 @@ def _split_jax(gradient: Tensor, variable: keras.Variable) -> tuple[Tensor | Non
     updates = row_updates(variable)
     pairs = None if updates is None else updates.rows_of(gradient)
     if updates is None or pairs is None:
-        if updates is not None and updates.rows >= LARGE_TABLE and not updates.has_warned:
-            updates.has_warned = True
-            warn_user(
-                f"A training step updates all rows of the table {variable.path!r}. On JAX, it "
-                "updates those of a batch if only the layer reads the table, without a regularizer "
-                "or RematScope, if `call` of a subclassed model passes `training` on, and if the "
-                "loss is not scaled for float16."
-            )
         return None, gradient
     updates.forget()
     jax = import_module("jax")
