@@ -2,15 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ple_keras.columns.columns import BLOCKS, Columns
 from ple_keras.inspection.report_text import cells, table, to_json
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Arrays = dict[str, np.ndarray]
 Losses = Callable[[Arrays], Arrays]
@@ -45,28 +42,6 @@ class ImportanceReport(dict[str, dict[str, Importance]]):
     def to_dict(self) -> dict[str, Any]:
         """Return the result as dicts and numbers, ready for JSON."""
         return dict(to_json(self))
-
-    def plot(self) -> "Figure":
-        """Plot the importance of the columns for each task, with two errors on both sides.
-
-        Returns:
-            A new figure of `matplotlib.pyplot`. To save it, call `savefig("importance.png")`.
-
-        Raises:
-            ImportError: If matplotlib is not installed.
-        """
-        from matplotlib import pyplot
-
-        size = 1.6 + 2.4 * len(self), 0.8 + 0.24 * len(next(iter(self.values())))
-        figure, panels = pyplot.subplots(1, len(self), sharey=True, squeeze=False, figsize=size)
-        for panel, (task, by_column) in zip(panels[0], self.items()):
-            increases, errors = np.array([[x.increase, x.error] for x in by_column.values()]).T
-            names = [name.replace("$", r"\$") for name in (task, *by_column)]  # plain dollar signs
-            panel.barh(names[1:], increases, xerr=2 * errors)
-            panel.set(title=names[0], xlabel="increase")
-        panels[0, 0].invert_yaxis()
-        figure.set_layout_engine("constrained")
-        return figure
 
 
 def column_importance(

@@ -1,6 +1,5 @@
 """A model of the columns of a frame."""
 
-import hashlib
 import json
 import random
 import shutil
@@ -20,6 +19,7 @@ import numpy as np
 from ple_keras._checks import check_int, check_keys, check_number, short_repr, warn_user
 from ple_keras._keras.slices import read_slice
 from ple_keras._typing import LayerLike
+from ple_keras.columns.column_layers import columns_digest
 from ple_keras.columns.columns import BLOCKS, Columns, Rows, check_frame, column_values, to_rows
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
@@ -45,7 +45,6 @@ OLD_NAMES = {
     "number_units": "number_embedding_dim",
     "spare": "spare_rows",
 }
-MANY_VALUES = 100  # known values of an id, above which a warning can name it
 PRIOR_LABELS = 50  # labels that a mixture counts for in `continue_fit`
 
 
@@ -250,8 +249,7 @@ class TabularModel:
                 or missing, `y` has a different number of rows, or there are too few rows.
 
         Warns:
-            UserWarning: If the index of `y` differs from the index of the frame, or no branch
-                improved after the first epoch and there are ids with many values.
+            UserWarning: If the index of `y` differs from the index of the frame.
         """
         frame, weights = self._join(frame, y, sample_weight)
         frames = self._split(frame, validation, time, group)
@@ -268,12 +266,6 @@ class TabularModel:
             model.fit(x, labels, sample_weight=row_weights, callbacks=callbacks, **options)
             self._set_fitted(columns, tasks, model)
             self._group = group
-        many = [name for name in columns.ids if len(columns.known[name]) > MANY_VALUES]
-        if many and len(model.history.epoch) > 1 and _best_epoch(model) <= 0:
-            warn_user(
-                "No branch improved after the first epoch, which ids with many values can cause. "
-                f"Try table_dropout=0.4, or leave some of them out: {many}"
-            )
         return self
 
     def continue_fit(
@@ -633,7 +625,6 @@ class TabularModel:
                 "names": tasks.names,
                 "classes": tasks.classes,
                 "group": self._group,
-                "sha256": {name: _sha256(new / name) for name in (MODEL, COLUMNS)},
             }
             (new / TASKS).write_text(json.dumps(text))
             if folder.exists():
@@ -652,10 +643,11 @@ class TabularModel:
             folder: A folder that `save` has written.
 
         Raises:
-            ValueError: If a file is missing, or files are of different models.
+            FileNotFoundError: If a file is missing.
+            ValueError: If the model has a network of other columns.
         """
         folder = Path(folder).resolve()
-        text = _read_tasks(folder)
+        text = json.loads((folder / TASKS).read_text())
         columns = Columns.load(folder / COLUMNS)
         arguments = _with_new_names(keras.saving.deserialize_keras_object(text["arguments"]))
         arguments["columns"] = columns._unfitted() if arguments["columns"] else None
@@ -663,7 +655,10 @@ class TabularModel:
         model._group = text.get("group")  # files of 0.8.0 have none
         tasks = TaskColumns(arguments["tasks"])
         tasks.names, tasks.classes = text["names"], text["classes"]
-        model._set_fitted(columns, tasks, keras.models.load_model(folder / MODEL))
+        trained = keras.models.load_model(folder / MODEL)
+        if columns_digest(trained) != columns.digest:
+            raise ValueError(f"{folder} must have files of one model. Received: other {COLUMNS}")
+        model._set_fitted(columns, tasks, trained)
         return model
 
     def __sklearn_tags__(self) -> Any:
@@ -682,22 +677,6 @@ def _build_metrics(model: MultiTaskModel, x: Arrays, y: Arrays) -> None:
     model.compute_loss(None, {task: labels[:1] for task, labels in y.items()}, model(first))
 
 
-def _read_tasks(folder: Path) -> dict[str, Any]:
-    """Return the contents of `TASKS` in a folder whose files belong to one model."""
-    missing = [name for name in (MODEL, COLUMNS, TASKS) if not (folder / name).exists()]
-    if missing:
-        raise ValueError(f"{folder} must have the files of a model; missing: {missing}")
-    text: dict[str, Any] = json.loads((folder / TASKS).read_text())
-    hashes = text["sha256"].items()
-    wrong = [name for name, expected in hashes if _sha256(folder / name) != expected]
-    if wrong:
-        raise ValueError(
-            f"{folder} must have files of one model, but {TASKS} belongs to another one. "
-            f"Received: other contents of {wrong}"
-        )
-    return text
-
-
 def _best_epoch(model: MultiTaskModel) -> int:
     """Return the last epoch that a branch keeps, or -1 if each keeps the weights before `fit`."""
     logs = model.history.history.items()
@@ -712,7 +691,3 @@ def _seeded(seed: int | None) -> ExitStack:
         stack.callback(np.random.set_state, np.random.get_state())
         keras.utils.set_random_seed(seed)
     return stack
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -54,21 +54,11 @@ def test_the_columns_of_a_rule_are_the_first(found):
     assert beyond <= 1  # of 8
 
 
-def test_importance_is_a_table_json_and_a_plot(found):
+def test_importance_is_a_table_and_json(found):
     first = str(found).splitlines()[2:4]
     assert first[0].split() == ["column", "stars", "like"]
     assert first[1].split()[:2] == ["age", f"{found['stars']['age'].increase:+.4f}"]
     assert json.loads(json.dumps(found.to_dict()))["like"]["age"].keys() == {"increase", "error"}
-    figure = pytest.importorskip("matplotlib.figure").Figure
-    assert isinstance(found.plot(), figure)
-
-
-def test_a_plot_shows_odd_names_as_they_are(found):
-    pytest.importorskip("matplotlib")
-    odd = type(found)({r"a$\b$": {r"$\c$ d$": found["stars"]["age"]}})
-    panel = odd.plot().axes[0]
-    panel.figure.canvas.draw()  # without an error of a formula
-    assert [panel.get_title(), panel.get_yticklabels()[0].get_text()] == [r"a\$\b\$", r"\$\c\$ d\$"]
 
 
 def test_importance_is_that_of_scikit_learn(model):
