@@ -10,7 +10,7 @@ from keras import ops
 from ple_keras._checks import check_number, short_repr
 from ple_keras._keras.saving import register
 from ple_keras._typing import Config, LayerLike, LossLike, MetricLike, Shape, TaskName, Tensor
-from ple_keras.families.family import Binary, Family
+from ple_keras.families.family import Binary
 from ple_keras.heads.head import Head
 from ple_keras.labels.task_names import check_targets, check_task_name
 from ple_keras.losses.example_losses import ProbabilityCrossentropy
@@ -116,9 +116,6 @@ class BinaryHead(ProbabilityHead):
             return losses
         y_true = ops.squeeze(y_true, -1) if self.units == 1 else y_true
         return losses * (1 + (self.pos_weight - 1) * y_true)
-
-    def _row_family(self) -> Family:
-        return self._own_family
 
     def get_config(self) -> Config:
         return {**super().get_config(), "pos_weight": self.pos_weight}

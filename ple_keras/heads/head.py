@@ -281,10 +281,10 @@ class Head(BaseLayer):
 
     def _row_family(self) -> Family | None:
         """Return the family whose row losses suit the loss, for gains; None for other losses."""
-        if loss_name(self.loss) == "mean_squared_error":
-            return Regression()
-        family = self._family()
-        return None if family.variance_power is None else family
+        if self._own_family is not None:
+            return None if self._own_family.is_list else self._own_family
+        known = {"mean_squared_error": Regression(), "poisson": Power(1.0)}
+        return known.get(loss_name(self.loss))
 
     def _loss_unit(self) -> float:
         """Return the number by which standardization divides the loss."""

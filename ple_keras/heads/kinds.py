@@ -1,5 +1,6 @@
 """The kinds of tasks: names of heads, or unbuilt heads."""
 
+from functools import partial
 from typing import Any
 
 from ple_keras._checks import short_repr
@@ -10,29 +11,23 @@ from ple_keras.heads.head import Head
 from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.regression_heads import CountHead, RegressionHead, TweedieHead
 
-KINDS: dict[str, tuple[Any, tuple[str, ...]]] = {  # the class of the head, and options that vary
-    "binary": (BinaryHead, ()),
-    "regression": (RegressionHead, ("standardize",)),
-    "count": (CountHead, ("standardize",)),
-    "amount": (TweedieHead, ("standardize",)),
-    "multiclass": (MulticlassHead, ("num_classes",)),
+KINDS: dict[str, Any] = {
+    "binary": BinaryHead,
+    "regression": partial(RegressionHead, standardize=True),
+    "count": partial(CountHead, standardize=True),
+    "amount": partial(TweedieHead, standardize=True),
+    "multiclass": MulticlassHead,
 }
 
 
 def new_head(
-    kind: str | Head,
-    task: str = "task",
-    tower: LayerLike | None = None,
-    *,
-    standardize: bool = False,
-    num_classes: int = 2,
+    kind: str | Head, task: str = "task", tower: LayerLike | None = None, num_classes: int = 2
 ) -> Head:
-    """Return a new head of a kind, which has the options that it takes, or the head itself."""
+    """Return a new head of a kind, or the head itself."""
     if isinstance(kind, Head):
         return kind
-    head_class, names = KINDS[kind]
-    options = {"standardize": standardize, "num_classes": num_classes}
-    head: Head = head_class(task, tower=tower, **{name: options[name] for name in names})
+    options = {"num_classes": num_classes} if kind == "multiclass" else {}
+    head: Head = KINDS[kind](task, tower=tower, **options)
     return head
 
 

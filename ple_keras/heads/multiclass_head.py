@@ -10,7 +10,7 @@ from keras import ops
 from ple_keras._checks import check_int, check_number, short_repr
 from ple_keras._keras.saving import register
 from ple_keras._typing import Config, LayerLike, LossLike, MetricLike, Tensor
-from ple_keras.families.family import Family, Multiclass
+from ple_keras.families.family import Multiclass
 from ple_keras.heads.head import Head
 
 
@@ -96,9 +96,6 @@ class MulticlassHead(Head):
 
     def _default_metrics(self) -> list[MetricLike]:
         return ["accuracy"]
-
-    def _row_family(self) -> Family:
-        return self._own_family
 
     def get_config(self) -> Config:
         return {**super().get_config(), "class_weight": self.class_weight}

@@ -10,7 +10,6 @@ from keras import ops
 from ple_keras._checks import check_number, short_repr
 from ple_keras._keras.saving import register
 from ple_keras._typing import LayerLike, MetricLike, Tensor
-from ple_keras.families.family import Family
 from ple_keras.families.quantiles import Quantiles
 from ple_keras.heads.regression_heads import RegressionHead
 from ple_keras.losses.pinball import pinball_loss
@@ -84,21 +83,22 @@ class QuantileHead(RegressionHead):
         *,
         metrics: Sequence[MetricLike] | None = None,
         standardize: bool = False,
-        mean: float | Sequence[float] | None = None,
-        deviation: float | Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
-        for name in kwargs.keys() & {*self._set_by_class}:
-            value = short_repr(kwargs[name])
-            raise TypeError(
-                f"{name} is not an argument of a QuantileHead. Received: {name}={value}"
-            )
         self.quantiles = _check_quantiles(quantiles)
         self._own_family = Quantiles(self.quantiles)
         self._initial_bias = _normal_biases(self.quantiles)
-        kwargs |= {"units": len(self.quantiles), "loss": pinball_loss(self.quantiles)}
-        kwargs |= {"metrics": metrics, "mean": mean, "deviation": deviation}
-        super().__init__(task, tower, standardize=standardize, **kwargs)
+        super().__init__(
+            task,
+            tower,
+            units=len(self.quantiles),
+            targets=None,
+            activation=None,
+            loss=pinball_loss(self.quantiles),
+            metrics=metrics,
+            standardize=standardize,
+            **kwargs,
+        )
 
     def _activate(self, logits: Tensor) -> Tensor:
         # A sum in another order, as a cumulative sum can have, could cross by rounding.
@@ -107,9 +107,6 @@ class QuantileHead(RegressionHead):
         for each in others:
             values.append(values[-1] + ops.softplus(each))
         return super()._activate(ops.concatenate(values, axis=-1))
-
-    def _row_family(self) -> Family | None:
-        return self._own_family
 
     def _label_width(self) -> int:
         return 1

@@ -144,7 +144,9 @@ class TaskHeads(BaseLayer):
     def build(self, input_shape: Mapping[TaskName, Shape]) -> None:
         shapes = self._inputs_by_task(input_shape)
         for task, head in self.items():
-            layer = self._with_branches(head, shapes[task])
+            layer: Head | HedgedHead = head
+            if task not in self._product_names and isinstance(shapes[task], Mapping):
+                layer = self._hedged.value[task] = HedgedHead(head, shapes[task])
             setattr(self, f"head-{task}", layer)  # a name in the file format
             if task in self.task_names and not layer.built:
                 layer.build(shapes[task])
@@ -158,13 +160,6 @@ class TaskHeads(BaseLayer):
             )
         self._add_loss_weights()
         self._restore_frozen()
-
-    def _with_branches(self, head: Head, shape: Any) -> Head | HedgedHead:
-        """Return the head of a task, or a HedgedHead if its features are those of branches."""
-        if head.task in self._product_names or not isinstance(shape, Mapping):
-            return head
-        hedged = self._hedged.value[head.task] = HedgedHead(head, shape)
-        return hedged
 
     def _build_product(self, product: ProductHead) -> None:
         """Build a product, and check that its factors have the same branches."""
@@ -217,7 +212,13 @@ class TaskHeads(BaseLayer):
                 of_product[branch] = self._log_probability(product, factors)
         for task, value in values.items():
             outputs[task] = self[task]._predict(value)
-        _attach_and_observe(values, branches, outputs)
+        # A loss has nothing but the predictions. Reports and FitHedge have an observer: a model
+        # can process its predictions after the heads, which removes what is attached.
+        for task, by_branch in branches.items():
+            set_attached(outputs[task], VALUES, (task, [values[task], *by_branch.values()]))
+        observer = active_observer()
+        if observer is not None:
+            observer.branches |= branches
         return {task: outputs[task] for task in self}
 
     def _log_probability(self, product: ProductHead, values: Mapping[TaskName, Tensor]) -> Tensor:
@@ -469,7 +470,7 @@ class TaskHeads(BaseLayer):
             ValueError: If a task is missing or unknown, labels have a wrong shape or are infinite,
                 counts or amounts are negative, labels of a standardized head do not vary or have no
                 number above 0, or `y` is an iterator or has no batch. If weights of labeled
-                examples are negative, not finite or all 0, or are given next to batches.
+                examples are negative or not finite, or are given next to batches.
 
         Example:
 
@@ -523,19 +524,6 @@ class TaskHeads(BaseLayer):
     def from_config(cls, config: dict[str, Any]) -> Self:
         heads = keras.saving.deserialize_keras_object(config["heads"])
         return super().from_config({**config, "heads": heads})
-
-
-def _attach_and_observe(values: ByName, branches: ByName, outputs: ByName) -> None:
-    """Attach the values of branches to the predictions, and pass them to an observer.
-
-    A loss has nothing but the predictions. Reports and FitHedge have an observer, since a model can
-    process its predictions after the heads, which removes what is attached.
-    """
-    for task, by_branch in branches.items():
-        set_attached(outputs[task], VALUES, (task, [values[task], *by_branch.values()]))
-    observer = active_observer()
-    if observer is not None:
-        observer.branches |= branches
 
 
 def find_heads(model: keras.Layer) -> dict[TaskName, Head]:

@@ -18,7 +18,7 @@ from ple_keras.heads.hedged_head import mix
 from ple_keras.heads.task_heads import branch_names, find_heads, hedged_heads
 from ple_keras.hedging.branch_weights import Branch
 from ple_keras.hedging.mixture import LabeledValues, best_mixture, total_losses
-from ple_keras.labels.label_arrays import check_total_weight, labeled_weights, task_labels
+from ple_keras.labels.label_arrays import labeled_weights, task_labels
 from ple_keras.layers.observer import Observer
 from ple_keras.steps.observing_model import ObservingModel
 from ple_keras.steps.trace_function import trace_function
@@ -103,7 +103,6 @@ class BranchedModel:
         for task, of_batches in arrays_by_task.items():
             pairs = zip(zip(*of_batches), (0, 0, 1))  # arrays, and the axis of examples
             labels, weights, values = (np.concatenate(arrays, axis) for arrays, axis in pairs)
-            check_total_weight(len(weights), weights.sum(), task)
             counts = weights > 0
             found[task] = LabeledValues(labels[counts], weights[counts], values[:, counts])
         return found

@@ -15,7 +15,7 @@ from ple_keras.heads.kinds import new_head, row_family
 from ple_keras.hedging.mixture import LabeledValues, best_mixture
 from ple_keras.inspection.compare_predictions import read_by_task, row_losses
 from ple_keras.inspection.report_text import Report, to_json
-from ple_keras.labels.label_arrays import check_total_weight, labeled_weights
+from ple_keras.labels.label_arrays import labeled_weights
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,6 @@ def mix_predictions(
         is_known = ~np.isnan(np.column_stack([labels, *arrays])).any(axis=1)
         labels, *arrays = (each[is_known] for each in (labels, *arrays))
         weights = labeled_weights(sample_weight, losses, task, is_known)
-        check_total_weight(len(labels), weights.sum(), task)
         for each in arrays if len(labels) else ():
             row_losses(family, labels, each, task)  # checks the labels and the predictions
         values = np.atleast_3d([family.link(each) for each in arrays])
@@ -154,7 +153,5 @@ def _mixed_family(kind: Any, task: TaskName) -> Family:
 
 def _unscaled_head(kind: str | Head, width: int) -> Head:
     """Return a head of a kind that needs no statistics of labels."""
-    if not isinstance(kind, Head):
-        return new_head(kind, num_classes=width)
-    scale = ("standardize", "mean", "deviation")
-    return type(kind).from_config({k: x for k, x in kind.get_config().items() if k not in scale})
+    head, scale = new_head(kind, num_classes=width), ("standardize", "mean", "deviation")
+    return type(head).from_config({k: x for k, x in head.get_config().items() if k not in scale})

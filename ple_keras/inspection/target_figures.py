@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ple_keras.heads.binary_heads import BinaryHead
 from ple_keras.heads.head import Head
-from ple_keras.heads.regression_heads import RegressionHead
 from ple_keras.inspection.report_text import Row, cells
 from ple_keras.inspection.task_figures import TaskFigures, family_figures, metric_text, task_figures
 
@@ -27,10 +25,9 @@ def head_figures(
         labels: As for `task_figures`.
     """
     whole = task_figures(head, predictions, labels)
-    has_targets = head.units > 1 and labels.shape == predictions.shape
-    if not has_targets or not isinstance(head, BinaryHead | RegressionHead):
-        return whole, {}
     family = head._family()
+    if head.units == 1 or family.axes > 1 or labels.shape != predictions.shape:
+        return whole, {}
     targets = {
         name: family_figures(family, p[:, None], y[:, None])
         for name, p, y in zip(head._target_names(), predictions.T, labels.T)

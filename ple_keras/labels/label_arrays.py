@@ -106,14 +106,6 @@ def labeled_weights(
     return weights
 
 
-def check_total_weight(count: int, weight: float, task: TaskName) -> None:
-    """Check that not all weights of labeled examples are 0."""
-    if count and not weight:
-        raise ValueError(
-            f"sample_weight must not be 0 in all rows of {task!r}. Received: sample_weight=0"
-        )
-
-
 def task_labels(y: Nested, tasks: Iterable[TaskName]) -> ByName:
     """Return the labels of tasks. For one task, `y` can be the array itself, as for `fit`."""
     tasks = list(tasks)
@@ -253,6 +245,4 @@ def read_labels(
             present, is_labeled = head._present_labels(labels[task])
             known = labeled_weights(weights, heads, task, is_labeled)
             statistics[task].add(present, is_labeled.size, known)
-    for task, found in statistics.items():
-        check_total_weight(found.labels.sum(), found.weight.sum(), task)
     return statistics

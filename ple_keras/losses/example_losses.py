@@ -181,7 +181,9 @@ def reduce_losses(
             "reduction='by_target' requires a loss of each number of a label. Received: losses"
             f"{where} with shape={tuple(losses.shape)}"
         )
-    missing = labeled.missing if by_number else _missing_examples(labeled.missing)
+    missing = labeled.missing
+    if missing is not None and not by_number:
+        missing = ops.any(missing, axis=-1)
     losses = _without_missing(losses, missing, by_number)
     is_counted = ops.ones_like(losses) if missing is None else ops.logical_not(missing)
     axes = tuple(range(len(examples))) if by_target else None
@@ -204,13 +206,6 @@ def reduce_losses(
         trained = ops.sum(trained if weights is None else trained * weights)
         trained = trained / _divisor("label_root", count, size)
     return BatchLoss(value, weight, divisor, total, count, labeled, trained)
-
-
-def _missing_examples(missing: Tensor | None) -> Tensor | None:
-    """Return True for each example of which a number is missing, `(...)`."""
-    if missing is None or missing.shape[-1] == 1:
-        return missing if missing is None else missing[..., 0]
-    return ops.any(missing, axis=-1)
 
 
 def _without_missing(values: Tensor, missing: Tensor | None, are_finite: bool = False) -> Tensor:

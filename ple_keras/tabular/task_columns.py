@@ -112,7 +112,7 @@ class TaskColumns:
                 continue
             count = len(self.classes.get(column, ()))
             name = self.names[column]
-            heads.append(new_head(kind, name, tower, standardize=True, num_classes=count))
+            heads.append(new_head(kind, name, tower, count))
         return heads
 
     def labels(self, frame: Rows) -> dict[str, np.ndarray]:

@@ -158,14 +158,18 @@ QUANTILES = {
     "none": ([None], TypeError, r"quantiles must be a number"),
 }
 ARGUMENTS = {
-    "units": ({"units": 3}, TypeError, "units is not an argument of a QuantileHead"),
-    "loss": ({"loss": "mse"}, TypeError, "loss is not an argument"),
-    "activation": ({"activation": "relu"}, TypeError, "activation is not an argument"),
     "mean": ({"mean": 1.0}, r"mean and deviation must be given together"),
     "means": ({"standardize": True, "mean": LEVELS, "deviation": LEVELS}, r"units=1, mean="),
 }
 test_wrong_quantiles_are_refused = once(all_refused(head, QUANTILES))
 test_wrong_arguments_are_refused = once(all_refused(lambda changed: head(**changed), ARGUMENTS))
+
+
+@once
+@pytest.mark.parametrize("argument", ["units", "targets", "activation", "loss"])
+def test_arguments_that_the_head_sets_are_refused(argument):
+    with pytest.raises(TypeError, match=f"multiple values for keyword argument '{argument}'"):
+        head(**{argument: None})
 
 
 @once

@@ -147,8 +147,6 @@ REFUSED = {
         r"sample_weight of 'click' must have a shape .*shape=\(3,\)",
     ),
     "rows": (lambda: fit_with(np.ones(3)), ValueError, "same number of rows"),
-    "zero": (lambda: fit_with({"time": np.zeros(ROWS)}), ValueError, "not be 0 .* of 'time'"),
-    "zero, adapt": (lambda: adapt_with(np.zeros(ROWS)), ValueError, "not be 0 .* of 'click'"),
     "task": (lambda: fit_with({"clck": np.ones(ROWS)}), ValueError, "sample_weight .*'clck'"),
     "text": (lambda: adapt_with(np.full(ROWS, "a")), TypeError, r"weight\['click'\] .*numbers"),
     "batches": (

@@ -168,7 +168,6 @@ ARGUMENTS = {
     "length": ({"y": {"t": [0, 1]}}, r"predictions\['a'\]\['t'\] must have 2 rows"),
     "prior": ({"prior": -1}, "prior must be finite and at least 0"),
     "weight": ({"sample_weight": [-1, 1, 1, 1]}, r"sample_weight\['t'\] must be finite"),
-    "weights": ({"sample_weight": {"t": np.zeros(4)}}, "must not be 0 in all rows of 't'"),
 }
 test_wrong_arguments_are_refused = all_refused(
     lambda changed: pk.mix_predictions(**{**GOOD, **changed}), ARGUMENTS
