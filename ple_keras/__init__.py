@@ -1,6 +1,5 @@
 """Multi-task learning for Keras 3: MMoE, CGC, PLE and hedged branches as layers."""
 
-from ple_keras import _keras  # noqa: F401, first, since it explains a missing backend
 from ple_keras.callbacks.gate_weights_logger import GateWeightsLogger
 from ple_keras.callbacks.loss_weight_schedule import LossWeightSchedule
 from ple_keras.columns.columns import Columns

@@ -9,7 +9,7 @@ import pytest
 import ple_keras as pk
 from tests.helpers import once
 from tests.models import chain
-from tests.processes import ROOT, run_group, run_to_end
+from tests.processes import ROOT, run_to_end
 
 pytestmark = once
 
@@ -48,13 +48,6 @@ def test_the_import_registers_all_classes_of_files_and_a_model_imports_nothing_e
     registering = [file for file in files if re.search(r"^@register$", file.read_text(), re.M)]
     names = {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in registering}
     assert names - {*imported.split()} == set()
-
-
-def test_the_import_without_a_backend_says_how_to_install_one():
-    code = "import sys; sys.modules['jax'] = None; import ple_keras"
-    message = run_group("-c", code, KERAS_BACKEND="jax").stderr.strip().splitlines()[-1]
-    assert "Install torch, jax or tensorflow, and set" in message
-    assert message.endswith("Received: KERAS_BACKEND='jax'; no module 'jax'")
 
 
 def test_a_plot_of_keras_shows_dict_outputs():

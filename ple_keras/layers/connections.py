@@ -7,7 +7,7 @@ from typing import Any
 
 from keras import ops
 
-from ple_keras._checks import check_features, check_keys, check_width
+from ple_keras._checks import check_features, check_keys
 from ple_keras._keras.internals import get_mask, set_mask
 from ple_keras._keras.tensors import all_valid
 from ple_keras._typing import ByName, GateInput, Nested, Shape, Streams, StreamShapes, Tensor
@@ -106,10 +106,9 @@ class GateInputs:
 
     def __init__(self, reads: GateInput, gates: Iterable[str]) -> None:
         self._reads, self._gates = reads, list(gates)
-        self._widths: dict[str, int | None] = {}
 
     def build(self, streams: Mapping[str, Shape], context: Nested) -> Mapping[str, Shape]:
-        """Return the shape of each gate's input, and store the widths of the context.
+        """Return the shape of each gate's input.
 
         Args:
             streams: The shape of each stream.
@@ -120,14 +119,15 @@ class GateInputs:
         if self._reads == STREAM:
             return streams
         shapes = self._by_gate(context)
-        self._widths = {gate: shape[-1] for gate, shape in shapes.items()}
+        for gate, shape in shapes.items():
+            check_features(shape, f"gate_context[{gate!r}]")
         added = {gate: streams[gate][-1] if self._reads == BOTH else 0 for gate in shapes}
         return {gate: (*shape[:-1], added[gate] + shape[-1]) for gate, shape in shapes.items()}
 
     def check(self, streams: Mapping[str, Shape], context: Nested) -> None:
         """Check the shapes of a context, which is required if and only if the gates read it.
 
-        A context must have the axes of the streams, and the widths for which the gates were built.
+        A context must have the axes of the streams.
         """
         if (context is None) != (self._reads == STREAM):
             tensors = "a tensor (..., C), or a dict of tensors keyed by gate,"
@@ -137,10 +137,6 @@ class GateInputs:
             )
         for gate, shape in self._by_gate(context).items() if self._reads != STREAM else ():
             name = f"gate_context[{gate!r}]" if isinstance(context, Mapping) else "gate_context"
-            if gate in self._widths:
-                check_width(shape, self._widths[gate], name)
-            else:
-                check_features(shape, name)
             stream = streams[gate]
             # Sizes are no ints in exports.
             differ = [a != b for a, b in zip(stream[:-1], shape[:-1]) if type(a) is type(b) is int]

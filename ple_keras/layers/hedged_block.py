@@ -123,10 +123,7 @@ class HedgedBlock(BaseLayer):
             streams = tasks if self._template else [b for b in blocks if b != SHARED]
             dtype, shared = self.dtype_policy, SHARED in blocks
             options = {"shared": shared, "dtype": dtype, "name": "features", INPUTS: dtypes}
-            try:
-                self._features = StreamFeatures(streams, features, **options)
-            except (TypeError, ValueError) as error:  # an error of `feature_block`
-                raise type(error)(f"{error}".replace("feature_block", "features")) from None
+            self._features = StreamFeatures(streams, features, **options)
             self.autocast = False  # the features cast their inputs, or need all digits
         self._branch_names = tuple(blocks)
         for branch, block in blocks.items():

@@ -61,15 +61,6 @@ class MultiTaskTraining(TracedModel):
     _task_metrics: Any = None  # TaskMetrics after `compile`
     _hedges = True  # see `compile`
     _fit_hedge: FitHedge | None = None  # kept for the next `fit`, since it compiles the model
-    _is_functional = False
-
-    def __init_subclass__(cls, **kwargs: object) -> None:
-        super().__init_subclass__(**kwargs)
-        if cls.compile is keras.Model.compile or (cls._is_functional and "call" in vars(cls)):
-            raise TypeError(
-                "A subclass of MultiTaskModel is functional, without a call. Write "
-                f"{cls.__name__}(MultiTaskTraining, keras.Model). Received: bases={cls.__bases__}"
-            )
 
     def compile(
         self,
@@ -417,7 +408,6 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
         **kwargs: `trainable`, as for `keras.Model`.
 
     Raises:
-        TypeError: If a subclass defines `call`.
         ValueError: If the outputs are not the predictions of the only TaskHeads of the model.
 
     Reference:
@@ -438,8 +428,6 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
     >>> sorted(model.fit(x, y, verbose=0).history)[:4]
     ['click_auc', 'click_binary_crossentropy', 'click_loss', 'loss']
     """
-
-    _is_functional = True
 
     def __init__(
         self, inputs: Nested, outputs: Tensor, name: str | None = None, **kwargs: object

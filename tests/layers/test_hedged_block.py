@@ -145,8 +145,8 @@ ARGUMENTS = {
     "number": ({"branches": {"a": bottom(), "b": 3}}, TypeError, A_DICT),
     "nothing": ({}, ONE_OF),
     "both": ({"expert_block": 3, "branches": {}}, ONE_OF),
-    "no_features": ({"expert_block": 3, "features": {}}, "features must have exactly the keys"),
-    "no_features_of_branches": ({"branches": BOTH, "features": {}}, "features must have exactly"),
+    "no_features": ({"expert_block": 3, "features": {}}, "feature_block must have exactly"),
+    "no_features_of_branches": ({"branches": BOTH, "features": {}}, "feature_block must have"),
 }
 test_a_bad_argument_is_refused = all_refused(
     lambda arguments: pk.HedgedBlock(["a", "b"], **arguments), ARGUMENTS

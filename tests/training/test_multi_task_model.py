@@ -100,20 +100,6 @@ test_other_outputs_are_refused = all_refused(
 )
 
 
-def test_a_functional_subclass_with_call_and_a_mixin_after_the_model_are_refused():
-    message = r"functional.* Mine\(MultiTaskTraining, keras\.Model\)\. Received: bases=\(<cl"
-    with pytest.raises(TypeError, match=message):
-
-        class Mine(pk.MultiTaskModel):
-            def call(self, inputs):
-                return inputs
-
-    with pytest.raises(TypeError, match=message):
-
-        class Mine(keras.Model, pk.MultiTaskTraining):
-            pass
-
-
 class Wrong(pk.MultiTaskTraining, keras.Model):
     """Subclassed model with some TaskHeads, which returns the prediction of a task."""
 
