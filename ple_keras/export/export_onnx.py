@@ -19,7 +19,6 @@ from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Nested
 from ple_keras.columns.column_layers import columns_digest
 
-NEEDED = {"tensorflow": ["onnx", "tf2onnx"], "jax": ["onnx", "jax2onnx"]}  # packages by backend
 Tensors: TypeAlias = dict[str, keras.KerasTensor]  # keyed by name
 INSIDE = "inside/"  # the prefix of other values
 UNKNOWN_SIZE = 3  # rows, and other unknown axes, in the comparison
@@ -51,7 +50,6 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
         ValueError: If the model is of any other kind, its inputs or outputs are nested or do not
             have different names, an input is text, an output has the name of an input, or no output
             reads an input. If the folder of `path` does not exist, or `opset` is below 1.
-        ImportError: If a package of the exporter is not installed.
         RuntimeError: If the exporter fails, or the predictions of the file and the model differ.
 
     Example:
@@ -72,10 +70,6 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
     if not path.parent.is_dir() or path.is_dir():
         raise ValueError(f"path must be a file in an existing folder. Received: path={str(path)!r}")
     version = None if opset is None else check_int(opset, "opset", minimum=1)
-    missing = [x for x in NEEDED.get(keras.backend.backend(), ["onnx"]) if not find_spec(x)]
-    if missing:
-        packages = " ".join(missing)
-        raise ImportError(f"export_onnx requires {packages}: pip install {packages} onnxruntime")
     # Every exporter preserves the order of lists, and refuses a model that was never called.
     listed = keras.Model(list(inputs.values()), list(outputs.values()))
     rng = np.random.default_rng(0)

@@ -8,13 +8,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import check_bool, check_number
+from ple_keras._checks import check_bool, check_number, short_repr
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Activation, Config, LayerLike, LossLike, MetricLike, Shape, Tensor
 from ple_keras.families.family import Power
 from ple_keras.heads.head import Head
-from ple_keras.labels.label_arrays import LabelStatistics, short_names
+from ple_keras.labels.label_arrays import LabelStatistics
 from ple_keras.labels.task_names import check_targets
 from ple_keras.losses.loss_kinds import ERRORS, loss_name
 from ple_keras.losses.tweedie import tweedie_loss
@@ -204,7 +204,7 @@ class RegressionHead(StandardizedHead):
         wrong = np.flatnonzero(~(deviation > smallest))
         if len(wrong):
             names = [self._target_names()[k] for k in wrong]
-            where = f" in the targets {short_names(names)}" if len(mean) > 1 else ""
+            where = f" in the targets {short_repr(names)}" if len(mean) > 1 else ""
             raise ValueError(
                 f"y[{self.task!r}] must have labels that differ in float32{where} if "
                 f"standardize=True. Received: deviation={deviation[wrong]}, "

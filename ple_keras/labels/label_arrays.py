@@ -7,13 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from ple_keras._checks import check_keys, warn_user
+from ple_keras._checks import check_keys, short_repr, warn_user
 from ple_keras._keras.batches import first_batches, is_dataset
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import ByName, HasLabels, Nested, TaskName, Tensor
 from ple_keras.labels.sample_space import align_weights, check_dtype, to_number_array
-
-MAX_NAMES = 20  # targets in a message
 
 
 def check_task_labels(y: Nested, heads: Mapping[TaskName, HasLabels], steps: int | None) -> None:
@@ -143,18 +141,12 @@ def warn_if_targets_are_constant(present: np.ndarray, task: str, targets: Sequen
     for problem, has_problem in problems.items():
         names = [name for name, has_it in zip(targets, has_problem) if has_it]
         if names:
-            found.append(f"{len(names)} with {problem}: {short_names(names)}")
+            found.append(f"{len(names)} with {problem}: {short_repr(names)}")
     if found:
         warn_user(
             f"y[{task!r}] has {len(targets)} targets, and there is nothing to learn for "
             f"{'; '.join(found)}"
         )
-
-
-def short_names(names: Sequence[str]) -> str:
-    """Return the first names for a message."""
-    more = ", ..." if len(names) > MAX_NAMES else ""
-    return ", ".join(map(repr, names[:MAX_NAMES])) + more
 
 
 def is_constant(labels: np.ndarray) -> bool:

@@ -202,16 +202,6 @@ def test_wrong_arguments_are_refused(arguments, error, message, tmp_path, monkey
     check_refused(lambda: pk.export_onnx(small(), **arguments), error, message)
 
 
-def test_missing_packages_are_named(tmp_path, monkeypatch):
-    from ple_keras.export import export_onnx as module
-
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    package = {"jax": " jax2onnx", "tensorflow": " tf2onnx", "torch": ""}[keras.backend.backend()]
-    message = f"requires onnx{package}: pip install onnx{package} onnxruntime$"
-    with pytest.raises(ImportError, match=message):
-        pk.export_onnx(small(), tmp_path / "m.onnx")
-
-
 @once
 def test_an_error_of_the_exporter_is_one_line(tmp_path, monkeypatch):
     def fail(*args, **kwargs):

@@ -197,6 +197,6 @@ def test_labels_that_do_not_fit_are_refused(arguments, message):
     check_refused(lambda: heads.adapt(*arguments), ValueError, message)
     assert heads["a"].mean is None
     heads = pk.TaskHeads([pk.RegressionHead("a", targets=["x", "y/z"], standardize=True)])
-    message = r"differ in float32 in the targets 'y/z' if.*deviation=\[0\.\], labels=\[1\]"
+    message = r"differ in float32 in the targets \['y/z'\] if.*deviation=\[0\.\], labels=\[1\]"
     y = {"a": np.array([[1, NAN], [2, 3]])}
     check_refused(lambda: heads.adapt(y), ValueError, message)

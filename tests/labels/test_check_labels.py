@@ -100,7 +100,7 @@ WARNINGS = {
     "binary": (valid_labels(place=np.eye(3, 2)), "Use a BinaryHead"),
     "targets": (
         valid_labels(place=[[0, np.nan], [0, np.nan], [np.nan, np.nan]]),
-        r"y\['place'\] has 2 targets.*for 1 with no label: '1'; 1 with equal labels: '0'$",
+        r"y\['place'\] has 2 targets.*for 1 with no label: \['1'\]; 1 with equal labels: \['0'\]$",
     ),
 }
 

@@ -183,8 +183,8 @@ def test_boundaries_without_an_order_are_refused(boundaries):
 
 
 REFUSED = {
-    "infinite": ([[1.0], [INF]], ValueError, r"^data must be NaN or within"),
-    "large": ([[3e38]], ValueError, r"^data must be NaN or within ±4\.3e\+37"),
+    "infinite": ([[1.0], [INF]], ValueError, r"^bin_boundaries must be .* finite numbers"),
+    "large": ([[3e38]], ValueError, r"^bin_boundaries must be .* finite numbers"),
     "text": ([["a"]], TypeError, r"^data must be an array of numbers"),
     "stream": (iter([[1.0]]), TypeError, r"^data must be an array of numbers"),
     "no rows": (np.zeros((0, 2)), ValueError, r"^data must be \(\.\.\., n\), not empty"),
