@@ -81,8 +81,8 @@ def freeze_if_frozen(layer: keras.Layer) -> None:
 class BaseLayer(keras.Layer):
     """A layer whose config describes it, even after it was built.
 
-    Arguments in `_fixed` are attributes that the config contains, and that `__init__` and `build`
-    read. Assignments after them change the config, but not the layer.
+    Arguments in `_fixed` are read only in `__init__` or `build`. If they were assigned later, the
+    config would change, but not the layer. The constructor of a subclass can assign them.
 
     The config of a layer does not contain the layers that it creates in `build`. The list
     "frozen_layers" in the config contains the frozen ones, by their names from `layers_inside`.
@@ -91,6 +91,12 @@ class BaseLayer(keras.Layer):
     """
 
     _fixed: tuple[str, ...] = ()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        is_fixed = name in self._fixed and name in vars(self)
+        if is_fixed and (vars(self).get("built") or type(self).__module__.startswith("ple_keras.")):
+            raise AttributeError(f"{name} can be set only at creation. Received: {name}={value!r}")
+        super().__setattr__(name, value)
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
@@ -112,6 +118,12 @@ class BaseLayer(keras.Layer):
         serialize = keras.saving.serialize_keras_object  # initializers become dicts
         config |= {name: serialize(x) if callable(x) else x for name, x in fixed.items()}
         inside = list(layers_inside(self))
+        for name, layer in inside:
+            if layer.quantization_mode:
+                raise ValueError(
+                    "A quantized model can't be saved or cloned. Quantize the file of export_onnx. "
+                    f"Received: {self.name}/{name}.quantization_mode={layer.quantization_mode!r}"
+                )
         frozen = None if self.built else self._frozen_layers
         if self.built and any(layer.trainable != self.trainable for _, layer in inside):
             frozen = tuple(name for name, layer in inside if not layer.trainable)

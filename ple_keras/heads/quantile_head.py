@@ -83,6 +83,8 @@ class QuantileHead(RegressionHead):
         *,
         metrics: Sequence[MetricLike] | None = None,
         standardize: bool = False,
+        mean: float | Sequence[float] | None = None,
+        deviation: float | Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
         self.quantiles = _check_quantiles(quantiles)
@@ -97,6 +99,8 @@ class QuantileHead(RegressionHead):
             loss=pinball_loss(self.quantiles),
             metrics=metrics,
             standardize=standardize,
+            mean=mean,
+            deviation=deviation,
             **kwargs,
         )
 

@@ -62,6 +62,14 @@ class MultiTaskTraining(TracedModel):
     _hedges = True  # see `compile`
     _fit_hedge: FitHedge | None = None  # kept for the next `fit`, since it compiles the model
 
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.compile is keras.Model.compile:
+            raise TypeError(
+                "MultiTaskTraining must come before keras.Model in the bases of a class, or its "
+                f"heads would not train. Received: {cls.__name__} with bases={cls.__bases__}"
+            )
+
     def compile(
         self,
         optimizer: str | keras.Optimizer = "rmsprop",

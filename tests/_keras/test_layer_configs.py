@@ -1,13 +1,15 @@
 """Configs of every public layer, and layers that are created from them."""
 
 import inspect
+import itertools
 import json
 
 import keras
 import pytest
 
+import ple_keras as pk
 from tests._keras.layer_cases import CASES, every_layer
-from tests.helpers import once
+from tests.helpers import built, once
 from tests.pairs import fewer, pairs
 
 pytestmark = once
@@ -46,6 +48,34 @@ CLASSES = {case.cls.__name__: case.cls for case in CASES.values() if isinstance(
 def test_every_argument_of_a_layer_is_given_in_a_case(cls):
     given = {key for case in CASES.values() if case.cls is cls for key in case.arguments}
     assert set(inspect.signature(cls).parameters) - {"kwargs"} - IN_NO_CASE <= given
+
+
+FOLLOWED = {"activation", "balance_regularizer", "class_weight", "loss", "loss_weight"}
+FOLLOWED |= {"missing_label", "pos_weight", "reduction"}
+
+
+@every_layer
+def test_an_argument_that_a_layer_would_not_follow_cannot_be_assigned(case):
+    arguments = inspect.signature(type(case.make()).__init__).parameters.keys() - FOLLOWED
+    layer, with_weights = case.make(), case.make()
+    with_weights.build(case.shape(None))
+    for each, name in itertools.product((layer, with_weights), arguments):
+        if hasattr(each, name) and (type(each), name) != (pk.Gate, "dropout"):
+            message = f"^{name} can be set only|property '{name}' of .* has no setter"
+            with pytest.raises(AttributeError, match=message):
+                setattr(each, name, 7)
+
+
+def test_the_constructor_of_a_subclass_can_assign_an_argument():
+    class Mine(pk.ExpertBlock):
+        def __init__(self, units):
+            super().__init__(units)
+            self.dropout = 0.5
+
+    layer = built(Mine(4))
+    assert layer.get_config()["dropout"] == 0.5
+    with pytest.raises(AttributeError, match=r"^dropout can be .*Received: dropout=0\.1$"):
+        layer.dropout = 0.1
 
 
 def through_json(layer):

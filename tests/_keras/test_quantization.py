@@ -1,4 +1,4 @@
-"""`Model.quantize` quantizes experts, gates and heads in memory. Their files can't be loaded."""
+"""`Model.quantize` quantizes experts, gates and heads in memory. Files and clones refuse them."""
 
 import gc
 
@@ -8,7 +8,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import features, numpy_of, randomize
-from tests.models import chain
+from tests.models import chain, cloned
 from tests.templates import CopiedExpert
 
 
@@ -38,7 +38,7 @@ def is_int8(variable):
     return keras.backend.standardize_dtype(variable.dtype) == "int8"
 
 
-def test_a_quantized_model_predicts_and_its_file_is_refused(tmp_path):
+def test_a_quantized_model_predicts_and_is_not_saved_or_cloned(tmp_path):
     model = quantizable()
     x = features(64, 5)
     before, weights = numpy_of(model(x)), pk.gate_weights(model, x)["cgc"]
@@ -50,9 +50,9 @@ def test_a_quantized_model_predicts_and_its_file_is_refused(tmp_path):
         assert 0 < np.abs(quantized[task] - before[task]).max() < 0.1 * spread
     for gate, values in pk.gate_weights(model, x)["cgc"].items():
         assert 0 < np.abs(values - weights[gate]).max() < 0.1
-    model.save(tmp_path / "model.keras")
-    with pytest.raises(ValueError, match="could not be loaded"):
-        keras.models.load_model(tmp_path / "model.keras")
+    for call in (lambda: model.save(tmp_path / "model.keras"), lambda: cloned(model, None)):
+        with pytest.raises(ValueError, match=r"can't be saved or cloned\. .*export_onnx.*'int8'"):
+            call()
 
 
 def test_stacked_experts_give_a_warning_and_stay_in_float():

@@ -100,6 +100,13 @@ test_other_outputs_are_refused = all_refused(
 )
 
 
+def test_a_mixin_after_the_model_is_refused():
+    with pytest.raises(TypeError, match=r"before keras\.Model .* Received: Mine with bases=\(<cl"):
+
+        class Mine(keras.Model, pk.MultiTaskTraining):
+            pass
+
+
 class Wrong(pk.MultiTaskTraining, keras.Model):
     """Subclassed model with some TaskHeads, which returns the prediction of a task."""
 
