@@ -20,7 +20,10 @@ class Quantiles(Family):
         self.levels, self.axes = np.array(quantiles), min(len(quantiles), 2)
 
     def link(self, p: np.ndarray) -> Any:
-        return p if p.ndim == 1 else np.sort(p, axis=-1)  # quantiles of boosting cross
+        if p.ndim == 1:
+            return p
+        is_missing = np.isnan(p).any(axis=-1, keepdims=True)  # a sort moves NaN to the end
+        return np.where(is_missing, np.nan, np.sort(p, axis=-1))  # quantiles of boosting cross
 
     def indicators(self, y: np.ndarray, units: int) -> np.ndarray | None:
         return np.repeat(y, units, axis=-1) if y.shape[-1] == 1 else None

@@ -4,6 +4,7 @@ from datetime import datetime
 
 import numpy as np
 
+from ple_keras._checks import short_repr
 from ple_keras.columns.columns import Rows, column_values
 
 
@@ -46,6 +47,16 @@ def split_rows(
             f"{names}. Received: {count} rows"
         )
     return np.flatnonzero(~is_valid), np.flatnonzero(is_valid)
+
+
+def check_names(**names: object) -> None:
+    """Check that arguments are names of columns, or None."""
+    for argument, name in names.items():
+        if not isinstance(name, str | None):
+            raise TypeError(
+                f"{argument} must be the name of a column. `task_report` and `compare_predictions` "
+                f"take an array, `groups`. Received: {argument}={short_repr(name)}"
+            )
 
 
 def value_ranks(frame: Rows, name: str, is_time: bool = False) -> np.ndarray:

@@ -33,7 +33,7 @@ from ple_keras.models.multi_task_model import MultiTaskModel
 from ple_keras.optimizers.sparse_adagrad import SparseAdagrad
 from ple_keras.optimizers.table_optimizer import table_optimizer
 from ple_keras.tabular.importance import Arrays, ImportanceReport, Losses, column_importance
-from ple_keras.tabular.row_split import split_rows, value_ranks
+from ple_keras.tabular.row_split import check_names, split_rows, value_ranks
 from ple_keras.tabular.task_columns import TaskColumns
 from ple_keras.transfer.fill_new_rows import fill_new_rows, set_digest
 
@@ -358,6 +358,7 @@ class TabularModel:
         self, frame: Rows, validation: Any, time: str | None, group: str | None
     ) -> tuple[Rows, Rows]:
         """Return the training rows and the validation rows."""
+        check_names(time=time, group=group)
         if hasattr(validation, "columns"):
             validation = validation, None
         if isinstance(validation, tuple) and len(validation) == 2:
@@ -454,11 +455,7 @@ class TabularModel:
 
     def _groups(self, rows: Rows, group: str | None) -> np.ndarray | None:
         """Return the group of each row by a column, or by the column of `fit`."""
-        if not isinstance(group, str | None):
-            raise TypeError(
-                "group must be the name of a column. `task_report` and `compare_predictions` take "
-                f"an array, `groups`. Received: group={short_repr(group)}"
-            )
+        check_names(group=group)
         name = group or self._group
         if group is None and name is not None and name not in rows.columns:
             warn_user(f"rows lack {name!r}, the group of `fit`, so they count as independent")

@@ -127,6 +127,8 @@ def test_predictions_are_compared_and_mixed():
     mixed = found.predict(crossing)["m"]
     a, b = found.weights["m"].values()
     np.testing.assert_allclose(mixed, a * P[0] + b * P[1])
+    lacking = {"a": {"m": np.where(Y[:, None] == Y[0], [[1, np.nan, 3]], P[0])}, "b": {"m": P[1]}}
+    assert np.isnan(found.predict(lacking)["m"][0]).all()
     large = {name: {"m": 1e6 * p + 1.7e9} for name, p in zip("ab", P)}
     scaled = pk.mix_predictions({"m": 1e6 * Y + 1.7e9}, large, {"m": head()})
     assert scaled.weights["m"]["a"] == pytest.approx(a, abs=1e-3)

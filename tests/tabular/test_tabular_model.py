@@ -276,6 +276,8 @@ FITS = {
         )
         for name, options in (("liked it", {}), ("age", {"sample_weight": "age"}))
     },
+    "groups": ({}, {"group": SMALL["city"]}, TypeError, "group must be the name of a column"),
+    "times": ({}, {"time": ["age"]}, TypeError, "time must be the name of a column"),
     "share": ({}, {"validation": 1.0}, "validation must be finite and above 0 and bel"),
     "weights": ({}, {"sample_weight": {"a": "age"}}, "sample_weight must have keys am"),
     "no rows": ({"frame": SMALL[:0]}, {}, "frame must have at least one row"),
