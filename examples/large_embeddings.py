@@ -101,10 +101,8 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="10 steps, 20,000 rows")
-    parser.add_argument("--rows", type=int, default=IDS, help=f"rows of a large table; {IDS:,}")
-    parser.add_argument("--steps", type=int, default=195, help="195 by default")
-    args = parser.parse_args()
-    large, steps, test_rows = (20_000, 10, 5000) if args.quick else (args.rows, args.steps, 50_000)
+    is_quick = parser.parse_args().quick
+    large, steps, test_rows = (20_000, 10, 5000) if is_quick else (IDS, 195, 50_000)
     cases = [(way, rows) for rows in (SMALL, large) for way in ("plain", "rows")]
     x, y = make_data(steps * BATCH, seed=1)
     x_test, y_test = make_data(test_rows, seed=2)

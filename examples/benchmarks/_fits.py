@@ -34,7 +34,6 @@ STEEP_CANDIDATES = (0.01, 0.03, 0.1, 0.3, 1.0)  # of Adagrad and SGD
 RATES: dict[str, dict[str, float]] = {
     "single": {"census": 0.02, "synthetic": 0.04},
     "bottom": {"census": 0.005, "synthetic": 0.02},
-    "bottom-uncertainty": {"census": 0.04, "synthetic": 0.02},
     "mmoe": {"census": 0.01, "synthetic": 0.02},
     "mmoe-levels": {"census": 0.02, "synthetic": 0.01},
     "cgc": {"census": 0.01, "synthetic": 0.01},

@@ -25,10 +25,7 @@ class Network:
         streams: Whether every stream has its own copy of the features.
         own_tables: For "hedged", the width of the tables of own branches, relative to the shared
             branch. 0 is one table for all branches.
-        uncertainty: Whether the weights of the losses are learned.
         base: For an option under test, the kind of network that it is compared with, or "".
-        task_experts: The numbers of experts per level, of the first task and of every other task.
-        gate_dropout: The probability of dropping an expert from a gate.
         reduction: The `reduction` of all heads.
         branches: For "hedged": "own" for a shared branch and an own branch per task, "ple" for
             these and a PLE, "bottoms" for two shared branches of half the width, or "stopped" for
@@ -45,10 +42,7 @@ class Network:
     isolated: bool = False
     streams: bool = False
     own_tables: float = 1.0
-    uncertainty: bool = False
     base: str = ""
-    task_experts: tuple[int, int] = (1, 1)
-    gate_dropout: float = 0.0
     reduction: str | None = None
     branches: str = "own"
     is_alone: bool = False
@@ -60,9 +54,6 @@ class Network:
 BLOCKS = {
     "single": Network("single-task", "single", is_alone=True),
     "bottom": Network("shared bottom", "bottom"),
-    "bottom-uncertainty": Network(
-        "shared bottom, learned loss weights", "bottom", uncertainty=True
-    ),
     "mmoe": Network("MMoE", "mmoe"),
     "mmoe-levels": Network("MMoE, 2 levels", "mmoe-levels"),
     "cgc": Network("CGC (PLE, 1 level)", "cgc"),
@@ -70,13 +61,6 @@ BLOCKS = {
     "ple-isolated": Network("PLE, isolated", "ple", isolated=True),
     "cgc-streams": Network("CGC, features by stream", "cgc", streams=True),
     "ple-streams": Network("PLE, isolated, features by stream", "ple", isolated=True, streams=True),
-}
-# For data whose first task has few labels.
-SCARCE = {
-    "ple-no-other": Network(
-        "PLE, other task without expert", "ple", base="ple", task_experts=(1, 0)
-    ),
-    "ple-gate-dropout": Network("PLE, gate dropout 0.3", "ple", base="ple", gate_dropout=0.3),
 }
 # For data with missing labels. Without them, the reduction changes nothing.
 ROOT = {
@@ -134,7 +118,7 @@ OPTIMIZERS = {
     for base, network in {**BLOCKS, **HEDGED}.items()
     if base in ("single", "bottom", "hedged")
 }
-NETWORKS = {**BLOCKS, **SCARCE, **ROOT, **HEDGED, **MIXTURES, **EXPONENTS, **OPTIMIZERS}
+NETWORKS = {**BLOCKS, **ROOT, **HEDGED, **MIXTURES, **EXPONENTS, **OPTIMIZERS}
 # Without embedding tables, there are no features to copy, so these networks are equal.
 WITHOUT_TABLES = {
     "cgc-streams": "cgc",
@@ -222,8 +206,7 @@ def build_network(
                 reduction=network.reduction,
             )
             for task in tasks
-        ],
-        loss_weighting="uncertainty" if network.uncertainty else None,
+        ]
     )
     inputs = {
         name: keras.Input(x.shape[1:], dtype=x.dtype.name, name=name)
@@ -280,15 +263,7 @@ def build_block(
         return pk.PLEBlock(1, tasks, pk.ExpertBlock(widths, dropout=dropout))
     if network.block == "mmoe-levels":
         return pk.PLEBlock(len(levels), tasks, levels, 0, len(tasks) + 1)
-    first, others = network.task_experts
-    return pk.PLEBlock(
-        len(levels),
-        tasks,
-        levels,
-        {task: others if i else first for i, task in enumerate(tasks)},
-        gate_kwargs={"dropout": network.gate_dropout},
-        isolate_task_experts=network.isolated,
-    )
+    return pk.PLEBlock(len(levels), tasks, levels, isolate_task_experts=network.isolated)
 
 
 def hedged_features(network: Network, tasks: list[str], features: Any, recipe: Recipe) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ._cases import Case, all_cases
 from ._fits import Fit, candidates
-from ._networks import BLOCKS, EXPONENTS, OPTIMIZERS, ROOT, SCARCE, WITHOUT_TABLES
+from ._networks import BLOCKS, EXPONENTS, OPTIMIZERS, ROOT, WITHOUT_TABLES
 
 PUBLISHED_SEEDS = {"weight": 10, "scarce": 5, "correlation": 6, "tasks": 5}
 SEEDS_UNRELATED = 20  # with few labels, next to an unrelated task
@@ -43,14 +43,12 @@ def plan() -> list[Fit]:
     """Return all fits."""
     both = [*BASELINES, HEDGED, *ENSEMBLES, *VARIANTS, *OTHER_BLOCKS, *ROOT]
     searched = [*BLOCKS, HEDGED, *ENSEMBLES, *VARIANTS]
-    scarce = [fit for fit in fits([*SCARCE], published_seeds) if fit.case.setting == "scarce"]
     return [
         *searches(searched, ["census", "synthetic"]),
         *searches(SMALLER_TABLES, ["census"]),
         *searches([*OPTIMIZERS], ["synthetic"]),
-        *fits([*both, "bottom-uncertainty"], published_seeds),
+        *fits(both, published_seeds),
         *fits([*both, *SMALLER_TABLES], fresh_seeds),
-        *scarce,
         *ablations(),
         *with_small_validation(),
     ]

@@ -8,7 +8,7 @@ import numpy as np
 
 from ._cases import Case, all_cases
 from ._fits import Fit, Store, metric_name
-from ._networks import BINARY, MIXTURES, ROOT, SCARCE, title
+from ._networks import BINARY, MIXTURES, ROOT, title
 from ._plan import (
     ABLATION_CASES,
     ABLATION_SEEDS,
@@ -33,7 +33,6 @@ OTHER_MIXTURES = [kind for kind in MIXTURES if kind not in ALL_ENSEMBLES]
 MODELS = [HEDGED, *SMALLER_TABLES, *VARIANTS, *OTHER_MIXTURES, *ALL_ENSEMBLES]
 MODELS += [*BASELINES, *OTHER_BLOCKS, *ROOT]
 CHART = [HEDGED, *BASELINES, *OTHER_BLOCKS]
-GAINS = [HEDGED, "bottom", *OTHER_BLOCKS, "bottom-root", "ple-root", *SCARCE, "bottom-uncertainty"]
 NOTE = (
     "How much worse than the better of single-task networks and a shared bottom, in the worst of "
     "23 problems: mean over fresh seeds and 95% interval. Lower is better."
@@ -56,11 +55,6 @@ class Estimate:
 
         error = float(np.std(values, ddof=1)) / len(values) ** 0.5
         return cls(float(np.mean(values)), float(t.ppf(0.975, len(values) - 1)) * error)
-
-    @property
-    def mark(self) -> str:
-        """A star if the interval excludes 0."""
-        return " " if abs(self.mean) <= self.half else "*"
 
     def format(self, sign: str = "") -> str:
         """Return text such as "0.9477 ± 0.0003"."""
@@ -243,23 +237,6 @@ def worst_regrets(scores: Scores) -> str:
     return align_columns(rows, left=(0, 2, 5))
 
 
-def gains(store: Store) -> str:
-    """Return the gains of blocks over single-task networks, by case."""
-    scores = all_scores(store, ["single", *GAINS])
-    rows = [["case", "measure", *GAINS]]
-    for key, case in scores.cases.items():
-        for measure, tasks in case.measures.items():
-            cells = []
-            for kind in GAINS:
-                cell = ""
-                if len(scores.seeds(key, [kind, "single"])) > 1:
-                    gain = Estimate.of(scores.gain(key, kind, "single", tasks))
-                    cell = f"{gain.mean:+.4f}{gain.mark}"
-                cells.append(cell)
-            rows.append([case.title, measure, *cells])
-    return align_columns(rows, left=(0, 1))
-
-
 def ablations(store: Store) -> str:
     """Return the tables of the ablations that have their own fits."""
     exponents = [HEDGED, "hedged-exponent-0", "hedged-exponent-1"]
@@ -314,7 +291,6 @@ def report(store: Store) -> dict[str, str]:
         few: equivalence({few: regrets(small, HEDGED), "all": regrets(same, HEDGED)}),
         "tasks": equivalence(tasks),
         "models": worst_regrets(scores),
-        "gains": gains(store),
         "ablations": ablations(store),
     }
 

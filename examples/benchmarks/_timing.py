@@ -32,6 +32,20 @@ ONE_THREAD = {
 Seconds = list[float]
 
 
+def start_backend() -> str:
+    """Give the backend one thread, print the version of Keras, and return the backend's name."""
+    os.environ.update(ONE_THREAD)
+    import keras
+
+    backend: str = keras.backend.backend()
+    if backend == "torch":
+        import torch
+
+        torch.set_num_threads(1)
+    print(f"Keras {keras.__version__} on {backend}")
+    return backend
+
+
 def measure_interleaved(
     calls: Mapping[str, Callable[[], Any]],
     rounds: int,

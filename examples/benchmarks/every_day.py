@@ -3,7 +3,6 @@
     pip install -e ".[torch,examples,tables]"
     KERAS_BACKEND=torch python -m examples.benchmarks.every_day              # from kept scores
     KERAS_BACKEND=torch python -m examples.benchmarks.every_day --seeds 2    # adds a seed
-    KERAS_BACKEND=torch python -m examples.benchmarks.every_day --rows 10_000_000
 
 The hedged branches are those of examples/recommender.py. A model trains on the first rows of a log,
 and then on each of several days, of which the last 15% are for validation. The logs:
@@ -17,13 +16,9 @@ and then on each of several days, of which the last 15% are for validation. The 
 The script prints the mean scores on the day after and the CPU time of a day. In parentheses is the
 difference to new rows with a patience of one: its mean over seeds and days ± half of the 95%
 interval over the days. The CPU time of a seed is 0.08 hours.
-
-With `--rows`, it prints the time and the peak memory of `update` and `fill_new_rows` for a frame of
-so many rows, in which 30% of the users are new, and a table with so many rows.
 """
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -183,42 +178,12 @@ def format_table(name: str, seeds: dict[str, Scores]) -> str:
     return "\n\n".join(map(align_columns, (table, differences)))
 
 
-def measure_rows(count: int) -> None:
-    """Print the time and the peak memory of `update` and `fill_new_rows`."""
-    import pandas as pd
-
-    import ple_keras as pk
-
-    rng, half = np.random.default_rng(0), count // 2
-    first = pd.DataFrame({"user": np.arange(half), "age": rng.normal(size=half)})
-    columns = pk.Columns(["user"], ["age"]).fit(first, min_rows=1, spare_rows=1.0)
-    network, heads = columns.network(embedding_dim=8), pk.TaskHeads([pk.BinaryHead("click")])
-    block = pk.SharedBottomBlock(heads, [8])
-    model = pk.MultiTaskModel(network.input, heads(block(network.output)))
-    day = pd.DataFrame({"user": rng.integers(0, half * 10 // 7, count), "age": 0.0})
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"frames, columns and model: a peak of {peak:.1f} GiB")
-    for name in ("update", "fill_new_rows"):
-        began = time.process_time()
-        if name == "update":
-            updated = columns.update(day, min_rows=1)
-        else:
-            pk.fill_new_rows(model, columns, updated)
-        seconds = time.process_time() - began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{name}: {seconds:.1f} CPU s, with a peak of {peak:.1f} GiB in the process")
-    print(f"{len(updated.known['user']) - half:,} new values in {columns.rows['user']:,} rows")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the seeds that are not kept, and print the table of all."""
     parser = make_parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[], help="seeds to add")
-    parser.add_argument("--rows", type=int, help="measure time and memory with so many rows")
     parser.add_argument("--data", type=Path, default=ROOT / "ml-100k", help="the data folder")
     args = parser.parse_args(arguments)
-    if args.rows:
-        return measure_rows(args.rows)
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {name: {} for name in LOGS}
     for name in LOGS:
         for seed in map(str, args.seeds):

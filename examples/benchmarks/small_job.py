@@ -12,7 +12,6 @@ equal layers:
     ours                MultiTaskModel with the default metrics, including two AUCs; 20% of the
                         labels of two tasks are missing
     ours, eagerly       on PyTorch, the same with `run_eagerly=True`
-    ours, compiled      with `--compiled`, the same with `jit_compile=True`
     plain               Dense layers, Keras's losses and `keras.metrics.AUC()` for two tasks; no
                         label is missing
     by hand             on PyTorch, the network without Keras and without metrics
@@ -27,7 +26,6 @@ within one run.
 rows, with the exported program, the ONNX file in one thread, and the forward pass by hand.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -38,13 +36,12 @@ import numpy as np
 
 from ._step_pairs import JOBS, TASKS, Arrays, by_hand, make_data, ours, plain, plain_labels
 from ._tables import align_columns, make_parser
-from ._timing import ONE_THREAD, Seconds, measure_interleaved, median_ms, median_ratio
+from ._timing import Seconds, measure_interleaved, median_ms, median_ratio, start_backend
 
 BATCH = 512
 MODELS: dict[str, dict[str, bool]] = {  # with arguments of `compile`
     "ours": {},
     "ours, eagerly": {"run_eagerly": True},
-    "ours, compiled": {"jit_compile": True},
     "plain": {},
 }
 BY_HAND = "by hand"
@@ -66,18 +63,17 @@ def train_by_hand(job: str, x: Arrays, y: Arrays) -> tuple[Callable[[], None], i
     return train, parameters
 
 
-def measure(job: str, steps: int, rounds: int, compiled: bool = False) -> dict[str, Seconds]:
+def measure(job: str, steps: int, rounds: int) -> dict[str, Seconds]:
     """Return the CPU seconds of a step by model, in each round. The models take turns."""
     import keras
 
     x, y = make_data(steps * BATCH)
     _, complete = make_data(steps * BATCH, complete=True)
     is_torch = keras.backend.backend() == "torch"
-    is_measured = {"ours, eagerly": is_torch, "ours, compiled": compiled}
     calls: dict[str, Callable[[], Any]] = {}
     sizes = set()
     for name, settings in MODELS.items():
-        if not is_measured.get(name, True):
+        if name == "ours, eagerly" and not is_torch:
             continue
         model = plain(job) if name == "plain" else ours(job, **settings)
         labels = plain_labels(model, complete) if name == "plain" else y
@@ -148,25 +144,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the models in turns, and print a table per job."""
     parser = make_parser(__doc__)
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=["small"], help="default: small")
-    parser.add_argument("--compiled", action="store_true", help="with jit_compile=True, too")
     parser.add_argument("--predictions", action="store_true", help="compare predictions instead")
     parser.add_argument("--steps", type=int, default=50, help="of a turn, default 50")
     parser.add_argument("--rounds", type=int, default=10, help="default: 10")
     args = parser.parse_args(arguments)
-    os.environ.update(ONE_THREAD)
-    import keras
-
-    backend = keras.backend.backend()
-    if backend == "torch":
-        import torch
-
-        torch.set_num_threads(1)
-    print(f"Keras {keras.__version__} on {backend}")
+    start_backend()
     for job in args.jobs:
         if args.predictions:
             print(measure_predictions(job, args.rounds))
             continue
-        print(format_table(measure(job, args.steps, args.rounds, args.compiled)))
+        print(format_table(measure(job, args.steps, args.rounds)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ includes compilation. The CPU time is 0.05 hours per backend. Compare only ratio
 one run.
 """
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from ._tables import align_columns, make_parser
-from ._timing import ONE_THREAD, measure_interleaved, median_ms, median_ratio
+from ._timing import measure_interleaved, median_ms, median_ratio, start_backend
 
 BATCH, FEATURES, HIDDEN = 256, 64, (128, 64)
 HAND = "by hand"
@@ -135,14 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=50, help="of a turn, default 50")
     parser.add_argument("--rounds", type=int, default=7, help="default: 7")
     args = parser.parse_args(arguments)
-    os.environ.update(ONE_THREAD)
-    import keras
-
-    if keras.backend.backend() == "torch":
-        import torch
-
-        torch.set_num_threads(1)
-    print(f"Keras {keras.__version__} on {keras.backend.backend()}, {args.steps} steps a turn")
+    start_backend()
     for targets in args.targets:
         print(f"\n{measure(targets, args.steps, args.rounds)}", flush=True)
 

@@ -22,7 +22,6 @@ run.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -33,7 +32,7 @@ import numpy as np
 import pandas as pd
 
 from ._tables import align_columns, make_parser
-from ._timing import ONE_THREAD, measure_interleaved, median_ms, median_ratio
+from ._timing import measure_interleaved, median_ms, median_ratio, start_backend
 
 ROWS, BATCH, WIDTH, UNITS, EPOCHS = 7000, 500, 8, [64, 32], 3  # EPOCHS: of a turn
 CASES = {"200 numbers": (0, 200), "10 ids, 30 numbers": (10, 30), "30 ids, 30 numbers": (30, 30)}
@@ -187,15 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=10, help="default: 10")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep results by backend")
     args = parser.parse_args(arguments)
-    os.environ.update(ONE_THREAD)
-    import keras
-
-    backend = keras.backend.backend()
-    if backend == "torch":
-        import torch
-
-        torch.set_num_threads(1)
-    print(f"Keras {keras.__version__} on {backend}")
+    backend = start_backend()
     measure(1, 1, 1, False)  # starts the backend
     results: dict[str, Any] = {}
     for case, (ids, numbers) in CASES.items():

@@ -2,7 +2,6 @@
 
     pip install -e ".[jax,orbax]"
     python examples/distributed/jax_tables.py
-    python examples/distributed/jax_tables.py --times    # of steps on one, two and four devices
 
 Takes three minutes on two cores. Two processes with two devices each stand for the machines of a
 cluster. Each device holds a quarter of the rows of each table, and of the optimizer's sums. After
@@ -50,12 +49,12 @@ PROCESSES, DEVICES = 2, 2  # devices of each process
 USERS, ITEMS, ROWS, BATCH, EPOCHS = 40_000, 8_000, 1920, 240, 4
 
 
-def split_tables(devices=None):
-    """Return a distribution that splits tables by rows over devices, by default all of them.
+def split_tables():
+    """Return a distribution that splits tables by rows over all devices.
 
     The pattern must match the whole path of a variable. It also matches SparseAdagrad's sums.
     """
-    devices = devices or keras.distribution.list_devices()
+    devices = keras.distribution.list_devices()
     layouts = LayoutMap(DeviceMesh((1, len(devices)), ("batch", "rows"), devices))
     layouts[r".*embeddings.*"] = ("rows", None)
     return ModelParallel(layout_map=layouts, batch_dim_name="batch", auto_shard_dataset=False)
@@ -69,24 +68,24 @@ def print_split(model):
             print(f"{variable.path}: {variable.shape[0]} rows, {shard.shape[0]} on a device")
 
 
-def make_data(users=USERS, items=ITEMS):
+def make_data():
     """Return random ids of users and items, and labels of two tasks. Some labels are missing."""
     rng = np.random.default_rng(0)
     x = {
-        "user": rng.integers(0, users, ROWS).astype("int32"),
-        "item": rng.integers(0, items, ROWS).astype("int32"),
+        "user": rng.integers(0, USERS, ROWS).astype("int32"),
+        "item": rng.integers(0, ITEMS, ROWS).astype("int32"),
     }
     click = (x["item"] % 3 == 0).astype("float32")
     return x, {"click": click, "buy": np.where(click == 1, x["user"] % 2, np.nan)}
 
 
-def make_model(users=USERS, items=ITEMS):
+def make_model():
     """Return a compiled model. It needs no changes for split tables."""
     keras.utils.set_random_seed(0)
     inputs = {name: keras.Input((), dtype="int32", name=name) for name in ("user", "item")}
     rows = [
         pk.SparseEmbedding(count, 8, name=f"{name}_table")(inputs[name])
-        for name, count in (("user", users), ("item", items))
+        for name, count in (("user", USERS), ("item", ITEMS))
     ]
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.BinaryHead("buy")])
     ple = pk.PLEBlock(2, heads, [16])
@@ -170,26 +169,6 @@ def arrays(model):
     }
 
 
-def print_times():
-    """Print the time of a step, and the memory of two tables and their sums on a device."""
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
-    print(f"{'rows':>10}{'devices':>9}{'step, ms':>10}{'MB':>7}")
-    for rows in (10_000, 1_000_000, 5_000_000):
-        data = make_data(rows, rows)
-        for count in (1, 2, 4):
-            devices = keras.distribution.list_devices()[:count]
-            keras.distribution.set_distribution(split_tables(devices))
-            model = make_model(rows, rows)
-            variables = (*model.trainable_variables, *model.optimizer.variables)
-            tables = [variable for variable in variables if "embeddings" in variable.path]
-            size = sum(table.value.addressable_shards[0].data.nbytes for table in tables)
-            for epochs in (2, 25):  # the first fit compiles
-                begin = time.perf_counter()
-                model.fit(*data, batch_size=BATCH, epochs=epochs, verbose=0)
-            step = (time.perf_counter() - begin) / (epochs * ROWS / BATCH)
-            print(f"{rows:10,}{count:9}{1000 * step:10.1f}{size / 1e6:7.1f}", flush=True)
-
-
 def start(folder, kill):
     """Start processes on this machine's CPU. Return their exit codes (see `run_processes`)."""
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
@@ -203,12 +182,8 @@ def main():
     )
     parser.add_argument("folder", nargs="?", default="jax_tables", help="the checkpoints")
     parser.add_argument("file", nargs="?", default="jax_tables.keras", help="for one device")
-    parser.add_argument("--times", action="store_true", help="print times of steps instead")
     args = parser.parse_args()
     folder = os.path.abspath(args.folder)
-    if args.times:
-        print_times()
-        return
     if "KERAS_DISTRIBUTION_PROCESS_ID" in os.environ:  # on a cluster
         run(folder, kill=False)
         return

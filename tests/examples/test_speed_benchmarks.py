@@ -23,6 +23,9 @@ pytestmark = [pytest.mark.nightly, once]
 @pytest.fixture(autouse=True)
 def _short_turns(monkeypatch):
     monkeypatch.setattr(_timing, "TURN_SECONDS", 0.0)  # one call per turn
+    for name in _timing.ONE_THREAD:
+        monkeypatch.setenv(name, "1")  # and restored
+    monkeypatch.setattr(_timing, "ONE_THREAD", {})
 
 
 def tiny_case(tasks=3, experts=(5, 4), levels=2, features=4, batch=8, **sizes):
@@ -98,12 +101,8 @@ def test_runs_of_a_whole_job_are_kept(monkeypatch, capsys, tmp_path):
 
 
 def test_small_jobs_are_compared_with_plain_keras_and_pytorch(monkeypatch, capsys):
-    for name in small_job.ONE_THREAD:
-        monkeypatch.setenv(name, "1")  # and restored
-    monkeypatch.setattr(small_job, "ONE_THREAD", {})
     small_job.main(["--jobs", *small_job.JOBS, "--rounds", "1", "--steps", "2"])
     names = [*small_job.MODELS, small_job.BY_HAND]
-    names.remove("ours, compiled")
     cells = first_cells(capsys.readouterr().out, 3 * (2 + len(names)))
     assert [cell for cell in cells if cell in names] == 3 * names
     assert [cell.split(":")[0] for cell in cells if ":" in cell] == [*small_job.JOBS]
@@ -115,9 +114,6 @@ def test_small_jobs_are_compared_with_plain_keras_and_pytorch(monkeypatch, capsy
 
 
 def test_steps_by_number_of_targets_are_compared_with_one_matrix_by_hand(monkeypatch, capsys):
-    for name in targets.ONE_THREAD:
-        monkeypatch.setenv(name, "1")  # and restored
-    monkeypatch.setattr(targets, "ONE_THREAD", {})
     monkeypatch.setattr(targets, "MOST_HEADS", 2)
     targets.main(["--targets", "2", "3", "--rounds", "1", "--steps", "1"])
     rows = ["by hand", "head", "head + metrics"]
@@ -126,9 +122,6 @@ def test_steps_by_number_of_targets_are_compared_with_one_matrix_by_hand(monkeyp
 
 
 def test_networks_of_many_columns_are_compared(monkeypatch, capsys, tmp_path):
-    for name in wide_tables.ONE_THREAD:
-        monkeypatch.setenv(name, "1")  # and restored
-    monkeypatch.setattr(wide_tables, "ONE_THREAD", {})
     monkeypatch.setattr(wide_tables, "ROWS", 5000)
     monkeypatch.setattr(wide_tables, "BATCH", 2500)
     monkeypatch.setattr(wide_tables, "CASES", {"30 ids, 2 numbers": (30, 2)})
