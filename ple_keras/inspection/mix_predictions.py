@@ -75,7 +75,7 @@ def mix_predictions(
     f_km is the logit of a probability of model m for task k, the logarithm of a probability of a
     class, of a count or of an amount, or a number. The weights a_k are above 0 and have a sum of 1.
     `FitHedge` fits the weights of branches in the same way, with the same sums for squared errors
-    and overdispersed counts. Without labels, the weights of a task are equal.
+    and overdispersed counts. Without labels, or if all weights of rows are 0, they are equal.
 
     The rows must be new to all models: neither their training nor their stops may have used them. A
     model that has seen the rows looks better than it is, and gets too much weight.
@@ -133,7 +133,8 @@ def mix_predictions(
         are_numbers = not (family.is_rate or family.has_classes)
         if are_numbers and len(labels):  # float32 lacks the digits of large numbers
             labels, values = ((x - labels.mean()) / (labels.std() or 1) for x in (labels, values))
-        found = LabeledValues(labels[:, None], weights, values)
+        counts = weights > 0
+        found = LabeledValues(labels[counts, None], weights[counts], values[:, counts])
         mixture = best_mixture(_unscaled_head(losses[task], values.shape[-1]), found, prior)
         weights_by_task[task] = dict(zip(predictions, mixture.tolist()))
     return Mixture(weights_by_task, dict(losses))

@@ -141,8 +141,9 @@ def test_a_head_is_a_kind():
 @pytest.mark.parametrize("kind", ["binary", "count", "amount"])
 def test_predictions_are_limited_and_tasks_without_labels_have_equal_weights(kind):
     p = {model: {"t": [0, 1 if kind == "binary" else 4]} for model in "ab"}
-    mixture = pk.mix_predictions({"t": [NAN, NAN]}, p, {"t": kind})
-    assert mixture.weights["t"] == {"a": 0.5, "b": 0.5}
+    for y, weights in ([NAN, NAN], None), ([0, 1], [0, 0]):
+        mixture = pk.mix_predictions({"t": y}, p, {"t": kind}, sample_weight=weights)
+        assert mixture.weights["t"] == {"a": 0.5, "b": 0.5}
     high = 1 - LEAST if kind == "binary" else 4
     assert mixture.predict(p)["t"] == pytest.approx([LEAST, high], rel=1e-9)
 
