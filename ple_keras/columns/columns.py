@@ -476,10 +476,15 @@ class Columns:
                 below 1, `dropout` is not at least 0 and below 1, or both are dicts of different
                 streams.
         """
-        from ple_keras.columns.network import build_network  # the module imports Keras
+        from ple_keras.columns.network import NetworkSpec, build_network  # the module imports Keras
 
         self._check_fitted()
-        return build_network(self, embedding_dim, dropout, number_embedding_dim, packed)
+        names = self._input_names(packed)
+        quantiles = {name: self._scaled_quantiles(name) for name in self.numbers}
+        spec = NetworkSpec(
+            self.ids, self.sequences, quantiles, names, self.rows, self.digest, packed
+        )
+        return build_network(spec, embedding_dim, dropout, number_embedding_dim)
 
     def _scaled_quantiles(self, name: str) -> list[float]:
         """Return the quantiles of a column as networks read its numbers: at most 5 deviations."""

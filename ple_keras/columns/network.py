@@ -1,6 +1,7 @@
 """A network that maps encoded columns to features."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -10,27 +11,48 @@ from keras import ops
 from ple_keras._checks import check_int, check_keys, check_number
 from ple_keras._typing import Tensor
 from ple_keras.columns.column_layers import ColumnFeatures, ColumnTable
-from ple_keras.columns.columns import Columns, free_name
+from ple_keras.columns.columns import free_name
 from ple_keras.layers.number_embedding import NumberEmbedding
 
 
+@dataclass(frozen=True)
+class NetworkSpec:
+    """The columns that a network reads.
+
+    Attributes:
+        ids: The columns of ids.
+        sequences: `{column: (table, length)}` of lists and texts.
+        quantiles: The scaled and limited quantiles of each column of numbers.
+        inputs: The name of the input of each column that has one.
+        rows: The number of rows of each table.
+        digest: The digest of the columns.
+        packed: Whether all ids, and all numbers, are one input.
+    """
+
+    ids: Sequence[str]
+    sequences: Mapping[str, tuple[str, int]]
+    quantiles: Mapping[str, Sequence[float]]
+    inputs: Mapping[str, str]
+    rows: Mapping[str, int]
+    digest: str
+    packed: bool
+
+
 def build_network(
-    columns: Columns,
+    spec: NetworkSpec,
     embedding_dim: int | Mapping[str, int],
     dropout: float,
     number_embedding_dim: int | Mapping[str, int | None] | None,
-    packed: bool,
 ) -> keras.Model | dict[str, keras.Model]:
     """Return a network, or a dict of networks keyed by stream (see `Columns.network`).
 
     Args:
-        columns: The fitted columns.
+        spec: The columns.
         embedding_dim: As for `Columns.network`.
         dropout: As for `Columns.network`.
         number_embedding_dim: As for `Columns.network`.
-        packed: As for `Columns.network`.
     """
-    networks = _Networks(columns, check_number(dropout, "dropout", minimum=0, below=1), packed)
+    networks = _Networks(spec, check_number(dropout, "dropout", minimum=0, below=1))
     sizes = (embedding_dim, number_embedding_dim)
     dicts = [each for each in sizes if each and isinstance(each, Mapping)]
     if not dicts:  # an empty dict is not an integer
@@ -47,32 +69,29 @@ class _Networks:
     """Networks with common inputs.
 
     Args:
-        columns: The fitted columns.
+        spec: The columns.
         dropout: The dropout rate of the rows of tables.
-        packed: Whether all ids, and all numbers, are one input.
     """
 
-    def __init__(self, columns: Columns, dropout: float, packed: bool) -> None:
-        self._columns, self._dropout, self._packed = columns, dropout, packed
-        self._names = columns._input_names(packed)
-        self._quantiles = [columns._scaled_quantiles(name) for name in columns.numbers]
+    def __init__(self, spec: NetworkSpec, dropout: float) -> None:
+        self._spec, self._dropout = spec, dropout
         self._read_inputs: dict[str, Tensor] = {}
         self._codes, self._numbers = [], None
-        if columns.ids:
-            self._codes.append(self._add_scalars(columns.ids, "ids", "int32"))
-        for column, (_, length) in columns.sequences.items():
-            name = self._names[column]
+        if spec.ids:
+            self._codes.append(self._add_scalars(spec.ids, "ids", "int32"))
+        for column, (_, length) in spec.sequences.items():
+            name = spec.inputs[column]
             self._read_inputs[name] = keras.Input((length,), dtype="int32", name=name)
             self._codes.append(self._read_inputs[name])
-        if columns.numbers:
-            self._numbers = self._add_scalars(columns.numbers, "numbers", "float32")
+        if spec.quantiles:
+            self._numbers = self._add_scalars([*spec.quantiles], "numbers", "float32")
 
     def _add_scalars(self, columns: Sequence[str], block: str, dtype: str) -> Tensor:
         """Add the inputs of some columns, and return them side by side."""
-        if self._packed:
+        if self._spec.packed:
             self._read_inputs[block] = keras.Input((len(columns),), dtype=dtype, name=block)
             return self._read_inputs[block]
-        names = [self._names[column] for column in columns]
+        names = [self._spec.inputs[column] for column in columns]
         self._read_inputs |= {name: keras.Input((), dtype=dtype, name=name) for name in names}
         return ops.stack([self._read_inputs[name] for name in names], axis=-1)
 
@@ -80,24 +99,24 @@ class _Networks:
         """Return a network whose names end with a suffix."""
         dim = check_int(embedding_dim, "embedding_dim", minimum=1)
         units = None if units is None else check_int(units, "number_embedding_dim", minimum=1)
-        columns, features = self._columns, []
+        spec, features = self._spec, []
         if self._codes:
             rows = self._table_features(dim, f"table{suffix}")
             features.append(keras.layers.Dropout(self._dropout)(rows))
         if self._numbers is not None:
             features += self._number_features(self._numbers, units)
-        blocks = {"ids": columns.ids, "numbers": columns.numbers} if self._packed else {}
-        output = ColumnFeatures(columns.digest, blocks)(features)
+        blocks = {"ids": spec.ids, "numbers": [*spec.quantiles]} if spec.packed else {}
+        output = ColumnFeatures(spec.digest, blocks)(features)
         return keras.Model(self._read_inputs, output, name=f"features{suffix}")
 
     def _table_features(self, dim: int, name: str) -> Tensor:
         """Return the rows of ids, and the mean row of each sequence, from one table."""
-        ids, tables = self._columns.ids, [*self._columns.ids]
-        for table, length in self._columns.sequences.values():
+        ids, tables = self._spec.ids, [*self._spec.ids]
+        for table, length in self._spec.sequences.values():
             tables += [table] * length
         name = free_name(name, self._read_inputs.keys())
         codes = ops.concatenate(self._codes, axis=-1)
-        rows = ColumnTable(self._columns.rows, tables, dim, name=name)(codes)
+        rows = ColumnTable(self._spec.rows, tables, dim, name=name)(codes)
         parts = [(codes, rows)]
         ends = np.cumsum([each.shape[1] for each in self._codes])[:-1].tolist()
         if ends:
@@ -108,7 +127,7 @@ class _Networks:
 
     def _number_features(self, values: Tensor, units: int | None) -> list[Tensor]:
         """Return limited numbers, their embedding if it has units, and whether each is missing."""
-        quantiles = self._quantiles
+        quantiles = [*self._spec.quantiles.values()]
         low, high = np.array([(each[0], each[-1]) for each in quantiles], "float32").T
         # A file can't contain the arrays of `clip`.
         features = [ops.minimum(ops.maximum(ops.nan_to_num(values), low), high)]
