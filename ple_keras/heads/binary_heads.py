@@ -208,6 +208,9 @@ class ProductHead(ProbabilityHead):
         """Record the rank of the features of the factors. The head has no weights."""
         self._leading_axes = (None,) * (len(input_shape) - 1)
 
+    def _row_family(self) -> None:
+        """Return no family: the product has a cross-entropy of its own."""
+
     def log_probability(self, factors: Sequence[Tensor]) -> Tensor:
         """Return the logarithm of the product.
 
