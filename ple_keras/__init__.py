@@ -39,7 +39,7 @@ from ple_keras.tabular.tabular_model import TabularModel
 from ple_keras.transfer.fill_new_rows import fill_new_rows
 from ple_keras.transfer.transfer_weights import transfer_weights
 
-__version__ = "0.8.0"
+__version__ = "0.9.0"
 
 __all__ = [
     "BinaryHead",
