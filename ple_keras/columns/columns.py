@@ -26,7 +26,7 @@ Counts: TypeAlias = dict[str, Counter[Value]]  # keyed by table
 Rare: TypeAlias = dict[str, list[tuple[Value, int]]]  # values and their counts, by table
 
 ARGUMENTS = ("ids", "numbers", "lists", "texts", "logs", "required")
-FITTED = ("known", "scales", "quantiles")
+FITTED = ("known", "scales", "quantiles", "missing")
 KEPT = ("inputs", "rows", "rare", "previous")
 MISSING, UNKNOWN, FIRST = 0, 1, 2  # codes; FIRST is the first known value
 LARGEST = 5.0  # limit of a scaled number
@@ -83,6 +83,7 @@ class Columns:
             limits are the range in training, widened by its width on both sides.
         quantiles: The quantiles 0, 1/16, ..., 1 of each column of numbers or their logarithms, of
             at most 100,000 random rows, after `fit`.
+        missing: The share of missing values in each column, after `fit`.
         rows: The number of rows of each table, after `fit`.
         rare: `[(value, count), ...]` for each table, after `fit`: the at most 100,000 most frequent
             values that are not known yet. They are in the file of `save`, and `update` adds to
@@ -103,8 +104,10 @@ class Columns:
     >>> import pandas as pd
     >>> frame = pd.DataFrame({"city": ["Rome", "Oslo", "Rome", "Oslo"], "age": [20, 30, 40, None]})
     >>> columns = Columns(ids=["city"], numbers=["age"]).fit(frame, min_rows=2)
-    >>> columns.known, columns.scales["age"][2:]  # the limits of numbers
-    ({'city': ['Oslo', 'Rome']}, [0.0, 60.0])
+    >>> print(columns)
+    column  kind    known values or limits  missing
+    city    id                           2     0.0%
+    age     number                 0 to 60    25.0%
     >>> x = columns.transform([{"city": "Rome", "age": 30}, {"city": "Bonn", "age": None}])
     >>> x["city"].tolist(), x["age"].tolist()
     ([3, 1], [0.0, nan])
@@ -138,6 +141,7 @@ class Columns:
         self.known: dict[str, list[Value]] = {}
         self.scales: dict[str, list[float]] = {}
         self.quantiles: dict[str, list[float]] = {}
+        self.missing: dict[str, float] = {}
         self.rows: dict[str, int] = {}
         self.rare: Rare = {}
         self.previous = ""
@@ -208,10 +212,14 @@ class Columns:
         counts: Counts = {table: Counter() for table in self._table.values()}
         samples, random = {name: _Sample() for name in self.numbers}, np.random.default_rng(0)
         self.known, self.scales, self._kinds, self._types = {}, {}, {}, {}
+        missing, rows = Counter[str](), 0
         for frame in _frames(frames):
-            self._count(frame, counts)
+            rows += len(frame)
+            self._count(frame, counts, missing)
             for name, sample in samples.items():
-                sample.add(self._numbers(frame, name), random)
+                x = self._numbers(frame, name)
+                sample.add(x, random)
+                missing[name] += int(np.isnan(x).sum())
         known, self.rare = _split_rare(counts, min_rows)
         for name in (name for name, values in known.items() if not values):
             raise ValueError(
@@ -223,7 +231,8 @@ class Columns:
         self.previous = ""
         scales = {name: each.scale(name, name in self.logs) for name, each in samples.items()}
         quantiles = {name: each.quantiles() for name, each in samples.items()}
-        return self._set(known, scales, quantiles)
+        missing_shares = {name: missing[name] / rows for name in self.names}
+        return self._set(known, scales, quantiles, missing_shares)
 
     def update(self, frames: Rows, min_rows: int = 5) -> Self:
         """Return columns that also know new values, and are otherwise equal.
@@ -259,7 +268,7 @@ class Columns:
         rows = 0
         for frame in _frames(frames):
             rows += len(frame)
-            self._count(frame, counts)
+            self._count(frame, counts, Counter())
         if not rows:  # an iterator that was read before has none
             raise ValueError("frames must have at least one row. Received: no row")
         for name, count in counts.items():  # equal counts: `rare` has new rows first
@@ -278,18 +287,21 @@ class Columns:
             )
         updated = copy(self)
         updated.rare, updated.previous = rare, self.digest
-        return updated._set(known, self.scales, self.quantiles)
+        return updated._set(known, self.scales, self.quantiles, self.missing)
 
-    def _count(self, frame: Rows, counts: Counts) -> None:
-        """Add the values of a frame to the counts of tables."""
+    def _count(self, frame: Rows, counts: Counts, missing: Counter[str]) -> None:
+        """Add the values of a frame to the counts of tables, and the missing ones of columns."""
         for name in self.ids:
-            counts[name].update(self._read(frame, name))
+            values = self._read(frame, name)
+            counts[name].update(values)
+            missing[name] += values.count(None)
         for name in self.sequences:
             for entries in self._entries(frame, name):
                 counts[self._table[name]].update(entries)
+                missing[name] += not entries
 
-    def _set(self, known: Any, scales: Any, quantiles: Any) -> Self:
-        self.known, self.quantiles = known, quantiles
+    def _set(self, known: Any, scales: Any, quantiles: Any, missing: Any) -> Self:
+        self.known, self.quantiles, self.missing = known, quantiles, missing
         self.scales = {name: scales[name] for name in self.numbers}
         pairs = [self.scales[name][:2] for name in self.numbers]
         self._scale_arrays = np.array(pairs).reshape(-1, 2).T[..., None]  # means and deviations
@@ -541,6 +553,22 @@ class Columns:
     def _unfitted(self) -> Self:
         """Return columns with the same arguments."""
         return type(self)(**{name: getattr(self, name) for name in ARGUMENTS})
+
+    def __str__(self) -> str:
+        """Return a table of the columns."""
+        lines = [("column", "kind", "known values or limits", "missing")]
+        for name in self.names:
+            kinds = {"id": self.ids, "log": self.logs, "list": self.lists, "text": self.texts}
+            kind = next((kind for kind, names in kinds.items() if name in names), "number")
+            text, share, table = "", self.missing.get(name), self._table.get(name)
+            if name in self.scales:
+                text = "{:.6g} to {:.6g}".format(*self.scales[name][2:])
+            elif table in self.known:
+                text = f"{len(self.known[table]):,}" + f" of {table}" * (table != name)
+            lines.append((name, kind, text, "" if share is None else f"{share:.1%}"))
+        widths = [max(map(len, cells)) for cells in zip(*lines)]
+        form = "{:{}}  {:{}}  {:>{}}  {:>{}}"
+        return "\n".join(form.format(*chain(*zip(line, widths))).rstrip() for line in lines)
 
     def _check_fitted(self) -> None:
         if not self.known and not self.scales:

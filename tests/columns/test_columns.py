@@ -247,6 +247,22 @@ def test_a_digest_changes_with_codes_and_scales_alone(columns, frame):
     assert len({columns.digest, *others}) == 7
 
 
+def test_columns_print_a_table(columns):
+    assert str(columns).splitlines() == [
+        "column   kind    known values or limits  missing",
+        "user     id                           2    16.7%",
+        "item     id                           2    16.7%",
+        "adult    id                           2    16.7%",
+        "age      number               -30 to 90    16.7%",
+        "price    number                -4 to 11    16.7%",
+        "votes    log                  0 to 1998    16.7%",
+        "genres   list                         2    33.3%",
+        "history  list                 2 of item    33.3%",
+        "title    text                4 of words    33.3%",
+    ]
+    assert str(Columns(["user"])).splitlines()[1] == "user    id"
+
+
 def test_large_integers_have_their_deviation_and_huge_numbers_are_refused():
     x = 10**15 + np.arange(900)
     with warnings.catch_warnings():

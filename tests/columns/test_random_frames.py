@@ -108,7 +108,7 @@ def check_encodings(table):
     with tempfile.TemporaryDirectory() as folder:
         table.columns.save(Path(folder) / "columns.json")
         copy = Columns.load(Path(folder) / "columns.json")
-    assert (copy.digest, copy.scales) == (table.columns.digest, table.columns.scales)
+    assert (copy.digest, str(copy)) == (table.columns.digest, str(table.columns))
     for packed in (False, True):
         expected = table.columns.transform(table.frame, packed)
         for columns, rows in ((table.columns, table.rows), (copy, table.frame)):

@@ -35,7 +35,7 @@ def test_known_values_keep_their_codes_and_new_ones_follow_in_free_rows(columns,
         assert updated.known["item"] == [*columns.known["item"], "rare", "z"]
         assert updated.known["words"] == [*columns.known["words"], "new"]
         assert updated.known["user"] == columns.known["user"]
-        for name in ("scales", "quantiles", "rows"):
+        for name in ("scales", "quantiles", "missing", "rows"):
             assert getattr(updated, name) == before[name]
         assert updated.previous == columns.digest != updated.digest
     assert dict(vars(columns), digest=columns.digest) == before
