@@ -51,12 +51,6 @@ BASELINE = "PyTorch by hand, sparse tables"
 
 def measure(name: str, seed: int, steps: int) -> Result:
     """Measure a run in this process."""
-    backend = RUNS[name][1]
-    if backend == "torch":
-        import torch
-
-        torch.set_num_threads(1)
-        torch.manual_seed(seed)
     import keras
 
     keras.utils.set_random_seed(seed)
