@@ -1,6 +1,9 @@
 """A callback that logs statistics of gates."""
 
+import csv
 import math
+from os import PathLike
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -36,10 +39,16 @@ class GateWeightsLogger(keras.callbacks.Callback):
 
     If several processes train one model, all log the same statistics, over the examples of all
     processes. Pass the logger in every process, since each waits for the others at the end of an
-    epoch.
+    epoch, but pass `path` in only one process.
+
+    Args:
+        path: A CSV file for the statistics, with one line per epoch; None for no file. A run that
+            continues at a later `initial_epoch` keeps the lines of earlier epochs.
 
     Raises:
-        ValueError: In `fit`, if no gate of the model keeps statistics.
+        TypeError: If `path` is not a path.
+        ValueError: In `fit`, if no gate of the model keeps statistics, or `path` is not a file in
+            an existing folder.
 
     Example:
 
@@ -58,12 +67,15 @@ class GateWeightsLogger(keras.callbacks.Callback):
     ['buy/expert_0', 'shared/expert_0', 'entropy', 'max']
     """
 
-    def __init__(self) -> None:
+    def __init__(self, path: str | PathLike[str] | None = None) -> None:
         super().__init__()
+        self.path = None if path is None else Path(path)
         self._training: Sums | None = None
         self._validation: Sums | None = None
 
     def on_train_begin(self, logs: Logs = None) -> None:
+        if self.path and (not self.path.parent.is_dir() or self.path.is_dir()):
+            raise ValueError(f"path must be a file in a folder. Received: path={self.path}")
         self._levels()
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
@@ -78,7 +90,11 @@ class GateWeightsLogger(keras.callbacks.Callback):
         self._validation = self._sums()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        logs.update(self._figures())
+        figures = self._figures()
+        for key, value in figures.items():
+            logs.setdefault(key, value)  # an earlier logger has reset the statistics
+        if self.path:
+            _write_row(self.path, epoch, {key: logs[key] for key in figures})
 
     def _levels(self) -> dict[str, CGCBlock]:
         """Return the levels with statistics. On JAX, access to self.model updates variables."""
@@ -118,3 +134,16 @@ class GateWeightsLogger(keras.callbacks.Callback):
                 for name, mean in zip(names, sums[:-1] / (sums[-1] or math.nan), strict=True):
                     figures[f"{prefix}/{level}/{gate}/{name}"] = float(mean)
         return figures
+
+
+def _write_row(path: Path, epoch: int, figures: dict[str, float]) -> None:
+    """Write the whole file, since validation can add columns that earlier epochs lack."""
+    rows: list[dict[str, object]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
+    rows.append({"epoch": epoch, **figures})
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, dict.fromkeys(key for row in rows for key in row))
+        writer.writeheader()
+        writer.writerows(rows)

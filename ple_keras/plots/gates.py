@@ -87,7 +87,8 @@ def plot_gate_history(history: Any) -> "Figure":
 
     Args:
         history: A model after `fit` with a `GateWeightsLogger`, the result of `fit`, its `history`,
-            or the table in the file of a CSVLogger, such as `pandas.read_csv(path)`.
+            or the table in the logger's CSV file, such as `pandas.read_csv(path)`. With
+            `validation_freq`, only the file has the exact epochs of the validation.
 
     Returns:
         A new figure of `matplotlib.pyplot`.

@@ -1,5 +1,7 @@
 """Statistics of gates in the logs of each epoch."""
 
+import csv
+
 import keras
 import numpy as np
 import pytest
@@ -92,6 +94,36 @@ def test_a_process_without_a_distribution_waits_for_no_other_process(model, monk
     assert fit_logged(model, shuffle=False) == expected
 
 
+def rows_of(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+@once
+def test_two_loggers_log_the_same_as_the_file(model, tmp_path):
+    path, x = tmp_path / "gates.csv", clicks_and_buys()[0]
+    callbacks = [pk.GateWeightsLogger(path)]
+    history = fit_logged(model, 2, validation_data=clicks_and_buys(), callbacks=callbacks)
+    rows = rows_of(path)
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert set(rows[0]) == {"epoch", *of_gates(history)}
+    for key, value in {**expected(model, x), **expected(model, x, "val_gate")}.items():
+        assert history[key] == pytest.approx([value] * 2, rel=1e-4)
+        assert [float(row[key]) for row in rows] == history[key]
+
+
+@once
+def test_a_continued_run_keeps_the_lines_of_earlier_epochs(model, tmp_path):
+    path = tmp_path / "gates.csv"
+    fit_logged(model, epochs=3, logger=pk.GateWeightsLogger(path))
+    continued = {"epochs": 4, "initial_epoch": 2, "validation_data": clicks_and_buys()}
+    fit_logged(model, logger=pk.GateWeightsLogger(str(path)), **continued)
+    rows = rows_of(path)
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
+    assert [bool(row["val_gate/ple/0/click/max"]) for row in rows] == [False, False, True, True]
+    fit_logged(model, logger=pk.GateWeightsLogger(path))
+    assert [row["epoch"] for row in rows_of(path)] == ["0"]
+
+
 @once
 @pytest.mark.parametrize("make_model", [functional, subclassed])
 def test_a_model_without_gate_statistics_is_refused(make_model):
@@ -99,3 +131,13 @@ def test_a_model_without_gate_statistics_is_refused(make_model):
     message = r"enable_gate_weights_metrics=True\. Received: model=<"
     with pytest.raises(ValueError, match=message):
         fit_logged(model)
+
+
+@once
+def test_a_wrong_path_is_refused(model, tmp_path):
+    for path, message in (
+        (tmp_path / "nowhere" / "gates.csv", r"in a folder\. Received: path=.*nowhere"),
+        (tmp_path, r"path must be a file.*Received: path="),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit_logged(model, logger=pk.GateWeightsLogger(path))
