@@ -44,14 +44,23 @@ def fill_nan(x: Tensor, number: float) -> Tensor:
     return fill(x, x != x, number)
 
 
-def clear_many(x: Tensor, mask: Tensor) -> Tensor:
-    """Return finite numbers with 0 where a mask of the same shape, of many numbers, is True.
+def fill_finite(x: Tensor, mask: Tensor, number: float) -> Tensor:
+    """Return `fill` of finite numbers. On PyTorch, products are ten times faster on a CPU."""
+    if keras.backend.backend() == "torch":
+        is_filled = ops.cast(mask, x.dtype)
+        return x * (1 - is_filled) + number * is_filled
+    return fill(x, mask, number)
 
-    On PyTorch, a product is ten times faster on a CPU than `fill`.
+
+def binary_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Return Keras's cross-entropy of each probability, in the shape of the labels.
+
+    On PyTorch, it is three times faster on a CPU from logits.
     """
     if keras.backend.backend() == "torch":
-        return x * ops.cast(ops.logical_not(mask), x.dtype)
-    return fill(x, mask, 0)
+        y_pred = y_pred.logit(keras.config.epsilon())
+        return ops.binary_crossentropy(y_true, y_pred, from_logits=True)
+    return ops.binary_crossentropy(y_true, y_pred)
 
 
 def clip(x: Tensor, low: float | None = None, high: float | None = None) -> Tensor:

@@ -269,7 +269,12 @@ class Head(BaseLayer):
     def _find_labeled(self, y_true: Tensor, y_pred: Tensor) -> LabeledExamples:
         """Return the labels and predictions of a batch, and which are in the sample space."""
         where, missing = f" of {self.task!r}", all_missing_labels(self.missing_label, self.loss)
-        return find_labeled(y_true, y_pred, missing, self._label_width(), where)
+        width, are_finite = self._label_width(), self._predicts_finite()
+        return find_labeled(y_true, y_pred, missing, width, where, are_finite)
+
+    def _predicts_finite(self) -> bool:
+        """Return whether predictions for finite features are finite, like probabilities."""
+        return self.activation is LOGIT_ACTIVATIONS[0] and type(self).call is Head.call
 
     def _family(self) -> Family:
         """Return what the labels are, for reports and mixtures."""

@@ -10,7 +10,7 @@ from ple_keras._keras.processes import replica_count
 from ple_keras._keras.tensors import fill, is_constant_in_jax_trace
 from ple_keras._typing import Tensor
 from ple_keras.heads.head import Head
-from ple_keras.labels.sample_space import SAFE_PREDICTION
+from ple_keras.labels.sample_space import fill_predictions
 from ple_keras.losses.example_losses import BatchLoss, reduce_losses, uncertainty_form
 
 
@@ -41,7 +41,8 @@ def batch_loss(
         # healthy branches.
         stack = head._predict(ops.stack([ops.stop_gradient(values[0]), *values[1:]]))
         count, missing = len(values), labeled.missing
-        stack = stack if missing is None else fill(stack, missing, SAFE_PREDICTION)
+        if missing is not None:
+            stack = fill_predictions(stack, missing, head._predicts_finite())
         predictions = ops.reshape(stack, (-1, *ops.shape(stack)[2:]))
         labels = ops.concatenate([labels] * count)
     losses = head.example_losses(labels, predictions)

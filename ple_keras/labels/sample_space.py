@@ -11,7 +11,14 @@ from keras import ops
 
 from ple_keras._checks import short_repr
 from ple_keras._keras.internals import get_mask
-from ple_keras._keras.tensors import dtype_name, fill, fill_nan, is_number, to_numpy
+from ple_keras._keras.tensors import (
+    dtype_name,
+    fill,
+    fill_finite,
+    fill_nan,
+    is_number,
+    to_numpy,
+)
 from ple_keras._typing import Shape, Streams, Tensor
 
 # A label and a prediction for which every loss and metric is finite: class 1, a positive label, a
@@ -69,6 +76,7 @@ def find_labeled(
     missing_labels: Sequence[float],
     label_width: int | None = None,
     where: str = "",
+    are_finite: bool = False,
 ) -> LabeledExamples:
     """Return the labels and predictions of a batch, and which of them are in the sample space.
 
@@ -78,6 +86,7 @@ def find_labeled(
         missing_labels: The values of a missing label, in addition to NaN.
         label_width: As for `align`.
         where: As for `align`.
+        are_finite: Whether predictions are finite.
 
     Raises:
         TypeError, ValueError: As for `align`.
@@ -100,7 +109,14 @@ def find_labeled(
         y_true = fill_nan(y_true, SAFE_LABEL)
     else:
         y_true = fill(y_true, missing if has_last_axis else ops.squeeze(missing, -1), SAFE_LABEL)
-    return LabeledExamples(y_true, fill(y_pred, missing, SAFE_PREDICTION), missing)
+    return LabeledExamples(y_true, fill_predictions(y_pred, missing, are_finite), missing)
+
+
+def fill_predictions(y_pred: Tensor, missing: Tensor, are_finite: bool) -> Tensor:
+    """Return predictions with SAFE_PREDICTION where a label is missing."""
+    has_columns = missing.shape[-1] != 1
+    replace = fill_finite if are_finite and has_columns else fill
+    return replace(y_pred, missing, SAFE_PREDICTION)
 
 
 def is_missing(labels: Tensor, missing_labels: Sequence[float]) -> Tensor:

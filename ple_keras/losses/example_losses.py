@@ -11,10 +11,10 @@ from ple_keras._checks import check_known, check_known_value
 from ple_keras._keras.internals import set_mask
 from ple_keras._keras.names import to_snake_case
 from ple_keras._keras.saving import register
-from ple_keras._keras.tensors import clear_many, clip, fill
+from ple_keras._keras.tensors import binary_crossentropy, clip, fill
 from ple_keras._typing import LossLike, LossReduction, Tensor
 from ple_keras.labels.sample_space import LabeledExamples, align_weights
-from ple_keras.losses.loss_kinds import is_elementwise
+from ple_keras.losses.loss_kinds import is_elementwise, loss_name
 
 MIN_PROBABILITY = 1e-37  # close to the smallest normal number of float32
 
@@ -45,10 +45,12 @@ def example_losses(loss: LossLike, y_true: Tensor, y_pred: Tensor) -> Tensor:
         ValueError: If `loss` does not return a value for each example.
     """
     known = keras.losses.get(loss)
+    have_equal_ranks = len(y_true.shape) == len(y_pred.shape)
+    if have_equal_ranks and y_true.shape[-1] == y_pred.shape[-1] and _is_crossentropy(known):
+        values = binary_crossentropy(y_true, y_pred)
+        return ops.squeeze(values, -1) if values.shape[-1] == 1 else values
     function = known.call if isinstance(known, keras.Loss) else known
-    widths = [y.shape[-1] for y in (y_true, y_pred)]
-    is_wide = len(y_true.shape) == len(y_pred.shape) and 1 not in widths
-    if is_wide and is_elementwise(loss):
+    if have_equal_ranks and is_elementwise(loss) and 1 not in (y_true.shape[-1], y_pred.shape[-1]):
         y_true, y_pred = ops.expand_dims(y_true, -1), ops.expand_dims(y_pred, -1)
     values = ops.convert_to_tensor(function(y_true, y_pred))
     rank = len(y_pred.shape) - 1
@@ -61,6 +63,12 @@ def example_losses(loss: LossLike, y_true: Tensor, y_pred: Tensor) -> Tensor:
             f"returned {tuple(values.shape)}. Received: loss={loss!r}"
         )
     return values
+
+
+def _is_crossentropy(loss: LossLike) -> bool:
+    """Return whether a loss is Keras's binary cross-entropy of probabilities, without options."""
+    has_options = getattr(loss, "from_logits", False) or getattr(loss, "label_smoothing", 0)
+    return loss_name(loss) == "binary_crossentropy" and is_elementwise(loss) and not has_options
 
 
 def uncertainty_form(loss: LossLike) -> tuple[float, float]:
@@ -181,19 +189,23 @@ def reduce_losses(
             "reduction='by_target' requires a loss of each number of a label. Received: losses"
             f"{where} with shape={tuple(losses.shape)}"
         )
-    missing = labeled.missing
-    if missing is not None and not by_number:
-        missing = ops.any(missing, axis=-1)
-    losses = _without_missing(losses, missing, by_number)
-    is_counted = ops.ones_like(losses) if missing is None else ops.logical_not(missing)
+    missing, counted = labeled.missing, ops.ones_like(losses)
+    are_finite = True  # the losses of missing labels
+    if missing is not None:
+        if not by_number:
+            are_finite = missing.shape[-1] == 1  # else, a label misses some of its numbers
+            missing = ops.squeeze(missing, -1) if are_finite else ops.any(missing, axis=-1)
+        counted = ops.cast(ops.logical_not(missing), losses.dtype)
+        losses = losses * counted if are_finite else fill(losses, missing, 0)
     axes = tuple(range(len(examples))) if by_target else None
-    count = weight = ops.sum(ops.cast(is_counted, losses.dtype), axis=axes)
+    count = weight = ops.sum(counted, axis=axes)
     total = weighted = ops.sum(losses, axis=axes)
     weights = None
     if sample_weight is not None:
         weights = ops.cast(align_weights(sample_weight, examples, where), losses.dtype)
         weights = ops.expand_dims(weights, -1) if by_number else weights
-        weights = _without_missing(weights * ops.ones_like(losses), missing)
+        weights = weights * ops.ones_like(losses)
+        weights = weights if missing is None else fill(weights, missing, 0)
         weighted, weight = ops.sum(losses * weights, axis=axes), ops.sum(weights, axis=axes)
     size = _size(losses)
     divisor = _divisor(reduction, count, size)
@@ -202,17 +214,10 @@ def reduce_losses(
         value, total, count = ops.mean(value), ops.sum(total), ops.sum(count)
     trained = None
     if branch_losses is not None:
-        trained = _without_missing(branch_losses, missing, by_number)
+        trained = branch_losses * counted if are_finite else fill(branch_losses, missing, 0)
         trained = ops.sum(trained if weights is None else trained * weights)
         trained = trained / _divisor("label_root", count, size)
     return BatchLoss(value, weight, divisor, total, count, labeled, trained)
-
-
-def _without_missing(values: Tensor, missing: Tensor | None, are_finite: bool = False) -> Tensor:
-    """Return the losses, or the weights, of labels, which are 0 for missing ones."""
-    if missing is None:
-        return values
-    return clear_many(values, missing) if are_finite else fill(values, missing, 0)
 
 
 def _size(losses: Tensor) -> Tensor | int:

@@ -87,7 +87,8 @@ class TaskAUCs(keras.Metric):
         start, found = 0, []
         for group in groups:
             columns = [self._columns(each) for each in group]
-            y_true, y_pred, weights = (ops.concatenate(each, axis=-1) for each in zip(*columns))
+            y_true, y_pred, missing = (ops.concatenate(each, axis=-1) for each in zip(*columns))
+            weights = ops.cast(ops.logical_not(missing), self.dtype)
             counts, positions = counts_by_logit(y_true, y_pred, weights, self._num_bins)
             found.append((counts, positions + start))
             start += 2 * self._num_bins * y_pred.shape[-1]
@@ -96,10 +97,10 @@ class TaskAUCs(keras.Metric):
         self._counts.assign(add_to_segments(sums, counts, positions))
 
     def _columns(self, labeled: LabeledExamples) -> list[Tensor]:
-        """Return labels, predictions, and the weights of labels, `(examples, targets)`."""
+        """Return labels, predictions, and which labels are missing, `(examples, targets)`."""
         predictions, missing = labeled.predictions, labeled.missing
-        weights = ops.ones_like(predictions) if missing is None else ops.logical_not(missing)
-        columns = [ops.cast(x, self.dtype) for x in (labeled.labels, predictions, weights)]
+        missing = ops.zeros_like(predictions, "bool") if missing is None else missing
+        columns = [ops.cast(x, self.dtype) for x in (labeled.labels, predictions)] + [missing]
         if len(predictions.shape) > 2:
             columns = [ops.reshape(x, (-1, predictions.shape[-1])) for x in columns]
         return columns

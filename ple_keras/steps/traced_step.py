@@ -114,7 +114,7 @@ class TracedStep:
         except (IndexError, RuntimeError) as error:
             error.add_note(
                 "check_inputs names ids that are not in a table, and check_labels wrong labels. "
-                "Lower the learning rate if numbers are NaN. run_eagerly=True names the layer."
+                "run_eagerly=True names the layer."
             )
             raise
 

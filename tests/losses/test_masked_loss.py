@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ple_keras as pk
-from tests.helpers import JIT, features, numpy_of, once
+from tests.helpers import JIT, assert_all_close, features, numpy_of, once
 from tests.models import chain
 from tests.refusals import all_refused, table
 
@@ -27,6 +27,10 @@ class Ones(keras.Loss):
 
 def binary(rng, shape):
     return rng.integers(0, 2, shape), 1
+
+
+def probability(rng, shape):
+    return rng.uniform(size=shape), 1
 
 
 def number(rng, shape):
@@ -51,6 +55,7 @@ def one_hot(rng, shape):
 
 LOSSES = {
     "binary_object": (keras.losses.BinaryCrossentropy(label_smoothing=0.1), binary),
+    "probabilities": ("binary_crossentropy", probability),
     "mse": ("mse", number),
     "huber": (keras.losses.Huber(), number),
     "own_function": (squared_gap, number),
@@ -168,6 +173,7 @@ def test_an_ignored_class_counts_as_a_missing_label(ignored):
 
 OF_ELEMENTS = {
     "binary": (keras.losses.BinaryCrossentropy(label_smoothing=0.1), binary, None),
+    "probabilities": (keras.losses.BinaryCrossentropy(), probability, None),
     "huber": ("huber", number, "sum_over_batch_size"),
     "poisson": ("poisson", count, "label_root"),
 }
@@ -202,7 +208,7 @@ def test_for_other_losses_a_label_is_missing_if_one_of_its_numbers_is(loss, miss
     y = np.float32([[0.2, 0.8], [0.9, 0.1], [0.5, 0.5]])
     p = np.float32([[0.4, 0.6], [0.1, 0.9], [0.3, 0.7]])
     expected = plain_values(loss, y[[0, 2]], p[[0, 2]]).mean()
-    y[1, missing] = np.nan
+    y[1, missing], p[1] = np.nan, np.inf
     assert float(pk.MaskedLoss(loss)(y, p)) == pytest.approx(expected, rel=1e-5)
 
 
@@ -287,6 +293,18 @@ def test_predictions_that_overflow_outside_the_space_give_a_finite_loss_and_grad
     value, changes = step(model, loss, x, np.float32([[1], [np.nan]]), jit_compile)
     assert np.isfinite(value)
     assert all(np.isfinite(change).all() for change in changes)
+
+
+def test_steps_of_saturated_probabilities_are_those_of_keras():
+    """Below 1e-7, they have no gradient."""
+    x, y = np.zeros((6, 3), "float32"), features(6, 2) > 0
+    x[:, 0] = [-200, -17, -14, 0.5, 15, 100]
+    model, found = chain(keras.layers.Dense(2, activation="sigmoid")), []
+    for loss in (pk.MaskedLoss("binary_crossentropy"), keras.losses.BinaryCrossentropy()):
+        model.set_weights([np.float32([[1, -1], [0, 0], [0, 0]]), np.zeros(2, "float32")])
+        value, changes = step(model, loss, x, y, jit_compile=False)
+        found.append([value, *changes])
+    assert_all_close(*found, rtol=1e-4)
 
 
 @pytest.mark.parametrize("jit_compile", JIT)
