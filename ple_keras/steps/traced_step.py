@@ -36,6 +36,7 @@ from ple_keras.steps.trace_function import TracedModel
 MAX_GRAPHS = 16  # shapes of batches
 TENSOR_READS = (torch.Tensor.tolist, torch.equal, torch.allclose)  # PyTorch refuses other ones
 GRADIENT = torch.Tensor.grad.__get__
+DETACH = torch.ops.aten.detach.default
 TRACE_LOCK = RLock()  # PyTorch records one graph at a time
 # Arguments: the values of variables, and the tensors of a batch.
 Replay = Callable[[list[Tensor], list[Tensor]], Tensor]
@@ -188,6 +189,8 @@ class TracedStep:
         arguments = [x if x is None else x.detach() for x in [*state.values, *leaves]]
         module, references = record(recording.run, arguments)
         check_references(references, state.values)
+        for node in module.graph.find_nodes(op="call_function", target=DETACH):
+            node.replace_all_uses_with(node.args[0])  # a replay has no gradients
         module.graph.eliminate_dead_code()
         module.recompile()
         run = torch.compile(module) if self._traced.jit_compile else to_function(module, references)
