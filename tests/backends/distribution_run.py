@@ -1,7 +1,7 @@
-"""Training for several devices: a PLE of two tasks, 20 steps in a fixed order.
+"""Training for several devices: a PLE of three tasks, 20 steps in a fixed order.
 
 Gates keep statistics, loss weights are scheduled and learned, and labels are missing. Each task
-lacks more labels in one half of a batch than in the other.
+lacks more labels in one half of a batch than in the other. One head has three targets.
 """
 
 import json
@@ -24,34 +24,41 @@ def tracked_ple(reduction=None, loss_weighting="uncertainty", balance=0.0):
     tasks = [
         pk.BinaryHead("click", reduction=reduction),
         pk.RegressionHead("time", loss_weight=2.0, reduction=reduction),
+        pk.BinaryHead("assays", units=3, reduction=reduction or "by_target"),
     ]
     heads = pk.TaskHeads(tasks, loss_weighting=loss_weighting, name="heads")
     kwargs = {"enable_gate_weights_metrics": True, "gate_kwargs": {"balance_regularizer": balance}}
-    ple = pk.PLEBlock(2, heads, [4], num_shared_experts=2, name="ple", **kwargs)
+    ple = pk.PLEBlock(2, heads, [4], num_shared_experts=1, name="ple", **kwargs)
     return compiled(chain(ple, heads), keras.optimizers.Adam(0.01, name="adam"))
 
 
 def hedged_model():
     """Return a model with a HedgedBlock."""
     keras.utils.set_random_seed(0)
-    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
+    assays = pk.BinaryHead("assays", units=3)
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time"), assays])
     return compiled(branched(heads, [4]), keras.optimizers.SGD(0.01))
 
 
 def data(batches=STEPS // EPOCHS):
-    """Return data. In each batch, the first 3/8 have no click label and the last 3/8 no time."""
+    """Return data. In each batch, the first 3/8 have no click label and the last 3/8 no time.
+
+    The same holds for the first and the last assay.
+    """
     x = features(batches * BATCH, 3)
     y = {"click": (x[:, 0] > 0).astype("float32"), "time": x @ np.float32([1, 2, 3])}
+    y["assays"] = (features(len(x), 3, seed=1) > 0).astype("float32")
     place = np.arange(len(x)) % BATCH
-    y["click"][place < 3 * BATCH // 8] = np.nan
-    y["time"][place >= 5 * BATCH // 8] = np.nan
+    is_first, is_last = place < 3 * BATCH // 8, place >= 5 * BATCH // 8
+    y["click"][is_first] = y["assays"][is_first, 0] = np.nan
+    y["time"][is_last] = y["assays"][is_last, 2] = np.nan
     return x, y
 
 
 def fit_with_callbacks(model, folder):
     """Return the logs by epoch. A callback saves the model after the last step."""
     path = Path(folder) / "{epoch:02d}.keras"
-    gammas = {"click": 0.95, "time": 0.9}
+    gammas = {"click": 0.95, "time": 0.9, "assays": 1}
     callbacks = [
         pk.GateWeightsLogger(),
         pk.LossWeightSchedule(lambda task, epoch: gammas[task] ** epoch),

@@ -42,22 +42,25 @@ def test_moved_and_learned_loss_weights_are_equal_in_all_replicas(runs):
 
 
 def test_means_over_labeled_examples_and_balance_losses_are_averaged_over_replicas(runs):
-    """The first replica has no labeled click and the last no labeled time, so their means are 0."""
+    """The first replica has no labeled click and the last no labeled time, so their means are 0.
+
+    The same holds for the first and the last assay.
+    """
     _, figures = runs
     (whole,), (four,), quarters = figures["whole"], figures["four"], figures["quarters"]
     assert np.isnan([quarters[0]["click_loss"], quarters[-1]["time_loss"]]).all()
-    for key in ("loss", "click_loss", "time_loss"):
+    for key in ("loss", "click_loss", "time_loss", "assays_loss"):
         mean = np.mean(np.nan_to_num([quarter[key] for quarter in quarters]))
         assert four[key] == pytest.approx(mean, rel=1e-5)
         assert four[key] != pytest.approx(whole[key], rel=0.01)
-    tasks = four["click_loss"] + 2 * four["time_loss"]
+    tasks = four["click_loss"] + 2 * four["time_loss"] + four["assays_loss"]
     assert four["loss"] > tasks + 0.01  # includes the balance loss of the gates
 
 
 def test_metrics_equal_those_of_one_device_for_every_reduction(runs):
     (whole,), (four,) = runs[1]["whole"], runs[1]["four"]
     metrics = [key for key in whole if not key.endswith("loss")]
-    assert "click_auc" in metrics
+    assert {"click_auc", "assays_auc"} <= {*metrics}
     assert {key: four[key] for key in metrics} == pytest.approx(
         {key: whole[key] for key in metrics}
     )
