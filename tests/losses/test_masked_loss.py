@@ -172,7 +172,6 @@ def test_an_ignored_class_counts_as_a_missing_label(ignored):
 
 
 OF_ELEMENTS = {
-    "binary": (keras.losses.BinaryCrossentropy(label_smoothing=0.1), binary, None),
     "probabilities": (keras.losses.BinaryCrossentropy(), probability, None),
     "huber": ("huber", number, "sum_over_batch_size"),
     "poisson": ("poisson", count, "label_root"),
