@@ -227,13 +227,10 @@ def read_areas(table: str, data: Data, split: str) -> dict[str, np.ndarray]:
         for name, pair in MIXTURES.items():
             if {*pair} <= {*p}:  # one mixture for all targets
                 has = ~np.isnan(p[pair[0]][0][0])  # the forest can have fewer targets
-                known, new = (
-                    {m: {"assays": p[m][i][:, has].ravel()} for m in pair} for i in (0, 1)
-                )
-                y = {"assays": valid[:, has].ravel()}
-                mixture = pk.mix_predictions(y, known, {"assays": "binary"})
+                known, new = ({m: {"y": p[m][i][:, has].ravel()} for m in pair} for i in (0, 1))
+                mixture = pk.mix_predictions({"y": valid[:, has].ravel()}, known, {"y": "binary"})
                 p[name] = [np.full_like(test, np.nan)]
-                p[name][0][:, has] = mixture.predict(new)["assays"].reshape(len(test), -1)
+                p[name][0][:, has] = mixture.predict(new)["y"].reshape(len(test), -1)
         for name, parts in p.items():
             found[name][seed] = areas(test, parts[-1])
     return {name: each for name, each in found.items() if not np.isnan(each).all()}
